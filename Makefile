@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up what they need; both are quick the second time.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench soak clean
+
+# Set up again only when what the project needs has changed.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sepkit needs Python 3.11 or later; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python plugins/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+# The suite on each supported Python that this machine has.
+test-all:
+	scripts/test-all
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/throughput.py
+
+# The rounds that the suite runs a few of, all of them.
+soak: $(READY)
+	SEPKIT_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
