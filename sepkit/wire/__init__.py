@@ -1,0 +1,1 @@
+"""The protocol as data: frames, method names, message records and their converter. Nothing in here runs."""

@@ -1,0 +1,207 @@
+r"""Frames: newline-delimited JSON-RPC 2.0, bytes ⇄ plain dicts.
+
+Pure functions, and one small accumulator for bytes that arrive in pieces. A frame is a dict, never a class: it lives
+for microseconds. What a frame means is the peer's business; whether it *is* one is decided here.
+
+Source: protocol section 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeGuard
+
+import orjson
+
+from sepkit.errors import Code, EncodeError, FrameError
+
+Frame = dict[str, Any]
+Id = int | str
+
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+_BOM: Final = b"\xef\xbb\xbf"
+_EMPTY: Final[Frame] = {}
+_ID_TYPES: Final = (int, str)
+
+
+class LineSplitter:
+    r"""Cuts a stream of bytes into lines, whatever the pieces it arrives in.
+
+    A line over ``limit`` bytes is thrown away while it comes in, and stands in the output as one :class:`FrameError`;
+    the line after it is whole again. At most ``limit`` bytes (and the piece just fed) are held.
+    """
+
+    __slots__ = ("_at_start", "_held", "_pieces", "_skipping", "limit")
+
+    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
+        self.limit = limit
+        # The pieces of a line without its end yet. Joined once, when the end comes: adding to one buffer would copy a
+        # 64 MiB line once a piece.
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._skipping = False
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[bytes | FrameError]:
+        """The lines that ``data`` completes, in order, without their line ends."""
+        if self._at_start and data:
+            data = self._without_bom(data)
+        head, *parts = data.split(b"\n")
+        if not parts:
+            return self._hold(head)
+        rest = parts.pop()
+        lines: list[bytes | FrameError] = [*self._finish(head), *parts]
+        if len(data) > self.limit:  # only then can a line that lies within this piece be too long
+            lines = [self._overlong() if isinstance(x, bytes) and len(x) > self.limit else x for x in lines]
+        if rest:
+            lines += self._hold(rest)
+        return lines
+
+    def end(self) -> list[bytes | FrameError]:
+        """What the stream ended with, where its last line lacks its end."""
+        lines: list[bytes | FrameError] = [b"".join(self._pieces)] if self._pieces else []
+        self._drop()
+        return lines
+
+    def _hold(self, piece: bytes) -> list[bytes | FrameError]:
+        """Keep a piece whose end has not come; the error, where the line grows too long by it."""
+        if self._skipping or not piece:
+            return []
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held <= self.limit:
+            return []
+        self._drop()
+        self._skipping = True
+        return [self._overlong()]
+
+    def _finish(self, piece: bytes) -> list[bytes | FrameError]:
+        """The line that ends with ``piece``; nothing, where its error has been given already."""
+        if self._skipping:
+            self._skipping = False
+            return []
+        if not self._pieces:
+            return [piece]
+        line = b"".join((*self._pieces, piece))
+        self._drop()
+        return [line if len(line) <= self.limit else self._overlong()]
+
+    def _drop(self) -> None:
+        self._pieces = []
+        self._held = 0
+
+    def _without_bom(self, data: bytes) -> bytes:
+        # Three bytes that may come one by one: wait until they can be told from a frame.
+        data = b"".join((*self._pieces, data))
+        self._drop()
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._pieces, self._held = [data], len(data)
+            return b""
+        self._at_start = False
+        return data.removeprefix(_BOM)
+
+    def _overlong(self) -> FrameError:
+        return FrameError(Code.INVALID_REQUEST, f"the line is longer than max_frame_bytes ({self.limit} bytes)")
+
+
+def is_id(value: object) -> TypeGuard[Id]:
+    """Whether ``value`` may be an id: an integer or a string, and no boolean, fraction or null."""
+    return type(value) is int or type(value) is str
+
+
+def decode(line: bytes) -> Frame:
+    """The frame in a line of bytes.
+
+    Requests and notifications come back well-formed: ``jsonrpc``, ``method``, ``params`` and ``id`` have the right
+    types. Of a response only ``jsonrpc`` and ``id`` are checked; the peer settles the rest with whoever waits for it.
+
+    Raises:
+        FrameError: It is no frame: -32700 where it is no JSON (``NaN`` and bad UTF-8 included), else -32600.
+    """
+    try:
+        frame = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        # The message holds no part of the line but its position.
+        raise FrameError(Code.PARSE_ERROR, f"not JSON: {error}") from None
+    # What is well-formed is told in four lookups; what is not takes the long way, which finds the reason.
+    if (
+        type(frame) is dict
+        and frame.get("jsonrpc") == "2.0"
+        and type(frame.get("method")) is str
+        and type(frame.get("params", _EMPTY)) is dict
+        and type(frame.get("id", 0)) in _ID_TYPES
+    ):
+        return frame
+    return check(frame)
+
+
+def check(frame: object) -> Frame:
+    """``frame`` itself if it is a JSON-RPC 2.0 frame.
+
+    Raises:
+        FrameError: It is not; with its id where one can be read and an answer is due.
+    """
+    if type(frame) is not dict:
+        what = (
+            "a batch is not supported; send one message a line" if type(frame) is list else "a frame is a JSON object"
+        )
+        raise FrameError(Code.INVALID_REQUEST, what)
+    found = frame.get("id")
+    rid = found if is_id(found) else None
+    if frame.get("jsonrpc") != "2.0":
+        raise FrameError(Code.INVALID_REQUEST, 'jsonrpc must be "2.0"', rid)
+    if "method" in frame:
+        if type(frame["method"]) is not str:
+            raise FrameError(Code.INVALID_REQUEST, "method must be a string", rid)
+        if "id" in frame and rid is None:
+            raise FrameError(Code.INVALID_REQUEST, "id must be an integer or a string")
+        if type(frame.get("params", _EMPTY)) is not dict:
+            raise FrameError(Code.INVALID_REQUEST, "params must be an object", rid)
+    elif "result" not in frame and "error" not in frame:
+        raise FrameError(Code.INVALID_REQUEST, "a frame has a method, a result or an error", rid)
+    return frame
+
+
+def is_response(frame: object) -> bool:
+    """Whether ``frame`` answers rather than asks. What answers is never answered, however malformed."""
+    return type(frame) is dict and "method" not in frame and ("result" in frame or "error" in frame)
+
+
+def dumps(value: object) -> bytes:
+    """``value`` as JSON.
+
+    Raises:
+        EncodeError: It is not plain JSON data: a lone surrogate, an integer past 64 bits, a foreign type, too deep.
+    """
+    try:
+        return orjson.dumps(value)
+    except (TypeError, RecursionError) as error:
+        raise EncodeError("$", str(error)) from None
+
+
+# The frames are put together around the JSON of their variable part. orjson's own buffers, kept alive by the hundred
+# while replies wait for one write, cost ~1.9 µs each (they are shrunk by realloc); a copy made by `%` costs ~0.2 µs.
+
+
+def encode_result(rid: Id, result: object) -> bytes:
+    """A success response, line end included."""
+    if type(rid) is int:
+        return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, dumps(result))
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (dumps(rid), dumps(result))
+
+
+def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:
+    """An error response, line end included. ``data`` is left out where it is None."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (dumps(rid), dumps(error))
+
+
+def encode_request(rid: Id, method: str, params: object) -> bytes:
+    """A request, line end included."""
+    return b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}\n' % (dumps(rid), dumps(method), dumps(params))
+
+
+def encode_notification(method: str, params: object) -> bytes:
+    """A notification, line end included."""
+    return b'{"jsonrpc":"2.0","method":%b,"params":%b}\n' % (dumps(method), dumps(params))

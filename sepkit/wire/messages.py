@@ -1,0 +1,1290 @@
+"""The records of the wire: params and result of every method, as frozen attrs classes.
+
+Data only: how a record is read from JSON and written to it stands in ``converter.py``, what a method does elsewhere.
+``PARAMS`` and ``RESULTS``, at the end, find the records of a method by its name. A field with a default may be absent
+on the wire; one without must be there.
+
+Source: protocol sections 3 to 8; ``Task*`` are sepkit's addition (background tasks, section 3).
+"""
+
+from __future__ import annotations
+
+from threading import RLock
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import attrs
+
+from sepkit.wire import methods
+from sepkit.wire.methods import (
+    DeliverAs,
+    HookName,
+    LogLevel,
+    Mode,
+    NotifyLevel,
+    RestartType,
+    Role,
+    TaskStatus,
+    Tier,
+)
+
+# ------------------------------------------------------------------------------------------------------------ records
+# attrs compiles the methods of a class when it is decorated: ~0.6 ms each, 50 ms for all of these at import, of which a
+# running extension uses a third. So `record` is `attrs.frozen` put off to the first use: the first instance, or the
+# first look at the fields (`attrs.has`, `attrs.fields`, cattrs). That needs the class to stay the same object, so there
+# are no slots; a frozen instance with a `__dict__` is also the faster one to make.
+
+if TYPE_CHECKING:
+    from attrs import frozen as record
+
+    class Record:
+        """What all records of the wire have in common."""
+else:
+    _unfinished: dict[type, dict[str, Any]] = {}
+    _finishing = RLock()  # handlers run in threads, too
+
+    def record(cls: type | None = None, /, **options: Any) -> Any:
+        """``attrs.frozen``, at the first use of the class."""
+        if cls is None:
+            return lambda decorated: record(decorated, **options)
+        _unfinished[cls] = options
+        return cls
+
+    def _finish(cls: type) -> None:
+        with _finishing:
+            options = _unfinished.get(cls)
+            if options is not None:
+                attrs.frozen(cls, slots=False, **options)
+                del _unfinished[cls]
+
+    class _Fields:
+        """Stands in for ``__attrs_attrs__`` until attrs has put its own in the class."""
+
+        def __get__(self, instance: object, owner: type) -> Any:
+            _finish(owner)
+            fields = owner.__dict__.get("__attrs_attrs__")
+            if type(fields) is type(self):  # Record itself, which has none
+                raise AttributeError("__attrs_attrs__")
+            return fields
+
+    class Record:
+        """What all records of the wire have in common."""
+
+        __attrs_attrs__ = _Fields()
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Reached once a class: from then on it has an `__init__` of its own.
+            _finish(type(self))
+            if type(self).__init__ is Record.__init__:
+                raise TypeError(f"{type(self).__name__} is no record of the wire")
+            self.__init__(*args, **kwargs)
+
+
+class Bounds:
+    """The least and the greatest value of a number, both allowed. Used as ``Annotated[int, Bounds(ge=0)]``."""
+
+    __slots__ = ("ge", "le")
+
+    def __init__(self, ge: float | None = None, le: float | None = None) -> None:
+        self.ge = ge
+        self.le = le
+
+
+class HasText:
+    """An object must have a string under ``name``; whatever else it holds is kept."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+Json = Any
+JsonObject = dict[str, Any]
+Fraction = Annotated[float, Bounds(ge=0, le=1)]
+Count = Annotated[int, Bounds(ge=0)]
+Version = Annotated[int, Bounds(ge=1)]
+EventObject = Annotated[dict[str, Any], HasText("type")]
+
+# How a field differs from its like, for the converter.
+TAG: Final = "sepkit.tag"  # tells the member of a union: required when read, always written
+ALWAYS: Final = "sepkit.always"  # written even where it is the default, because hosts look for it
+REST: Final = "sepkit.rest"  # holds the keys that no other field names; stands in no object of its own
+
+
+def _tag(value: str) -> Any:
+    return attrs.field(default=value, kw_only=True, repr=False, metadata={TAG: True})
+
+
+def _always(**options: Any) -> Any:
+    return attrs.field(metadata={ALWAYS: True}, **options)
+
+
+# ------------------------------------------------------------------------------------------------------ common records
+@record
+class Empty(Record):
+    """No params, or nothing to say but that it is done.
+
+    Wire: ``{}``. Source: protocol section 3 (``ping``, ``shutdown``) and section 4.
+    """
+
+
+@record
+class Context(Record):
+    """The right to act that a call comes with.
+
+    Wire: ``{"token", "tier"}``; the token is opaque. Source: protocol section 5.
+    """
+
+    token: str
+    tier: Tier
+
+
+@record
+class CancelParams(Record):
+    """``$/cancel``: give up the request with this id.
+
+    Wire: ``{"id"}``, an integer or a string. Source: protocol section 3.
+    """
+
+    id: int | str
+
+
+# ---------------------------------------------------------------------------------------------------------- initialize
+@record
+class HostInfo(Record):
+    """Who the host is.
+
+    Wire: ``{"name", "version"}``. Source: protocol section 3.
+    """
+
+    name: str
+    version: str
+
+
+@record
+class WorkspaceInfo(Record):
+    """Where the agent works, and whether its user trusts that place.
+
+    Wire: ``{"root", "trusted"}``; the root is an absolute path. Source: protocol section 3.
+    """
+
+    root: str
+    trusted: bool
+
+
+@record
+class SessionInfo(Record):
+    """The host's session.
+
+    Wire: ``{"id"?}``. Source: protocol section 3.
+    """
+
+    id: str | None = None
+
+
+@record(kw_only=True)
+class InitializeParams(Record):
+    """``initialize``: the host introduces itself.
+
+    Wire: ``{"protocol_version", "host", "workspace", "mode", "session"?, "ui_capabilities"?, "flags"?,
+    "capabilities_enabled"?}``. ``ui_capabilities`` is None where the host did not say. Source: protocol section 3.
+    """
+
+    protocol_version: Version
+    host: HostInfo
+    workspace: WorkspaceInfo
+    mode: Mode
+    session: SessionInfo | None = None
+    ui_capabilities: list[str] | None = None
+    flags: JsonObject = attrs.field(factory=dict)
+    capabilities_enabled: dict[str, bool] = attrs.field(factory=dict)
+
+
+@record
+class ExtensionInfo(Record):
+    """Who the extension is; its name goes before the names of its tools.
+
+    Wire: ``{"name", "version"}``. Source: protocol section 3.
+    """
+
+    name: str
+    version: str
+
+
+@record
+class ToolRegistration(Record):
+    """A tool: its bare name, what the model is told of it, and the JSON Schema of its arguments.
+
+    Wire: ``{"name", "description", "parameters", "deferred"?}``. Source: protocol section 8.
+    """
+
+    name: str
+    description: str
+    parameters: JsonObject
+    deferred: bool = False
+
+
+@record
+class CommandRegistration(Record):
+    """A slash-command, its name without the slash.
+
+    Wire: ``{"name", "description"}``. Source: protocol section 8.
+    """
+
+    name: str
+    description: str
+
+
+@record
+class ShortcutRegistration(Record):
+    """A chord of keys, such as ``ctrl+p``, that runs a command.
+
+    Wire: ``{"key", "command", "description"?}``. Source: protocol section 8.
+    """
+
+    key: str
+    command: str
+    description: str | None = None
+
+
+@record
+class Model(Record):
+    """A model of a provider.
+
+    Wire: ``{"id", "display_name"?}``. Source: protocol section 8.
+    """
+
+    id: str
+    display_name: str | None = None
+
+
+@record
+class ProviderRegistration(Record):
+    """A provider of models; the address and the name of the key's variable only inform the host.
+
+    Wire: ``{"name", "base_url"?, "api_key_env"?, "oauth"?, "models"?}``. Source: protocol section 8.
+    """
+
+    name: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+    oauth: bool = False
+    models: list[Model] = attrs.field(factory=list)
+
+
+@record
+class MessageRendererRegistration(Record):
+    """How messages with a tag are shown: a block whose strings hold ``{{path}}`` placeholders.
+
+    Wire: ``{"tag", "template"}``. Source: protocol section 8.
+    """
+
+    tag: str
+    template: RenderBlock
+
+
+@record(kw_only=True)
+class RestartPolicyMs(Record):
+    """When and how soon a task is run again; ``max_restarts`` 0 is no limit.
+
+    Wire: ``{"type", "max_restarts", "initial_delay_ms", "max_delay_ms", "multiplier"}``; delays in whole milliseconds.
+    Source: background tasks, section 3.
+    """
+
+    type: RestartType
+    max_restarts: Count
+    initial_delay_ms: Count
+    max_delay_ms: Count
+    multiplier: Annotated[float, Bounds(ge=0)]
+
+
+@record(kw_only=True)
+class TaskRegistration(Record):
+    """A background task, told to hosts that asked for tasks.
+
+    Wire: ``{"name", "description", "per_user", "autostart", "restart_policy"}``. Source: background tasks, section 3.
+    """
+
+    name: str
+    description: str
+    per_user: bool
+    autostart: bool
+    restart_policy: RestartPolicyMs
+
+
+@record(kw_only=True)
+class Registrations(Record):
+    """What an extension brings.
+
+    Wire: ``{"tools"?, "commands"?, "flags"?, "shortcuts"?, "subscriptions"?, "providers"?, "hooks"?,
+    "message_renderers"?, "tasks"?}``, each an array; ``tasks`` goes only to hosts that enabled it.
+    Source: protocol section 8; background tasks, section 3.
+    """
+
+    tools: list[ToolRegistration] = attrs.field(factory=list)
+    commands: list[CommandRegistration] = attrs.field(factory=list)
+    flags: list[str] = attrs.field(factory=list)
+    shortcuts: list[ShortcutRegistration] = attrs.field(factory=list)
+    subscriptions: list[str] = attrs.field(factory=list)
+    providers: list[ProviderRegistration] = attrs.field(factory=list)
+    hooks: list[str] = attrs.field(factory=list)
+    message_renderers: list[MessageRendererRegistration] = attrs.field(factory=list)
+    tasks: list[TaskRegistration] = attrs.field(factory=list)
+
+
+@record(kw_only=True)
+class InitializeResult(Record):
+    """The extension introduces itself; both go on with the lower of the two versions.
+
+    Wire: ``{"protocol_version", "extension", "registrations"?}``. Source: protocol section 3.
+    """
+
+    protocol_version: Version
+    extension: ExtensionInfo
+    registrations: Registrations | None = None
+
+
+@record(kw_only=True)
+class RegistryUpdateParams(Record):
+    """``registry/update``: more registrations, or newer ones; merged by name, the last wins.
+
+    Wire: ``{"tools"?, "commands"?, "flags"?, "subscriptions"?, "providers"?}``. Source: protocol section 4.
+    """
+
+    tools: list[ToolRegistration] = attrs.field(factory=list)
+    commands: list[CommandRegistration] = attrs.field(factory=list)
+    flags: list[str] = attrs.field(factory=list)
+    subscriptions: list[str] = attrs.field(factory=list)
+    providers: list[ProviderRegistration] = attrs.field(factory=list)
+
+
+# ------------------------------------------------------------------------------------------------------- render blocks
+@record
+class MarkdownBlock(Record):
+    """Text with Markdown in it.
+
+    Wire: ``{"kind": "markdown", "text"}``. Source: protocol section 8.
+    """
+
+    text: str
+    kind: Literal["markdown"] = _tag("markdown")
+
+
+@record
+class KeyValueRow(Record):
+    """A line of a :class:`KeyValueBlock`.
+
+    Wire: ``{"key", "value"}``. Source: protocol section 8.
+    """
+
+    key: str
+    value: str
+
+
+@record
+class KeyValueBlock(Record):
+    """Names with their values.
+
+    Wire: ``{"kind": "keyvalue", "rows": [{"key", "value"}], "title"?, "text"?}``. Source: protocol section 8.
+    """
+
+    rows: list[KeyValueRow]
+    title: str | None = None
+    text: str | None = None
+    kind: Literal["keyvalue"] = _tag("keyvalue")
+
+
+@record
+class TableBlock(Record):
+    """A table of strings.
+
+    Wire: ``{"kind": "table", "columns", "rows", "text"?}``. Source: protocol section 8.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    text: str | None = None
+    kind: Literal["table"] = _tag("table")
+
+
+@record
+class DiffBlock(Record):
+    """A change, as a unified diff.
+
+    Wire: ``{"kind": "diff", "patch", "text"?}``. Source: protocol section 8.
+    """
+
+    patch: str
+    text: str | None = None
+    kind: Literal["diff"] = _tag("diff")
+
+
+@record
+class ProgressBlock(Record):
+    """A bar; ``value`` from 0 (nothing) to 1 (done).
+
+    Wire: ``{"kind": "progress", "value", "label"?, "text"?}``. Source: protocol section 8.
+    """
+
+    value: Fraction
+    label: str | None = None
+    text: str | None = None
+    kind: Literal["progress"] = _tag("progress")
+
+
+@record
+class StackBlock(Record):
+    """Blocks, one under the other.
+
+    Wire: ``{"kind": "stack", "children", "text"?}``. Source: protocol section 8.
+    """
+
+    children: list[RenderBlock]
+    text: str | None = None
+    kind: Literal["stack"] = _tag("stack")
+
+
+@record
+class Keybinding(Record):
+    """A key that a widget wants to hear of.
+
+    Wire: ``{"key", "description"?}``. Source: protocol section 8.
+    """
+
+    key: str
+    description: str | None = None
+
+
+@record
+class WidgetBlock(Record):
+    """A block that takes keys; they come back as ``widget/key`` events.
+
+    Wire: ``{"kind": "widget", "widget_id", "body", "keybindings", "text"?}``. Source: protocol section 8.
+    """
+
+    widget_id: str
+    body: RenderBlock
+    keybindings: list[Keybinding]
+    text: str | None = None
+    kind: Literal["widget"] = _tag("widget")
+
+
+RenderBlock = MarkdownBlock | KeyValueBlock | TableBlock | DiffBlock | ProgressBlock | StackBlock | WidgetBlock
+
+
+# --------------------------------------------------------------------------------------------------- events and hooks
+@record
+class EventParams(Record):
+    """``event``: something has happened. ``events_lost`` alone has no ``seq``.
+
+    Wire: ``{"event", "context", "seq"?, "payload"?}``. Source: protocol section 7.
+    """
+
+    event: str
+    context: Context
+    seq: Count | None = None
+    payload: JsonObject = attrs.field(factory=dict)
+
+
+@record
+class HookParams(Record):
+    """``hook``: something is about to happen, and may be stopped or changed.
+
+    Wire: ``{"hook", "context", "input"}``. Source: protocol section 6.
+    """
+
+    hook: HookName
+    context: Context
+    input: JsonObject
+
+
+@record
+class ContinueOutcome(Record):
+    """Go on as it is.
+
+    Wire: ``{"action": "continue"}``. Source: protocol section 6.
+    """
+
+    action: Literal["continue"] = _tag("continue")
+
+
+@record
+class BlockOutcome(Record):
+    """Don't.
+
+    Wire: ``{"action": "block", "reason"?}``. Source: protocol section 6.
+    """
+
+    reason: str | None = None
+    action: Literal["block"] = _tag("block")
+
+
+@record
+class ModifyOutcome(Record):
+    """Go on with another input; ``patch`` is the whole of it.
+
+    Wire: ``{"action": "modify", "patch"}``. Source: protocol section 6.
+    """
+
+    patch: JsonObject
+    action: Literal["modify"] = _tag("modify")
+
+
+HookOutcome = ContinueOutcome | BlockOutcome | ModifyOutcome
+
+
+# The inputs of hooks, as their authors meet them. Hosts may send more than these fields: whoever turns one back into a
+# patch lays it over the input it came from. All fields are written, so that a value changed to its default arrives.
+@record
+class ToolCall(Record):
+    """The input of ``tool_call``: a tool is about to run.
+
+    Wire: ``{"tool", "arguments"}``. Source: protocol section 6.
+    """
+
+    tool: str
+    arguments: JsonObject = _always(factory=dict)
+
+
+@record
+class ToolOutcome(Record):
+    """The input of ``tool_result``: a tool has run.
+
+    Wire: ``{"tool", "arguments", "content", "is_error"?, "details"?}``. Source: protocol section 6.
+    """
+
+    tool: str
+    arguments: JsonObject
+    content: str
+    is_error: bool = _always(default=False)
+    details: Json = None
+
+
+@record
+class UserBash(Record):
+    """The input of ``user_bash``: the user is about to run a shell command.
+
+    Wire: ``{"command"}``. Source: protocol section 6.
+    """
+
+    command: str
+
+
+@record
+class SystemPrompt(Record):
+    """The input of ``before_agent_start``.
+
+    Wire: ``{"system_prompt"}``. Source: protocol section 6.
+    """
+
+    system_prompt: str
+
+
+@record
+class Messages(Record):
+    """The input of ``context``: the messages that are about to go to the model.
+
+    Wire: ``{"messages": [{"role", "content", …}]}``. Source: protocol section 6.
+    """
+
+    messages: list[JsonObject]
+
+
+HOOK_INPUTS: Final[dict[str, type[Record]]] = {
+    "tool_call": ToolCall,
+    "user_bash": UserBash,
+    "tool_result": ToolOutcome,
+    "before_agent_start": SystemPrompt,
+    "context": Messages,
+}
+
+
+# -------------------------------------------------------------------------------------------------- tools and commands
+@record
+class ToolExecuteParams(Record):
+    """``tool/execute``: run a tool, by its bare name.
+
+    Wire: ``{"call_id", "tool", "arguments", "context"}``. Source: protocol section 3.
+    """
+
+    call_id: str
+    tool: str
+    arguments: JsonObject
+    context: Context
+
+
+@record
+class ToolExecuteResult(Record):
+    """What a tool says to the model (``content``) and to the user interface (``details``).
+
+    Wire: ``{"content", "is_error"?, "details"?}``. Source: protocol section 3.
+    """
+
+    content: str
+    is_error: bool = False
+    details: Json = None
+
+
+@record
+class ToolUpdateParams(Record):
+    """``tool/update``: how far a running call has come; ``progress`` from 0 to 1.
+
+    Wire: ``{"call_id", "message"?, "progress"?, "details"?}``. Source: protocol section 4.
+    """
+
+    call_id: str
+    message: str | None = None
+    progress: Fraction | None = None
+    details: Json = None
+
+
+@record
+class CommandExecuteParams(Record):
+    """``command/execute``: run a slash-command, its name without the slash.
+
+    Wire: ``{"command", "context", "arguments"?}``. Source: protocol section 3.
+    """
+
+    command: str
+    context: Context
+    arguments: JsonObject = attrs.field(factory=dict)
+
+
+@record
+class CommandExecuteResult(Record):
+    """What a command shows in the session.
+
+    Wire: ``{"content"?}``. Source: protocol section 3.
+    """
+
+    content: str | None = None
+
+
+@record
+class CommandCompleteParams(Record):
+    """``command/complete``: the ways to complete what the user has typed.
+
+    Wire: ``{"command", "context", "partial"?}``. Source: protocol section 3.
+    """
+
+    command: str
+    context: Context
+    partial: str = ""
+
+
+@record
+class Completion(Record):
+    """One way on: the text to insert, and a label for it.
+
+    Wire: ``{"value", "description"?}``. Source: protocol section 3.
+    """
+
+    value: str
+    description: str | None = None
+
+
+@record
+class CommandCompleteResult(Record):
+    """The ways on; none is an empty array.
+
+    Wire: ``{"completions"}``. Source: protocol section 3.
+    """
+
+    completions: list[Completion] = _always(factory=list)
+
+
+# ----------------------------------------------------------------------------------------------------------- providers
+@record(kw_only=True)
+class ProviderCompleteParams(Record):
+    """``provider/complete``: one completion by a model of the extension; messages and tools in the host's own form.
+
+    Wire: ``{"request_id", "provider", "model", "messages", "tools"?, "stream"?, "response_format"?, "thinking"?,
+    "context"?}``. Source: protocol section 3.
+    """
+
+    request_id: str
+    provider: str
+    model: str
+    messages: list[JsonObject]
+    tools: list[JsonObject] | None = None
+    stream: bool = False
+    response_format: JsonObject | None = None
+    thinking: str | None = None
+    context: Context | None = None
+
+
+@record
+class ToolCallResult(Record):
+    """A tool call that a model asks for; the arguments are parsed JSON.
+
+    Wire: ``{"id", "name", "arguments"}``. Source: protocol section 3.
+    """
+
+    id: str
+    name: str
+    arguments: Json
+
+
+@record(kw_only=True)
+class Usage(Record):
+    """What a completion has cost, in tokens; also a stream event. What a provider counts besides is in ``extra``.
+
+    Wire: ``{"prompt_tokens"?, "completion_tokens"?, "total_tokens"?, "cached_tokens"?, …}``, with ``"type": "Usage"``
+    where it is a stream event. Source: protocol sections 3 and 4.
+    """
+
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    extra: JsonObject = attrs.field(factory=dict, metadata={REST: True})
+
+
+@record(kw_only=True)
+class ProviderCompleteResult(Record):
+    """A completion as a whole, whether it was streamed or not.
+
+    Wire: ``{"content", "tool_calls", "finish_reason", "usage"?, "reasoning_content"?, "resolved_model"?}``; all of it
+    may be absent when read. Source: protocol section 3.
+    """
+
+    content: str = _always(default="")
+    tool_calls: list[ToolCallResult] = _always(factory=list)
+    finish_reason: str = _always(default="stop")
+    usage: Usage | None = None
+    reasoning_content: str | None = None
+    resolved_model: str | None = None
+
+
+@record
+class DeltaParams(Record):
+    """``provider/delta``: a piece of a streamed completion.
+
+    Wire: ``{"request_id", "event": {"type", …}}``. The event stays an object, because hosts may know more types than
+    :data:`StreamEvent` has. Source: protocol section 4.
+    """
+
+    request_id: str
+    event: EventObject
+
+
+@record
+class Delta(Record):
+    """A piece of the answer.
+
+    Wire: ``{"type": "Delta", "content"}``. Source: protocol section 4.
+    """
+
+    content: str
+    type: Literal["Delta"] = _tag("Delta")
+
+
+@record
+class Reasoning(Record):
+    """A piece of the model's reasoning.
+
+    Wire: ``{"type": "Reasoning", "content"}``. Source: protocol section 4.
+    """
+
+    content: str
+    type: Literal["Reasoning"] = _tag("Reasoning")
+
+
+@record
+class ToolCallStart(Record):
+    """A tool call begins; its arguments follow under the same ``index``.
+
+    Wire: ``{"type": "ToolCallStart", "index", "id", "name"}``. Source: protocol section 4.
+    """
+
+    index: Count
+    id: str
+    name: str
+    type: Literal["ToolCallStart"] = _tag("ToolCallStart")
+
+
+@record
+class ToolCallArgumentsDelta(Record):
+    """A piece of the JSON text of a tool call's arguments.
+
+    Wire: ``{"type": "ToolCallArgumentsDelta", "index", "arguments_chunk"}``. Source: protocol section 4.
+    """
+
+    index: Count
+    arguments_chunk: str
+    type: Literal["ToolCallArgumentsDelta"] = _tag("ToolCallArgumentsDelta")
+
+
+@record
+class ModelUsed(Record):
+    """Which model really answers.
+
+    Wire: ``{"type": "Model", "name"}``. Source: protocol section 4.
+    """
+
+    name: str
+    type: Literal["Model"] = _tag("Model")
+
+
+@record
+class Done(Record):
+    """The answer is complete.
+
+    Wire: ``{"type": "Done", "finish_reason"}``. Source: protocol section 4.
+    """
+
+    finish_reason: str
+    type: Literal["Done"] = _tag("Done")
+
+
+StreamEvent = Delta | Reasoning | ToolCallStart | ToolCallArgumentsDelta | Usage | ModelUsed | Done
+
+
+@record
+class OAuthParams(Record):
+    """``provider/oauth_login`` and ``provider/oauth_refresh``: get credentials, or newer ones.
+
+    Wire: ``{"provider", "refresh_token"?, "context"?}``. Source: protocol section 3.
+    """
+
+    provider: str
+    refresh_token: str | None = attrs.field(default=None, repr=False)
+    context: Context | None = None
+
+
+@record(kw_only=True)
+class Credentials(Record):
+    """What a login brought; the secrets are left out of its ``repr``.
+
+    Wire: ``{"api_key"?, "access_token"?, "refresh_token"?, "expires_at"?, "extra"?}``; ``expires_at`` in seconds since
+    1970. Source: protocol section 3.
+    """
+
+    api_key: str | None = attrs.field(default=None, repr=False)
+    access_token: str | None = attrs.field(default=None, repr=False)
+    refresh_token: str | None = attrs.field(default=None, repr=False)
+    expires_at: int | None = None
+    extra: JsonObject | None = attrs.field(default=None, repr=False)
+
+
+# ------------------------------------------------------------------------------------------------ what the host offers
+@record
+class LogParams(Record):
+    """``log``: a line for the host's log.
+
+    Wire: ``{"level", "message", "fields"?}``. Source: protocol section 4.
+    """
+
+    level: LogLevel
+    message: str
+    fields: JsonObject = attrs.field(factory=dict)
+
+
+@record
+class BusPublishParams(Record):
+    """``bus/publish``: tell the other extensions.
+
+    Wire: ``{"topic", "payload"}``. Source: protocol sections 4 and 9.
+    """
+
+    topic: str
+    payload: JsonObject
+
+
+@record
+class SetActiveParams(Record):
+    """``tools/set_active``: which tools the model should have.
+
+    Wire: ``{"tools"}``. Source: protocol section 4.
+    """
+
+    tools: list[str]
+
+
+@record
+class SetActiveResult(Record):
+    """Which tools the model has now: never more than the host allows.
+
+    Wire: ``{"active"}``. Source: protocol section 4.
+    """
+
+    active: list[str]
+
+
+@record
+class SelectRequest(Record):
+    """Ask the user to choose one of ``options``; answered with ``value``.
+
+    Wire: ``{"kind": "select", "prompt", "options"}``. Source: protocol section 4.
+    """
+
+    prompt: str
+    options: list[str]
+    kind: Literal["select"] = _tag("select")
+
+
+@record
+class ConfirmRequest(Record):
+    """Ask the user yes or no; answered with ``confirmed``.
+
+    Wire: ``{"kind": "confirm", "prompt"}``. Source: protocol section 4.
+    """
+
+    prompt: str
+    kind: Literal["confirm"] = _tag("confirm")
+
+
+@record
+class InputRequest(Record):
+    """Ask the user for a line of text; answered with ``text``.
+
+    Wire: ``{"kind": "input", "prompt", "default"?}``. Source: protocol section 4.
+    """
+
+    prompt: str
+    default: str | None = None
+    kind: Literal["input"] = _tag("input")
+
+
+@record
+class NotifyRequest(Record):
+    """Tell the user something; without a level it is for information.
+
+    Wire: ``{"kind": "notify", "message", "level"?}``. Source: protocol section 4.
+    """
+
+    message: str
+    level: NotifyLevel | None = None
+    kind: Literal["notify"] = _tag("notify")
+
+
+@record
+class SetStatusRequest(Record):
+    """Show a line of status.
+
+    Wire: ``{"kind": "set_status", "status"}``. Source: protocol section 4.
+    """
+
+    status: str
+    kind: Literal["set_status"] = _tag("set_status")
+
+
+@record
+class SetWidgetRequest(Record):
+    """Show a render block. It stays an object here: frontends show of it what they know.
+
+    Wire: ``{"kind": "set_widget", "widget"}``. Source: protocol section 4.
+    """
+
+    widget: JsonObject
+    kind: Literal["set_widget"] = _tag("set_widget")
+
+
+@record
+class SetTitleRequest(Record):
+    """Set the title of the window.
+
+    Wire: ``{"kind": "set_title", "title"}``. Source: protocol section 4.
+    """
+
+    title: str
+    kind: Literal["set_title"] = _tag("set_title")
+
+
+UiRequest = (
+    SelectRequest
+    | ConfirmRequest
+    | InputRequest
+    | NotifyRequest
+    | SetStatusRequest
+    | SetWidgetRequest
+    | SetTitleRequest
+)
+
+
+@record(kw_only=True)
+class UiResult(Record):
+    """What the user answered; which field it is in depends on the kind asked for.
+
+    Wire: ``{"value"?, "confirmed"?, "text"?, "cancelled"?}``. Source: protocol section 4.
+    """
+
+    value: str | None = None
+    confirmed: bool | None = None
+    text: str | None = None
+    cancelled: bool = False
+
+
+@record
+class KvGetParams(Record):
+    """``kv/get``.
+
+    Wire: ``{"key"}``. Source: protocol section 4.
+    """
+
+    key: str
+
+
+@record
+class KvGetResult(Record):
+    """The value of a key; None where there is none.
+
+    Wire: ``{"value"}``, any JSON. Source: protocol section 4.
+    """
+
+    value: Json
+
+
+@record
+class KvSetParams(Record):
+    """``kv/set``.
+
+    Wire: ``{"key", "value"}``, the value any JSON. Source: protocol section 4.
+    """
+
+    key: str
+    value: Json
+
+
+@record
+class KvDeleteParams(Record):
+    """``kv/delete``.
+
+    Wire: ``{"key"}``. Source: protocol section 4.
+    """
+
+    key: str
+
+
+@record
+class KvListParams(Record):
+    """``kv/list``: the keys that begin with ``prefix``, or all.
+
+    Wire: ``{"prefix"?}``. Source: protocol section 4.
+    """
+
+    prefix: str | None = None
+
+
+@record
+class KvListResult(Record):
+    """Keys.
+
+    Wire: ``{"keys"}``. Source: protocol section 4.
+    """
+
+    keys: list[str]
+
+
+@record
+class ExecRunParams(Record):
+    """``exec/run``: run a command under the host's own rules; in the workspace's root unless ``cwd`` says otherwise.
+
+    Wire: ``{"command", "context", "args"?, "cwd"?}``. Source: protocol sections 4 and 5.
+    """
+
+    command: str
+    context: Context
+    args: list[str] = attrs.field(factory=list)
+    cwd: str | None = None
+
+
+@record
+class ExecRunResult(Record):
+    """What a command printed, and how it ended.
+
+    Wire: ``{"stdout", "stderr", "exit_code"}``. Source: protocol section 4.
+    """
+
+    stdout: str
+    stderr: str
+    exit_code: int
+
+
+@record
+class SessionSendMessageParams(Record):
+    """``session/send_message``: put a message into the session.
+
+    Wire: ``{"context", "text", "role"?}``. Source: protocol section 4.
+    """
+
+    context: Context
+    text: str
+    role: Role = "assistant"
+
+
+@record
+class SessionSendUserMessageParams(Record):
+    """``session/send_user_message``: speak for the user: now, after this turn, or as the next one.
+
+    Wire: ``{"context", "text", "deliver_as"?}``. Source: protocol section 4.
+    """
+
+    context: Context
+    text: str
+    deliver_as: DeliverAs = "follow_up"
+
+
+@record
+class SessionAppendEntryParams(Record):
+    """``session/append_entry``: keep something in the transcript that the model never sees.
+
+    Wire: ``{"context", "entry"}``. Source: protocol section 4.
+    """
+
+    context: Context
+    entry: JsonObject
+
+
+@record
+class SessionSetModelParams(Record):
+    """``session/set_model``: go on with another model.
+
+    Wire: ``{"context", "model", "provider"?, "thinking"?}``. Source: protocol section 4.
+    """
+
+    context: Context
+    model: str
+    provider: str | None = None
+    thinking: str | None = None
+
+
+@record
+class SessionStateParams(Record):
+    """``session/state``.
+
+    Wire: ``{"context"}``. Source: protocol section 4.
+    """
+
+    context: Context
+
+
+@record
+class SessionStateResult(Record):
+    """The session's state, in the host's own form.
+
+    Wire: ``{"state"?}``. Source: protocol section 4.
+    """
+
+    state: JsonObject | None = None
+
+
+# ---------------------------------------------------------------------------------------------------- background tasks
+@record(kw_only=True)
+class TaskHealth(Record):
+    """How a task is; also the params of ``task/update``. ``user_id`` is null where the task belongs to nobody.
+
+    Wire: ``{"task_id", "name", "user_id", "status", "restart_count", "last_health_status"?, "last_health_time"?,
+    "error"?}``; the time in UTC as ISO 8601 with milliseconds and ``Z``. Source: background tasks, section 3.
+    """
+
+    task_id: str
+    name: str
+    user_id: str | None
+    status: TaskStatus
+    restart_count: Count
+    last_health_status: str | None = None
+    last_health_time: str | None = None
+    error: str | None = None
+
+
+@record
+class TaskStartParams(Record):
+    """``task/start``: start a registered task.
+
+    Wire: ``{"name", "task_id"?, "user_id"?, "payload"?}``, the payload any JSON. Source: background tasks, section 3.
+    """
+
+    name: str
+    task_id: str | None = None
+    user_id: str | None = None
+    payload: Json = None
+
+
+@record
+class TaskStopParams(Record):
+    """``task/stop``: answered when the task has stopped.
+
+    Wire: ``{"task_id"}``. Source: background tasks, section 3.
+    """
+
+    task_id: str
+
+
+@record
+class TaskListResult(Record):
+    """All tasks of an extension.
+
+    Wire: ``{"tasks"}``. Source: background tasks, section 3.
+    """
+
+    tasks: list[TaskHealth]
+
+
+# --------------------------------------------------------------------------------------------------------- the tables
+# The values are classes or unions of classes; mypy has no type for the second.
+PARAMS: Final[dict[str, Any]] = {
+    methods.PING: Empty,
+    methods.CANCEL: CancelParams,
+    methods.INITIALIZE: InitializeParams,
+    methods.SHUTDOWN: Empty,
+    methods.EVENT: EventParams,
+    methods.HOOK: HookParams,
+    methods.TOOL_EXECUTE: ToolExecuteParams,
+    methods.COMMAND_EXECUTE: CommandExecuteParams,
+    methods.COMMAND_COMPLETE: CommandCompleteParams,
+    methods.PROVIDER_COMPLETE: ProviderCompleteParams,
+    methods.PROVIDER_OAUTH_LOGIN: OAuthParams,
+    methods.PROVIDER_OAUTH_REFRESH: OAuthParams,
+    methods.TASK_START: TaskStartParams,
+    methods.TASK_STOP: TaskStopParams,
+    methods.TASK_LIST: Empty,
+    methods.TOOL_UPDATE: ToolUpdateParams,
+    methods.PROVIDER_DELTA: DeltaParams,
+    methods.LOG: LogParams,
+    methods.REGISTRY_UPDATE: RegistryUpdateParams,
+    methods.BUS_PUBLISH: BusPublishParams,
+    methods.TOOLS_SET_ACTIVE: SetActiveParams,
+    methods.UI_REQUEST: UiRequest,
+    methods.KV_GET: KvGetParams,
+    methods.KV_SET: KvSetParams,
+    methods.KV_DELETE: KvDeleteParams,
+    methods.KV_LIST: KvListParams,
+    methods.EXEC_RUN: ExecRunParams,
+    methods.SESSION_SEND_MESSAGE: SessionSendMessageParams,
+    methods.SESSION_SEND_USER_MESSAGE: SessionSendUserMessageParams,
+    methods.SESSION_APPEND_ENTRY: SessionAppendEntryParams,
+    methods.SESSION_SET_MODEL: SessionSetModelParams,
+    methods.SESSION_STATE: SessionStateParams,
+    methods.TASK_UPDATE: TaskHealth,
+}
+
+# Notifications have none; `bus/publish` has one, because hosts answer it.
+RESULTS: Final[dict[str, Any]] = {
+    methods.PING: Empty,
+    methods.INITIALIZE: InitializeResult,
+    methods.SHUTDOWN: Empty,
+    methods.HOOK: HookOutcome,
+    methods.TOOL_EXECUTE: ToolExecuteResult,
+    methods.COMMAND_EXECUTE: CommandExecuteResult,
+    methods.COMMAND_COMPLETE: CommandCompleteResult,
+    methods.PROVIDER_COMPLETE: ProviderCompleteResult,
+    methods.PROVIDER_OAUTH_LOGIN: Credentials,
+    methods.PROVIDER_OAUTH_REFRESH: Credentials,
+    methods.TASK_START: TaskHealth,
+    methods.TASK_STOP: TaskHealth,
+    methods.TASK_LIST: TaskListResult,
+    methods.BUS_PUBLISH: Empty,
+    methods.TOOLS_SET_ACTIVE: SetActiveResult,
+    methods.UI_REQUEST: UiResult,
+    methods.KV_GET: KvGetResult,
+    methods.KV_SET: Empty,
+    methods.KV_DELETE: Empty,
+    methods.KV_LIST: KvListResult,
+    methods.EXEC_RUN: ExecRunResult,
+    methods.SESSION_SEND_MESSAGE: Empty,
+    methods.SESSION_SEND_USER_MESSAGE: Empty,
+    methods.SESSION_APPEND_ENTRY: Empty,
+    methods.SESSION_SET_MODEL: Empty,
+    methods.SESSION_STATE: SessionStateResult,
+}

@@ -1,0 +1,803 @@
+"""The converter: strict in, lossless out, every fault with its path, and never a value in an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, NewType, NotRequired, TypedDict
+from uuid import UUID
+
+import attrs
+import orjson
+import pytest
+from annotated_types import Ge, Lt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepkit.errors import EncodeError, InvalidData
+from sepkit.wire import messages as m
+from sepkit.wire.converter import (
+    MAX_DEPTH,
+    can_structure,
+    structure,
+    structure_exactly,
+    to_json,
+    unstructure,
+    unstructure_event,
+)
+
+CONTEXT: Final = {"token": "epoch-7", "tier": "command"}
+HEALTH: Final = {"task_id": "t1", "name": "poll", "user_id": None, "status": "running", "restart_count": 2}
+POLICY: Final = {
+    "type": "on-failure",
+    "max_restarts": 3,
+    "initial_delay_ms": 20,
+    "max_delay_ms": 60_000,
+    "multiplier": 1.5,
+}
+
+# For every record: an instance with all of its fields, and what to put in it (path → value) to make it wrong.
+FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
+    (m.Empty, {}, {}),
+    (m.Context, CONTEXT, {"token": 7, "tier": "admin"}),
+    (m.CancelParams, {"id": 0}, {"id": True}),
+    (m.CancelParams, {"id": ""}, {"id": 1.0}),
+    (m.HostInfo, {"name": "h", "version": "1"}, {"name": None, "version": 1}),
+    (m.WorkspaceInfo, {"root": "/w", "trusted": True}, {"root": [], "trusted": 1}),
+    (m.SessionInfo, {"id": "s"}, {"id": 5}),
+    (
+        m.InitializeParams,
+        {
+            "protocol_version": 1,
+            "host": {"name": "h", "version": "1"},
+            "workspace": {"root": "/w", "trusted": False},
+            "mode": "cli",
+            "session": {"id": "s"},
+            "ui_capabilities": ["select"],
+            "flags": {"verbose": True},
+            "capabilities_enabled": {"kv": True, "new_group": False},
+        },
+        {
+            "protocol_version": 0,
+            "host": "h",
+            "workspace.root": 1,
+            "mode": "gui",
+            "session.id": 3,
+            "ui_capabilities": "select",
+            "flags": [],
+            "capabilities_enabled": {"kv": "yes"},
+        },
+    ),
+    (m.ExtensionInfo, {"name": "e", "version": "1"}, {"name": {}, "version": 2}),
+    (
+        m.InitializeResult,
+        {
+            "protocol_version": 1,
+            "extension": {"name": "e", "version": "1"},
+            "registrations": {"flags": ["verbose"], "hooks": ["tool_call"]},
+        },
+        {"protocol_version": "1", "extension": None, "registrations": []},
+    ),
+    (
+        m.ToolRegistration,
+        {"name": "greet", "description": "d", "parameters": {"type": "object"}, "deferred": True},
+        {"name": 1, "description": None, "parameters": [], "deferred": "no"},
+    ),
+    (m.CommandRegistration, {"name": "c", "description": "d"}, {"name": 1, "description": 2}),
+    (m.ShortcutRegistration, {"key": "ctrl+p", "command": "c", "description": "d"}, {"key": 1, "command": 2}),
+    (m.Model, {"id": "x", "display_name": "X"}, {"id": 1, "display_name": 2}),
+    (
+        m.ProviderRegistration,
+        {"name": "p", "base_url": "u", "api_key_env": "K", "oauth": True, "models": [{"id": "x"}]},
+        {"name": 1, "oauth": "yes", "models": [{}]},
+    ),
+    (
+        m.MessageRendererRegistration,
+        {"tag": "t", "template": {"kind": "markdown", "text": "{{a}}"}},
+        {"tag": 1, "template": {"kind": "video"}},
+    ),
+    (m.RestartPolicyMs, POLICY, {"type": "often", "max_restarts": -1, "initial_delay_ms": 0.5, "multiplier": True}),
+    (
+        m.TaskRegistration,
+        {"name": "t", "description": "", "per_user": False, "autostart": True, "restart_policy": POLICY},
+        {"per_user": 0, "restart_policy": {}},
+    ),
+    (
+        m.Registrations,
+        {
+            "tools": [{"name": "t", "description": "d", "parameters": {}}],
+            "commands": [{"name": "c", "description": "d"}],
+            "flags": ["f"],
+            "shortcuts": [{"key": "f2", "command": "c"}],
+            "subscriptions": ["turn_start"],
+            "providers": [{"name": "p"}],
+            "hooks": ["context"],
+            "message_renderers": [{"tag": "t", "template": {"kind": "diff", "patch": "-a"}}],
+        },
+        {"tools": {}, "commands": [1], "flags": [None], "hooks": "context"},
+    ),
+    (m.RegistryUpdateParams, {"flags": ["f"], "subscriptions": ["turn_end"]}, {"flags": 1, "providers": [{}]}),
+    (m.MarkdownBlock, {"kind": "markdown", "text": "*a*"}, {"kind": "diff", "text": 1}),
+    (
+        m.KeyValueBlock,
+        {"kind": "keyvalue", "rows": [{"key": "a", "value": "b"}], "title": "T", "text": "a: b"},
+        {"rows": [{"key": "a", "value": 1}]},
+    ),
+    (m.TableBlock, {"kind": "table", "columns": ["a"], "rows": [["1"]], "text": "a 1"}, {"rows": ["1"]}),
+    (m.DiffBlock, {"kind": "diff", "patch": "+a", "text": "a"}, {"patch": None}),
+    (m.ProgressBlock, {"kind": "progress", "value": 1, "label": "l", "text": "t"}, {"value": 1.01}),
+    (m.StackBlock, {"kind": "stack", "children": [{"kind": "markdown", "text": "a"}], "text": "a"}, {"children": [{}]}),
+    (
+        m.WidgetBlock,
+        {
+            "kind": "widget",
+            "widget_id": "w",
+            "body": {"kind": "stack", "children": []},
+            "keybindings": [{"key": "q", "description": "quit"}],
+            "text": "t",
+        },
+        {"body": [], "keybindings": [{}], "widget_id": 1},
+    ),
+    (
+        m.EventParams,
+        {"event": "turn_start", "context": {"token": "t", "tier": "event"}, "seq": 0, "payload": {"a": 1}},
+        {"event": None, "context": "t", "seq": -1, "payload": []},
+    ),
+    (
+        m.HookParams,
+        {"hook": "tool_call", "context": CONTEXT, "input": {"tool": "bash", "arguments": {}}},
+        {"hook": "tool_calls", "context": {}, "input": "x"},
+    ),
+    (m.HookOutcome, {"action": "continue"}, {"action": "allow"}),
+    (m.HookOutcome, {"action": "block", "reason": "no"}, {"reason": 5}),
+    (m.HookOutcome, {"action": "modify", "patch": {"a": None}}, {"patch": [], "action": None}),
+    (m.ToolCall, {"tool": "bash", "arguments": {"command": "ls"}}, {"tool": 1, "arguments": []}),
+    (
+        m.ToolOutcome,
+        {"tool": "bash", "arguments": {}, "content": "c", "is_error": True, "details": [1]},
+        {"content": None, "is_error": 0},
+    ),
+    (m.UserBash, {"command": "ls"}, {"command": ["ls"]}),
+    (m.SystemPrompt, {"system_prompt": "Be brief."}, {"system_prompt": 1}),
+    (m.Messages, {"messages": [{"role": "user", "content": "hi"}]}, {"messages": ["hi"]}),
+    (
+        m.ToolExecuteParams,
+        {"call_id": "c1", "tool": "greet", "arguments": {"name": "Ada"}, "context": CONTEXT},
+        {"call_id": 1, "tool": None, "arguments": "{}", "context": None, "context.tier": "root"},
+    ),
+    (m.ToolExecuteResult, {"content": "c", "is_error": True, "details": {"a": None}}, {"content": 1, "is_error": 1}),
+    (
+        m.ToolUpdateParams,
+        {"call_id": "c1", "message": "half", "progress": 0.5, "details": 5},
+        {"call_id": 1, "message": 2, "progress": 50},
+    ),
+    (m.CommandExecuteParams, {"command": "c", "context": CONTEXT, "arguments": {"a": 1}}, {"arguments": "a"}),
+    (m.CommandExecuteResult, {"content": "c"}, {"content": 1}),
+    (m.CommandCompleteParams, {"command": "c", "context": CONTEXT, "partial": "a"}, {"partial": 1}),
+    (m.CommandCompleteResult, {"completions": [{"value": "a", "description": "A"}]}, {"completions": ["a"]}),
+    (
+        m.ProviderCompleteParams,
+        {
+            "request_id": "r",
+            "provider": "p",
+            "model": "x",
+            "messages": [{"role": "user"}],
+            "tools": [{}],
+            "stream": True,
+            "response_format": {},
+            "thinking": "low",
+            "context": CONTEXT,
+        },
+        {"messages": [1], "tools": {}, "stream": 1, "response_format": "json", "thinking": 3, "context": {}},
+    ),
+    (
+        m.ProviderCompleteResult,
+        {
+            "content": "c",
+            "tool_calls": [{"id": "1", "name": "t", "arguments": None}],
+            "finish_reason": "tool_calls",
+            "usage": {"prompt_tokens": 3, "audio_tokens": 1},
+            "reasoning_content": "r",
+            "resolved_model": "x-1",
+        },
+        {"tool_calls": [{"id": "1", "name": "t"}], "usage": {"total_tokens": -1}, "finish_reason": 0},
+    ),
+    (
+        m.DeltaParams,
+        {"request_id": "r", "event": {"type": "Later", "x": 1}},
+        {"event": {"type": 1}, "request_id": 1},
+    ),
+    (m.StreamEvent, {"type": "Delta", "content": "a"}, {"content": None, "type": "delta"}),
+    (m.StreamEvent, {"type": "Reasoning", "content": "a"}, {"content": 1}),
+    (m.StreamEvent, {"type": "ToolCallStart", "index": 0, "id": "1", "name": "t"}, {"index": -1, "id": 1}),
+    (m.StreamEvent, {"type": "ToolCallArgumentsDelta", "index": 0, "arguments_chunk": "{"}, {"arguments_chunk": {}}),
+    (m.StreamEvent, {"type": "Model", "name": "x"}, {"name": None}),
+    (m.StreamEvent, {"type": "Done", "finish_reason": "stop"}, {"finish_reason": 1}),
+    (m.OAuthParams, {"provider": "p", "refresh_token": "t", "context": CONTEXT}, {"provider": 1, "refresh_token": 2}),
+    (
+        m.Credentials,
+        {"api_key": "k", "access_token": "a", "refresh_token": "r", "expires_at": 1_900_000_000, "extra": {"s": 1}},
+        {"api_key": 1, "expires_at": "soon", "extra": []},
+    ),
+    (m.LogParams, {"level": "warn", "message": "m", "fields": {"a": 1}}, {"level": "warning", "fields": []}),
+    (m.BusPublishParams, {"topic": "t", "payload": {}}, {"topic": 1, "payload": None}),
+    (m.SetActiveParams, {"tools": ["a"]}, {"tools": "a"}),
+    (m.SetActiveResult, {"active": []}, {"active": [1]}),
+    (m.UiRequest, {"kind": "select", "prompt": "p", "options": ["a"]}, {"options": [1], "kind": "choose"}),
+    (m.UiRequest, {"kind": "confirm", "prompt": "p"}, {"prompt": None}),
+    (m.UiRequest, {"kind": "input", "prompt": "p", "default": "d"}, {"default": 1}),
+    (m.UiRequest, {"kind": "notify", "message": "m", "level": "error"}, {"level": "debug"}),
+    (m.UiRequest, {"kind": "set_status", "status": "s"}, {"status": 1}),
+    (m.UiRequest, {"kind": "set_widget", "widget": {"kind": "chart"}}, {"widget": "w"}),
+    (m.UiRequest, {"kind": "set_title", "title": "t"}, {"title": 1}),
+    (
+        m.UiResult,
+        {"value": "v", "confirmed": False, "text": "t", "cancelled": True},
+        {"confirmed": 0, "cancelled": "n"},
+    ),
+    (m.KvGetParams, {"key": "k"}, {"key": None}),
+    (m.KvGetResult, {"value": None}, {}),
+    (m.KvSetParams, {"key": "k", "value": None}, {"key": 1}),
+    (m.KvDeleteParams, {"key": "k"}, {"key": 1}),
+    (m.KvListParams, {"prefix": "p"}, {"prefix": 1}),
+    (m.KvListResult, {"keys": ["k"]}, {"keys": {"k": 1}}),
+    (m.ExecRunParams, {"command": "ls", "context": CONTEXT, "args": ["-l"], "cwd": "/"}, {"args": "-l", "cwd": 1}),
+    (m.ExecRunResult, {"stdout": "", "stderr": "", "exit_code": -9}, {"stdout": None, "exit_code": "0"}),
+    (m.SessionSendMessageParams, {"context": CONTEXT, "text": "t", "role": "user"}, {"role": "system"}),
+    (m.SessionSendUserMessageParams, {"context": CONTEXT, "text": "t", "deliver_as": "steer"}, {"deliver_as": "now"}),
+    (m.SessionAppendEntryParams, {"context": CONTEXT, "entry": {}}, {"entry": "e"}),
+    (
+        m.SessionSetModelParams,
+        {"context": CONTEXT, "model": "x", "provider": "p", "thinking": "low"},
+        {"model": None, "provider": 1, "thinking": False},
+    ),
+    (m.SessionStateParams, {"context": CONTEXT}, {"context": [CONTEXT]}),
+    (m.SessionStateResult, {"state": {}}, {"state": "s"}),
+    (
+        m.TaskHealth,
+        {**HEALTH, "last_health_status": "ok", "last_health_time": "2030-01-02T03:04:05.006Z", "error": "e"},
+        {"status": "lost", "restart_count": -1, "user_id": 3},
+    ),
+    (
+        m.TaskStartParams,
+        {"name": "poll", "task_id": "t1", "user_id": "u", "payload": {"a": [1]}},
+        {"name": None, "task_id": 1, "user_id": 2},
+    ),
+    (m.TaskStopParams, {"task_id": "t1"}, {"task_id": None}),
+    (m.TaskListResult, {"tasks": [HEALTH]}, {"tasks": [{}]}),
+]
+WRONG: Final = [(cls, valid, path, value) for cls, valid, wrong in FIXTURES for path, value in wrong.items()]
+
+
+def _name(value: Any) -> str | None:
+    return value.__name__ if isinstance(value, type) else None
+
+
+def _put(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    changed: dict[str, Any] = orjson.loads(orjson.dumps(data))
+    inner = changed
+    *above, last = path.split(".")
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    return changed
+
+
+def faults(data: object, cls: Any, read: Any = structure) -> list[tuple[str, str, str]]:
+    with pytest.raises(InvalidData) as caught:
+        read(data, cls)
+    return [(fault.path, fault.expected, fault.received) for fault in caught.value.faults]
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+@pytest.mark.parametrize(("cls", "valid", "_wrong"), FIXTURES, ids=_name)
+def test_a_full_instance_goes_through_a_record_unchanged(cls: Any, valid: dict[str, Any], _wrong: object) -> None:
+    """Protocol sections 3 and 4: nothing is lost on the way in and out."""
+    made = structure(valid, cls)
+    assert structure_exactly(valid, cls) == made
+    assert unstructure(made) == valid
+
+
+@pytest.mark.parametrize(("cls", "valid", "path", "value"), WRONG)
+def test_a_wrong_field_is_a_fault_at_its_path(cls: Any, valid: dict[str, Any], path: str, value: Any) -> None:
+    """Trap 44: path, expected and received; both directions of strictness agree on wrong types."""
+    found = faults(_put(valid, path, value), cls)
+    assert all(place.startswith((f"$.{path}", "$")) for place, _, _ in found)
+    assert any(place.startswith(f"$.{path}") for place, _, _ in found)
+    assert set(found) <= set(faults(_put(valid, path, value), cls, structure_exactly))
+
+
+@pytest.mark.parametrize(("cls", "valid", "_wrong"), FIXTURES, ids=_name)
+def test_an_unknown_field_is_ignored_at_run_time_and_told_by_exactness(
+    cls: Any, valid: dict[str, Any], _wrong: object
+) -> None:
+    """Protocol section 1: unknown fields are ignored, always; the schemas refuse them."""
+    more = {**valid, "of_a_later_version": 5}
+    assert structure(more, cls) == structure(valid, cls)
+    assert faults(more, cls, structure_exactly) == [("$", "no field 'of_a_later_version'", "integer")]
+
+
+@pytest.mark.parametrize(("cls", "valid", "_wrong"), FIXTURES, ids=_name)
+@pytest.mark.parametrize("data", [None, True, 1, "x", [], [["token", "x"]]], ids=repr)
+def test_what_is_no_object_is_no_record(cls: Any, valid: object, _wrong: object, data: object) -> None:
+    """Trap 5, one level up: a record is read from an object and from nothing else."""
+    received = {"NoneType": "null", "bool": "boolean", "int": "integer", "str": "string", "list": "array"}
+    expected = [("$", "object", received[type(data).__name__])]
+    assert faults(data, cls) == faults(data, cls, structure_exactly) == expected
+
+
+def test_each_record_has_a_fixture() -> None:
+    """A record added without an instance of its own is not tested."""
+    nested: set[Any] = {m.KeyValueRow, m.Keybinding, m.Completion, m.ToolCallResult, m.Usage}
+    unions: set[Any] = {m.HookOutcome, m.StreamEvent, m.UiRequest}
+    members = {member for union in unions for member in union.__args__}
+    covered = {cls for cls, _, _ in FIXTURES} | members | nested
+    records = {cls for cls in vars(m).values() if isinstance(cls, type) and issubclass(cls, m.Record)} - {m.Record}
+    assert records <= covered
+
+
+def test_null_for_a_field_that_may_be_absent_counts_as_absent() -> None:
+    """Protocol section 9: hosts that serialise their optional fields send nulls."""
+    assert structure(
+        {"event": "turn_start", "context": CONTEXT, "seq": None, "payload": None}, m.EventParams
+    ) == m.EventParams("turn_start", m.Context("epoch-7", "command"))
+    assert structure({"content": "c", "is_error": None, "details": None}, m.ToolExecuteResult).is_error is False
+    assert structure({"tools": None, "hooks": None}, m.Registrations) == m.Registrations()
+
+
+def test_null_for_a_field_that_may_be_absent_is_refused_exactly() -> None:
+    """The schemas' word for a missing field is a missing field."""
+    data = {"event": "turn_start", "context": CONTEXT, "seq": None, "payload": None}
+    assert faults(data, m.EventParams, structure_exactly) == [
+        ("$.seq", "integer at least 0", "null"),
+        ("$.payload", "object", "null"),
+    ]
+
+
+def test_null_for_a_field_that_must_be_there_is_a_fault() -> None:
+    """Leniency about nulls ends where a value is needed."""
+    assert faults({"token": None, "tier": "event"}, m.Context) == [("$.token", "string", "null")]
+
+
+def test_all_faults_are_told_at_once_with_their_paths() -> None:
+    """Trap 44."""
+    data = {"call_id": 5, "arguments": [], "context": {"tier": "root"}}
+    assert faults(data, m.ToolExecuteParams) == [
+        ("$.call_id", "string", "integer"),
+        ("$", "a field 'tool'", "nothing"),
+        ("$.arguments", "object", "array"),
+        ("$.context", "a field 'token'", "nothing"),
+        ("$.context.tier", "one of 'event', 'command'", "string"),
+    ]
+
+
+def test_paths_lead_through_arrays_and_odd_keys() -> None:
+    """Trap 44: a path is what one would write to get there."""
+    data = {
+        "tools": [{"name": "a", "description": "", "parameters": {}}, {"name": 1, "description": "", "parameters": 2}]
+    }
+    assert faults(data, m.Registrations) == [
+        ("$.tools[1].name", "string", "integer"),
+        ("$.tools[1].parameters", "object", "integer"),
+    ]
+    assert faults({"a b": "x", "c": "y"}, dict[str, int]) == [
+        ("$['a b']", "integer", "string"),
+        ("$.c", "integer", "string"),
+    ]
+
+
+def test_a_range_is_named_in_the_fault() -> None:
+    """Protocol section 4, `progress` 0..1; also what a fault should help with."""
+    assert faults({"call_id": "c", "progress": 1.5}, m.ToolUpdateParams) == [
+        ("$.progress", "number between 0 and 1", "number")
+    ]
+    assert structure({"call_id": "c", "progress": 1}, m.ToolUpdateParams).progress == 1.0
+
+
+def test_no_fault_holds_a_value() -> None:
+    """Trap 45: what is received may be a secret; only its type may be told."""
+    secret = "planted-secret"
+
+    @attrs.frozen
+    class Login:
+        password: int
+        kind: Literal["a", "b"]
+        port: Annotated[int, Ge(1)]
+        checked: list[str] = attrs.field(factory=list, validator=attrs.validators.max_len(0))
+
+    data = {"password": secret, "kind": secret, "port": secret, "checked": [secret]}
+    reads: list[Any] = [structure, structure_exactly]
+    for read in reads:
+        with pytest.raises(InvalidData) as caught:
+            read(data, Login)
+        assert len(caught.value.faults) >= 3
+        assert secret not in str(caught.value) + repr(caught.value) + repr(caught.value.faults)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+def test_nothing_is_coerced() -> None:
+    """Trap 40 speaks of arguments; on the protocol's own fields cattrs' leniency must be off everywhere."""
+    values: list[object] = [None, True, 0, 1, 1.0, 0.5, "", "1", "true", [], [1], {}, {"1": 1}]
+    admitted: dict[Any, list[object]] = {
+        str: ["", "1", "true"],
+        int: [0, 1],
+        float: [0, 1, 1.0, 0.5],
+        bool: [True],
+        list: [[], [1]],
+        list[int]: [[], [1]],
+        tuple[int, ...]: [[], [1]],
+        set[int]: [[], [1]],
+        dict[str, Any]: [{}, {"1": 1}],
+        dict[str, int]: [{}, {"1": 1}],
+        int | str: [0, 1, "", "1", "true"],
+        int | None: [None, 0, 1],
+        Literal[1, "true"]: [1, "true"],
+        bytes: [],
+    }
+    for cls, expected in admitted.items():
+        for value in values:
+            for read in (structure, structure_exactly):
+                fits = any(value is e or (type(value) is type(e) and value == e) for e in expected)
+                if fits:
+                    read(value, cls)
+                else:
+                    assert faults(value, cls, read), (cls, value)
+
+
+def test_an_integer_field_takes_no_fraction_even_if_it_is_zero() -> None:
+    """Trap 7: 1.0 and 1 never meet. Draft 2020-12 would let 1.0 pass; the difference is wanted."""
+    assert faults({"id": 1.0}, m.CancelParams) == [("$.id", "integer or string", "number")]
+    assert faults({"event": "e", "context": CONTEXT, "seq": 1.0}, m.EventParams) == [
+        ("$.seq", "integer at least 0", "number")
+    ]
+
+
+def test_a_tag_that_is_missing_or_unknown_is_told_with_what_is_known() -> None:
+    """Protocol section 6: outcomes are told apart by `action`."""
+    assert faults({}, m.HookOutcome) == [("$", "a field 'action'", "nothing")]
+    assert faults({"action": ["block"]}, m.HookOutcome) == [
+        ("$.action", "one of 'continue', 'block', 'modify'", "array")
+    ]
+    assert faults({"text": "a"}, m.MarkdownBlock) == [("$", "a field 'kind'", "nothing")]
+
+
+def test_blocks_hold_blocks() -> None:
+    """Protocol section 8: stacks and widgets nest, faults point through them."""
+    block: dict[str, Any] = {"kind": "markdown", "text": "deep"}
+    for _ in range(20):
+        block = {"kind": "stack", "children": [block]}
+    made: Any = structure(block, m.RenderBlock)
+    assert isinstance(made, m.StackBlock)
+    assert unstructure(made) == block
+    wrong = {"kind": "stack", "children": [{"kind": "stack", "children": [{"kind": "progress", "value": 2}]}]}
+    assert faults(wrong, m.RenderBlock) == [("$.children[0].children[0].value", "number between 0 and 1", "integer")]
+
+
+@pytest.mark.parametrize("read", [structure, structure_exactly])
+def test_nesting_without_end_is_a_fault_and_no_recursion_error(read: Any) -> None:
+    """Trap 5: 100,000 nested brackets are an error of the data, at this level too."""
+    block: dict[str, Any] = {"kind": "markdown", "text": "deep"}
+    for _ in range(5_000):
+        block = {"kind": "stack", "children": [block]}
+    assert faults(block, m.RenderBlock, read)[-1][1] == "less nesting"
+
+
+def test_usage_keeps_what_a_provider_counts_besides() -> None:
+    """Protocol section 3: `usage` is an open object; as a stream event it has a type, in a result it has none."""
+    usage: Any = structure({"type": "Usage", "prompt_tokens": 3, "audio": {"in": 1}}, m.StreamEvent)
+    assert usage == m.Usage(prompt_tokens=3, extra={"audio": {"in": 1}})
+    assert unstructure(usage) == {"prompt_tokens": 3, "audio": {"in": 1}}
+    assert unstructure_event(usage) == {"type": "Usage", "prompt_tokens": 3, "audio": {"in": 1}}
+    assert unstructure_event(m.Delta("a")) == {"type": "Delta", "content": "a"}
+    assert structure({"extra": 1}, m.Usage) == m.Usage(extra={"extra": 1})
+
+
+def test_what_says_nothing_is_left_out() -> None:
+    """Protocol sections 3 and 8: absent is the word for a default; but hosts look for some fields by name."""
+    assert unstructure(m.ToolExecuteResult("c")) == {"content": "c"}
+    assert unstructure(m.Registrations()) == {}
+    assert unstructure(m.BlockOutcome()) == {"action": "block"}
+    assert unstructure(m.CommandCompleteResult()) == {"completions": []}
+    assert unstructure(m.ProviderCompleteResult()) == {"content": "", "tool_calls": [], "finish_reason": "stop"}
+    assert unstructure(m.TaskHealth(task_id="t", name="n", user_id=None, status="pending", restart_count=0)) == {
+        "task_id": "t",
+        "name": "n",
+        "user_id": None,
+        "status": "pending",
+        "restart_count": 0,
+    }
+
+
+def test_a_hook_input_changed_to_its_default_still_says_so() -> None:
+    """Protocol section 6: a patch is the whole input, so `is_error: false` must be in it."""
+    failed: m.ToolOutcome = structure({"tool": "t", "arguments": {}, "content": "c", "is_error": True}, m.ToolOutcome)
+    assert unstructure(attrs.evolve(failed, is_error=False))["is_error"] is False
+
+
+# ------------------------------------------------------------------------------------------------- the user's own types
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Point(TypedDict):
+    x: int
+    y: NotRequired[int]
+
+
+@attrs.frozen
+class Node:
+    value: int
+    child: Node | None = None
+    children: list[Node] = attrs.field(factory=list)
+    seen: int | None = 5
+
+
+@dataclasses.dataclass
+class Pair:
+    a: int
+    b: str | None = None
+
+
+class Row(NamedTuple):
+    n: int
+
+
+UserId = NewType("UserId", str)
+
+
+@pytest.mark.parametrize(
+    ("data", "cls", "expected"),
+    [
+        ("red", Colour, Colour.RED),
+        (1, Level, Level.LOW),
+        ({"x": 1}, Point, {"x": 1}),
+        ({"value": 1, "child": {"value": 2}}, Node, Node(1, Node(2))),
+        ({"value": 1, "seen": None}, Node, Node(1, seen=None)),
+        ({"a": 1, "b": None, "c": 2}, Pair, Pair(1)),
+        ([1], Row, Row(1)),
+        ([1, "a"], tuple[int, str], (1, "a")),
+        ("u1", UserId, "u1"),
+        ("2030-01-02", date, date(2030, 1, 2)),
+        ("2030-01-02T03:04:05", datetime, datetime(2030, 1, 2, 3, 4, 5)),
+        ("03:04", time, time(3, 4)),
+        ("12345678-1234-5678-1234-567812345678", UUID, UUID("12345678-1234-5678-1234-567812345678")),
+        ("/a", Path, Path("/a")),
+        ("1.50", Decimal, Decimal("1.50")),
+        (3, Annotated[int, Ge(1), Lt(4)], 3),
+        ({"any": [1]}, object, {"any": [1]}),
+    ],
+)
+def test_a_payload_is_read_as_the_class_its_handler_declares(data: object, cls: Any, expected: object) -> None:
+    """Design 2: event handlers take a dict, or a class that it is structured into."""
+    assert can_structure(cls)
+    assert structure(data, cls) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "cls", "expected"),
+    [
+        ("blue", Colour, [("$", "one of 'red'", "string")]),
+        (True, Level, [("$", "one of 1", "boolean")]),
+        ({"y": "1"}, Point, [("$", "a field 'x'", "nothing"), ("$.y", "integer", "string")]),
+        (
+            {"value": 1, "child": {"value": "2"}, "children": [{"value": True}, 3]},
+            Node,
+            [
+                ("$.child.value", "integer", "string"),
+                ("$.children[0].value", "integer", "boolean"),
+                ("$.children[1]", "object", "integer"),
+            ],
+        ),
+        ([1], tuple[int, str], [("$", "array of 2 items", "array")]),
+        ([1, 2], tuple[int, str], [("$[1]", "string", "integer")]),
+        ("soon", datetime, [("$", "a date and time as ISO 8601", "string")]),
+        (4, Annotated[int, Ge(1), Lt(4)], [("$", "integer at least 1 less than 4", "integer")]),
+        ("x", Decimal, [("$", "a decimal number in a string", "string")]),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_told_like_a_record(
+    data: object, cls: Any, expected: list[tuple[str, str, str]]
+) -> None:
+    """Trap 44, for the classes of users."""
+    assert faults(data, cls) == expected
+
+
+def test_a_type_that_nothing_can_be_read_as_is_known_beforehand() -> None:
+    """Design 2: decorators fail where they are written, not at the first event."""
+
+    class Opaque:
+        pass
+
+    for cls in (Opaque, list[Opaque], dict[str, Opaque], Opaque | int):
+        assert not can_structure(cls)
+
+
+# ------------------------------------------------------------------------------------------------------------- to_json
+@attrs.frozen
+class Price:
+    amount: Decimal
+    at: datetime
+
+
+@dataclasses.dataclass
+class Item:
+    name: str
+    tags: set[str]
+
+
+class Text(str):
+    __slots__ = ()
+
+
+TABLE: Final[list[tuple[Any, Any]]] = [
+    (None, None),
+    (True, True),
+    (-(2**63), -(2**63)),
+    (2**64 - 1, 2**64 - 1),
+    (0.1, 0.1),
+    ("grüße", "grüße"),
+    (Text("a"), "a"),
+    ((1, [2]), [1, [2]]),
+    (Row(1), [1]),
+    ({"a": {1: "b", Colour.RED: 1, Level.LOW.name: 2}}, {"a": {"1": "b", "red": 1, "LOW": 2}}),
+    ({UUID(int=1): 1}, {str(UUID(int=1)): 1}),
+    ({3, 1, 2}, [1, 2, 3]),
+    (frozenset({"b", "a"}), ["a", "b"]),
+    ({1, "a", None}, ["a", 1, None]),
+    (datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2))), "2030-01-02T03:04:05+02:00"),
+    (date(2030, 1, 2), "2030-01-02"),
+    (time(3, 4), "03:04:00"),
+    (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    (Decimal("1.50"), "1.50"),
+    (Path("/a/b"), "/a/b"),
+    (Colour.RED, "red"),
+    (Level.LOW, 1),
+    (Price(Decimal(1), datetime(2030, 1, 2)), {"amount": "1", "at": "2030-01-02T00:00:00"}),
+    (Item("a", {"x"}), {"name": "a", "tags": ["x"]}),
+    (m.MarkdownBlock("a"), {"kind": "markdown", "text": "a"}),
+    ([m.StackBlock([m.DiffBlock("-")])], [{"kind": "stack", "children": [{"kind": "diff", "patch": "-"}]}]),
+    (m.ToolExecuteResult("c", details={"at": date(2030, 1, 2)}), {"content": "c", "details": {"at": "2030-01-02"}}),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), TABLE)
+def test_a_value_is_written_by_the_table(value: object, expected: object) -> None:
+    """Trap 47."""
+    made = to_json(value)
+    assert made == expected
+    assert type(made) is type(expected)
+    assert orjson.loads(orjson.dumps(made)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "problem"),
+    [
+        (float("nan"), "$", "a float that is not finite"),
+        ({"rows": [0, 1, 2, {"price": float("inf")}]}, "$.rows[3].price", "a float that is not finite"),
+        ([2**64], "$[0]", "an integer that does not fit 64 bits"),
+        ([-(2**63) - 1], "$[0]", "an integer that does not fit 64 bits"),
+        ({"a b": "\ud800"}, "$['a b']", "a text with a lone surrogate"),
+        ({"x": {"\udfff": 1}}, "$.x", "a text with a lone surrogate"),
+        ({"x": b"abc"}, "$.x", "a value of type bytes has no form in JSON"),
+        ([object()], "$[0]", "a value of type object has no form in JSON"),
+        ((timedelta(1),), "$[0]", "a value of type datetime.timedelta has no form in JSON"),
+        ({"t": Price}, "$.t", "a value of type type has no form in JSON"),
+        ({None: 1}, "$", "a value of type NoneType cannot be the key of an object"),
+        ({True: 1}, "$", "a value of type bool cannot be the key of an object"),
+        ([{1: "a", "1": "b"}], "$[0]", "two keys of a value of type dict are both '1' as text"),
+        ({"s": {float("inf")}}, "$.s[*]", "a float that is not finite"),
+        (Item("\udc80", set()), "$.name", "a text with a lone surrogate"),
+        (
+            m.ToolExecuteResult("c", details=[1, complex(1)]),
+            "$.details[1]",
+            "a value of type complex has no form in JSON",
+        ),
+    ],
+)
+def test_a_value_without_a_form_is_told_by_path_and_type(value: object, path: str, problem: str) -> None:
+    """Traps 10 and 47: that call fails, with the path of the value."""
+    with pytest.raises(EncodeError) as caught:
+        to_json(value)
+    assert (caught.value.path, caught.value.problem) == (path, problem)
+
+
+def test_the_path_begins_where_the_caller_says() -> None:
+    """Trap 10: in a result the value stands under `details`."""
+    with pytest.raises(EncodeError) as caught:
+        to_json({"a": [float("nan")]}, "$.details")
+    assert caught.value.path == "$.details.a[0]"
+
+
+def test_a_cycle_is_named_where_it_closes_on_itself() -> None:
+    """Trap 10: one call fails, and never with a RecursionError."""
+    inner: dict[str, Any] = {}
+    inner["again"] = inner
+    with pytest.raises(EncodeError, match="dict that contains itself") as caught:
+        to_json({"rows": [inner]})
+    assert caught.value.path == "$.rows[0]"
+    fan: list[Any] = []
+    fan += [fan, fan]
+    with pytest.raises(EncodeError, match="list that contains itself"):
+        to_json(fan)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"a": x}, lambda x: (x,), Pair])
+def test_nesting_is_written_as_deep_as_a_frame_can_hold_it_and_no_deeper(wrap: Any) -> None:
+    """Trap 10: orjson refuses at 254 levels, so we refuse before, in the call that did it."""
+    value: Any = 1
+    for _ in range(MAX_DEPTH):
+        value = wrap(value)
+    orjson.dumps({"jsonrpc": "2.0", "result": {"details": to_json(value)}})
+    with pytest.raises(EncodeError, match="more than 200 levels"):
+        to_json(wrap(value))
+
+
+def test_a_value_that_is_endlessly_deep_is_no_recursion_error() -> None:
+    """Trap 10."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(EncodeError):
+        to_json(value)
+
+
+def test_the_outcome_shares_nothing_with_the_value() -> None:
+    """A tool that goes on changing what it returned must not change what is being written."""
+    value = {"rows": [1]}
+    made = to_json(value)
+    value["rows"].append(2)
+    assert made == {"rows": [1]}
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(PLAIN)
+def test_plain_data_is_written_as_it_is(value: Any) -> None:
+    """Trap 10: what JSON can hold is not touched."""
+    assert to_json(value) == value
+    assert orjson.loads(orjson.dumps(to_json(value))) == value
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(st.characters(categories=None)) | st.binary(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers() | st.text(), inner, max_size=3),
+    )
+)
+def test_whatever_is_written_orjson_takes(value: Any) -> None:
+    """Trap 10: what cannot be written is refused here, with a path, and not by the encoder, without."""
+    try:
+        made = to_json(value)
+    except EncodeError:
+        return
+    assert orjson.loads(orjson.dumps(made)) == made
+
+
+@given(
+    st.sampled_from([cls for cls, _, _ in FIXTURES]),
+    PLAIN | st.dictionaries(st.sampled_from(["id", "key", "kind", "action", "type", "content", "context"]), PLAIN),
+)
+def test_whatever_is_read_raises_nothing_but_invalid_data(cls: Any, data: Any) -> None:
+    """Trap 6: bad params are one kind of error; the two readings agree that there is a fault."""
+    try:
+        structure(data, cls)
+    except InvalidData:
+        assert all(path.startswith("$") and expected and received for path, expected, received in faults(data, cls))
+        assert faults(data, cls, structure_exactly)
