@@ -1,0 +1,121 @@
+"""Two ways of keeping work in order: ``Slots`` bounds how much of it runs, a ``Mailbox`` runs it one piece at a time.
+
+They know nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from sepkit.errors import InternalError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_log = logging.getLogger("sepkit.lanes")
+
+
+class Slots:
+    """At most ``size`` calls run at once, and at most ``waiting`` more wait, first come first served.
+
+    A call that waits for the other side lends its slot: what it asks for may need a slot in turn, and with one slot
+    only it would wait for itself. When its answer comes it goes on at once, so that for a moment more than ``size`` may
+    run.
+
+    Invariant: ``running`` is the number of calls between ``acquire`` (or ``enter``) and ``release`` that have not lent
+    their slot; nobody waits while it is below ``size``.
+    """
+
+    __slots__ = ("_queue", "_waiting", "running", "size")
+
+    def __init__(self, size: int, waiting: int) -> None:
+        self.size = size
+        self.running = 0
+        self._waiting = waiting
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait for a slot and take it. Where ``running < size``, ``running += 1`` does the same without a wait.
+
+        Raises:
+            InternalError: As many wait as may, with data ``{"reason": "overloaded"}``.
+        """
+        if len(self._queue) >= self._waiting:
+            raise InternalError(
+                f"overloaded: {self.running} calls are running and {len(self._queue)} are waiting",
+                data={"reason": "overloaded"},
+            )
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()  # the slot had been handed over in the same moment
+            else:
+                self._queue.remove(turn)
+            raise
+
+    def release(self) -> None:
+        """Give a slot back: to who waits longest, where anyone does."""
+        self.running -= 1
+        while self._queue and self.running < self.size:
+            turn = self._queue.popleft()
+            if not turn.done():
+                self.running += 1
+                turn.set_result(None)
+
+    async def lend(self, waiting_for: Awaitable[R]) -> R:
+        """Await something that the other side must do, and let others run meanwhile."""
+        self.release()
+        try:
+            return await waiting_for
+        finally:
+            self.running += 1
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+
+class Mailbox(Generic[T]):
+    """Hands each item to ``handle``, in order, one at a time. Beyond ``size`` the oldest are shed, and it is said.
+
+    A slow or failing handler delays nothing but its own mailbox.
+    """
+
+    def __init__(self, name: str, handle: Callable[[T], Awaitable[Any]], *, size: int = 1024) -> None:
+        self.name = name
+        self.shed = 0
+        self._handle = handle
+        self._size = size
+        self._items: deque[T] = deque()
+        self._task: asyncio.Task[None] | None = None  # runs exactly while there are items
+
+    def put(self, item: T) -> None:
+        """Add an item; never waits."""
+        self._items.append(item)
+        if len(self._items) > self._size:
+            self._items.popleft()
+            self.shed += 1
+            if self.shed == 1:
+                _log.warning(
+                    "%s is too slow for its events: the oldest are shed (more than %d wait)", self.name, self._size
+                )
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+
+    async def _run(self) -> None:
+        try:
+            while self._items:
+                await self._handle(self._items.popleft())
+        finally:
+            self._task = None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that works on the items; None while there are none."""
+        return self._task

@@ -1,0 +1,97 @@
+"""Where ``def`` handlers run: threads that may be left behind when the process ends.
+
+Not ``concurrent.futures``' pool: the interpreter joins its threads at exit, and a tool in ``time.sleep(3600)`` would
+keep the process for an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+R = TypeVar("R")
+
+_IDLE_SECONDS: Final = 10.0
+
+_Job = Callable[[], None]
+
+
+class DaemonThreads:
+    """Up to ``size`` daemon threads, made as needed and ended after 10 idle seconds."""
+
+    def __init__(self, size: int = 64) -> None:
+        self._size = size
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0  # threads that wait for a job, less the jobs that wait for a thread
+        self._count = 0
+        self._running: dict[int, str] = {}  # by thread
+
+    async def run(self, function: Callable[..., R], /, **arguments: Any) -> R:
+        """Call ``function`` in a thread, with this task's context variables.
+
+        A cancelled caller goes on at once; its thread cannot be stopped, and what it returns is dropped.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        context = contextvars.copy_context()
+
+        def settle(result: R | None, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error is not None:
+                # A StopIteration cannot be raised into a coroutine.
+                answer.set_exception(RuntimeError("StopIteration") if isinstance(error, StopIteration) else error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def job() -> None:
+            result, failure = None, None
+            thread = threading.get_ident()
+            self._running[thread] = getattr(function, "__name__", repr(function))
+            try:
+                result = context.run(function, **arguments)
+            except BaseException as error:
+                failure = error
+            del self._running[thread]
+            try:
+                loop.call_soon_threadsafe(settle, result, failure)
+            except RuntimeError:  # the loop has been closed: nobody waits any more
+                return
+
+        self._submit(job)
+        return await answer
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the functions that run now."""
+        return list(self._running.values())
+
+    def _submit(self, job: _Job) -> None:
+        with self._lock:
+            self._idle -= 1
+            if self._idle < 0 and self._count < self._size:
+                self._count += 1
+                self._idle += 1
+                threading.Thread(target=self._work, name=f"sepkit-handler-{self._count}", daemon=True).start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle > 0:  # else a job has just been given, and counts on this thread
+                        self._idle -= 1
+                        self._count -= 1
+                        return
+                continue
+            job()
+            del job
+            with self._lock:
+                self._idle += 1

@@ -1,0 +1,157 @@
+"""What every transport promises, and the one way in which all of them hold back what the peer does not read yet."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Final, Protocol
+
+from sepkit.errors import ConnectionClosed, FrameError
+
+HIGH_WATER: Final = 1024 * 1024
+"""Bytes waiting for the peer above which a sender waits in ``drain`` and lossy frames are dropped."""
+LOW_WATER: Final = 256 * 1024
+"""Bytes waiting below which senders go on."""
+
+
+class Receiver(Protocol):
+    """Who is told what comes in. All calls come from the loop, in order, and none may raise."""
+
+    def frames_received(self, lines: list[bytes | FrameError]) -> None:
+        """Lines without their ends, as they came together; an over-long line stands there as its error."""
+
+    def input_ended(self) -> None:
+        """The peer sends no more (end-of-file). What is written may still reach it."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Nothing comes in or goes out any more. The last call there is; ``error`` is None after ``aclose``."""
+
+
+class Transport(Protocol):
+    """Lines of bytes in, bytes out, close."""
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver to ``receiver``. Call it once, in the running loop."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole lines, line ends included. Never waits, never raises; what is written together goes together."""
+
+    congested: bool
+    """Whether more than ``HIGH_WATER`` bytes wait for the peer."""
+
+    async def drain(self) -> None:
+        """Wait while congested.
+
+        Raises:
+            ConnectionClosed: The connection ended first.
+        """
+
+    async def aclose(self) -> None:
+        """Send what waits, then close. Cancel it to close at once."""
+
+
+class BufferedTransport(ABC):
+    """The sending half: frames gather until the loop's next turn, and leave in one write.
+
+    States: *open* until ``_lose``; while open, ``_size`` is the number of bytes that the peer has not taken.
+    """
+
+    def __init__(self) -> None:
+        self._queue: list[bytes] = []
+        self._size = 0
+        self.congested = False  # _size > HIGH_WATER; kept as a fact, since each call asks for it
+        self._flush_due = False
+        self._lost = False
+        self._receiver: Receiver | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver to ``receiver``."""
+        self._loop = asyncio.get_running_loop()
+        self._receiver = receiver
+        self._start_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send whole lines, at the end of this turn of the loop."""
+        if self._lost:
+            return
+        self._queue.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER:
+            self.congested = True
+        if not self._flush_due:
+            self._flush_due = True
+            assert self._loop is not None, "write() before start()"
+            self._loop.call_soon(self._flush)
+
+    async def drain(self) -> None:
+        """Wait while congested."""
+        await self._wait_below(HIGH_WATER)
+
+    async def aclose(self) -> None:
+        """Send what waits, then close."""
+        try:
+            await self._wait_below(0)
+        except ConnectionClosed:
+            pass
+        finally:
+            self._lose(None)
+
+    async def _wait_below(self, mark: int) -> None:
+        while self._size > mark:
+            if self._lost:
+                break
+            assert self._loop is not None
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+        if self._lost:
+            raise ConnectionClosed("the connection is closed")
+
+    def _taken(self, count: int) -> None:
+        """The peer has taken ``count`` more bytes."""
+        self._size -= count
+        self.congested = self._size > HIGH_WATER
+        if self._waiting and (self._size <= LOW_WATER):
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._queue and not self._lost:
+            queue, self._queue = self._queue, []
+            # One write for all: a call with 256 in flight costs a syscall for each 256 replies.
+            self._push(queue[0] if len(queue) == 1 else b"".join(queue))
+
+    def _lose(self, error: Exception | None) -> None:
+        """End the connection, once."""
+        if self._lost:
+            return
+        self._lost = True
+        self._queue.clear()
+        self._stop()
+        self._wake()
+        if self._receiver is not None:
+            self._receiver.connection_lost(error)
+
+    @abstractmethod
+    def _start_reading(self) -> None:
+        """Begin to call the receiver."""
+
+    @abstractmethod
+    def _push(self, data: bytes) -> None:
+        """Hand ``data`` on; report each part that the peer took with ``_taken``."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Stop reading and writing, and release what is held."""

@@ -1,0 +1,101 @@
+"""The wire over a child's pipes: spawn it in a session of its own, and end it so that nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from sepkit.errors import SepkitError
+from sepkit.transports.descriptors import DescriptorTransport
+from sepkit.wire.frames import MAX_FRAME_BYTES
+
+
+class SpawnError(SepkitError):
+    """The command could not be started; the message says which one, and where it was looked for."""
+
+
+class ChildProcess:
+    """An extension's process, and the transport over its pipes.
+
+    Args:
+        command: The program and its arguments.
+        cwd: Where it starts.
+        env: Its whole environment; this process's by default.
+        stderr: Where its stderr goes; where this process's goes by default.
+
+    Raises:
+        SpawnError: It could not be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path | str | None = None,
+        env: Mapping[str, str] | None = None,
+        stderr: int | IO[bytes] | None = None,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        environment = dict(os.environ if env is None else env)
+        try:
+            self.process = subprocess.Popen(
+                list(command),
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            path = environment.get("PATH", "")
+            found = "" if os.sep in command[0] or shutil.which(command[0], path=path) else f" (searched PATH: {path})"
+            raise SpawnError(f"cannot start {command[0]!r}: {error.strerror}{found}") from None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        # The transport closes what it reads and writes; Popen's own files must not do so a second time.
+        self.transport = DescriptorTransport(
+            os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno()), max_frame_bytes=max_frame_bytes
+        )
+        self.process.stdout.close()
+        self.process.stdin.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's id, and its session's."""
+        return self.process.pid
+
+    async def wait(self, seconds: float) -> int | None:
+        """The exit code, as soon as it has exited; None after ``seconds``."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.001
+        while (code := self.process.poll()) is None and loop.time() < deadline:
+            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+            pause = min(pause * 2, 0.02)
+        return code
+
+    async def stop(self, *, grace: float = 5.0) -> int:
+        """End it: its stdin ends, then SIGTERM, then SIGKILL for all of its session; the exit code."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self.transport.aclose()
+        code = await self.wait(grace)
+        for number, seconds in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
+            if code is None:
+                self._signal(number)
+                code = await self.wait(seconds)
+        self._signal(signal.SIGKILL)  # what it left behind in its session
+        return self.process.wait() if code is None else code
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
