@@ -1,0 +1,10 @@
+"""A signature, inspected once at registration → a JSON Schema and a compiled binder of arguments.
+
+Knows nothing of apps, frames or transports. `signature.py` reads functions, `types.py` annotations, `forms.py` has the
+loaders and their schemas, `raw.py` stands in for them where the author gave a JSON Schema.
+"""
+
+from .hints import resolve_hints
+from .signature import Signature, compile_type, inspect_signature, schema_of
+
+__all__ = ["Signature", "compile_type", "inspect_signature", "resolve_hints", "schema_of"]

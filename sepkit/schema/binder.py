@@ -1,0 +1,92 @@
+"""Arguments as they came → keyword arguments: a generated first pass for what is right as it is, loaders for the rest.
+
+Arguments are nearly always right, and scalars. The generated function looks whether each has exactly its type, and is
+done; at the first that has not, all of them go to the loaders, which coerce and report. For ``(name: str)`` that takes
+160 ns; the same as a loop over the arguments takes 350, and the loaders alone 950.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sepkit.errors import Fault, InvalidData
+
+from .forms import Field, Form, prefix
+
+Bind = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def compile_binder(form: Form, fields: list[Field]) -> Bind:
+    """The binder for an arguments object of this form."""
+    load = form.load
+
+    def load_all(arguments: Any) -> dict[str, Any]:
+        given = arguments
+        if type(given) is not dict and isinstance(given, Mapping):
+            given = dict(given)
+        faults: list[Fault] = []
+        bound: dict[str, Any] = load(given, faults)
+        if faults:
+            prefix(faults, 0, "$")
+            raise InvalidData(faults)
+        return bound
+
+    if any(field.required and not field.form.exact for field in fields):
+        return load_all
+    return _generate(fields, load_all)
+
+
+def _generate(fields: list[Field], load_all: Bind) -> Bind:
+    """Generate the first pass.
+
+    For ``(name: str, count: int = 1)`` it reads as follows; names get into it only as string literals::
+
+        def bind(arguments):
+            if type(arguments) is not dict:
+                return load_all(arguments)
+            a0 = arguments.get("name", missing)
+            if not (type(a0) is t0):
+                return load_all(arguments)
+            bound = {"name": a0}
+            if len(arguments) == 1:
+                return bound
+            a1 = arguments.get("count", missing)
+            if type(a1) is t1:
+                bound["count"] = a1
+            elif a1 is not missing:
+                return load_all(arguments)
+            return bound if len(bound) == len(arguments) else load_all(arguments)
+    """
+    names: dict[str, Any] = {"load_all": load_all, "missing": object()}
+    required = [field for field in fields if field.required]
+    optional = [field for field in fields if not field.required]
+    lines = ["def bind(arguments):", " if type(arguments) is not dict:", "  return load_all(arguments)"]
+    tests: list[str] = []
+    for index, field in enumerate(required + optional):
+        types = field.form.exact
+        names[f"t{index}"] = next(iter(types)) if len(types) == 1 else types
+        tests.append(f"type(a{index}) {'is' if len(types) == 1 else 'in'} t{index}")
+    for index, field in enumerate(required):
+        lines += [
+            f" a{index} = arguments.get({field.name!r}, missing)",
+            f" if not ({tests[index]}):",
+            "  return load_all(arguments)",
+        ]
+    lines += [
+        f" bound = {{{', '.join(f'{field.name!r}: a{index}' for index, field in enumerate(required))}}}",
+        f" if len(arguments) == {len(required)}:",
+        "  return bound",
+    ]
+    for index, field in enumerate(optional, len(required)):
+        lines += [
+            f" a{index} = arguments.get({field.name!r}, missing)",
+            f" if {tests[index]}:",
+            f"  bound[{field.name!r}] = a{index}",
+            f" elif a{index} is not missing:",
+            "  return load_all(arguments)",
+        ]
+    lines.append(" return bound if len(bound) == len(arguments) else load_all(arguments)")
+    exec(compile("\n".join(lines), "<sepkit binder>", "exec"), names)
+    bind: Bind = names["bind"]
+    return bind

@@ -1,0 +1,68 @@
+"""A docstring → the description before its sections, and what it says about each parameter (Google, NumPy, Sphinx)."""
+
+from __future__ import annotations
+
+import inspect
+from itertools import pairwise
+
+# Sections that describe the interface. Notes and examples above them stay in the description.
+_PARAMETERS = {
+    "args",
+    "arguments",
+    "keyword args",
+    "keyword arguments",
+    "other parameters",
+    "parameters",
+    "params",
+}
+_OUTCOMES = {"attributes", "raises", "receives", "return", "returns", "warns", "yield", "yields"}
+_SPHINX_PARAMETERS = {"arg", "argument", "key", "keyword", "param", "parameter"}
+_SPHINX_OUTCOMES = {"except", "raise", "raises", "return", "returns", "rtype", "type", "yield", "yields"}
+
+
+def read_docstring(docstring: str | None) -> tuple[str, dict[str, str]]:
+    """The description, and the parameters' descriptions by name."""
+    text = inspect.cleandoc(docstring or "")
+    lines = text.splitlines()
+    end = len(lines)
+    for number, (line, following) in enumerate(pairwise([*lines, ""])):
+        style, describes_parameters = _section(line, following)
+        if style:
+            end = min(end, number)
+        if describes_parameters:
+            return "\n".join(lines[:end]).strip(), _parameters(text, style)
+    return "\n".join(lines[:end]).strip(), {}
+
+
+def _section(line: str, following: str) -> tuple[str, bool]:
+    """The style of the section that begins at a line, "" if none does; and whether it describes parameters."""
+    if line.startswith(":"):
+        field, colon, _ = line[1:].partition(":")
+        word, *names = field.split() or [""]
+        if colon and word in _SPHINX_PARAMETERS | _SPHINX_OUTCOMES:
+            return "REST", word in _SPHINX_PARAMETERS and bool(names)
+        return "", False
+    if line[:1].isspace():
+        return "", False
+    title = line.rstrip().lower()
+    if title.endswith(":") and title[:-1] in _PARAMETERS | _OUTCOMES:
+        return "GOOGLE", title[:-1] in _PARAMETERS
+    if title in _PARAMETERS | _OUTCOMES and following.startswith("---") and not following.strip().strip("-"):
+        return "NUMPYDOC", title in _PARAMETERS
+    return "", False
+
+
+def _parameters(text: str, style: str) -> dict[str, str]:
+    # 6 ms to import, so only for a docstring that has something to parse.
+    import docstring_parser
+
+    try:
+        found = docstring_parser.parse(text, style=docstring_parser.DocstringStyle[style]).params
+    except docstring_parser.ParseError:  # prose that only looked like a section
+        return {}
+    return {
+        name.strip().lstrip("*"): " ".join(parameter.description.split())
+        for parameter in found
+        if parameter.description
+        for name in parameter.arg_name.split(",")  # NumPy: `x, y : int`
+    }
