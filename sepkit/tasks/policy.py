@@ -1,0 +1,145 @@
+"""What a task is and when it runs again: frozen records and pure decisions. Nothing here waits, or knows a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, get_args
+
+import attrs
+
+from sepkit.errors import RegistrationError
+from sepkit.wire.methods import RestartType
+
+Next = Literal["restart", "stopped", "failed", "exhausted"]
+
+MIN_DELAY: Final = 0.01
+"""Seconds between two runs at the least, whatever the policy and the dice say: a delay of 0 is never a busy loop."""
+
+_HEALTHY_AFTER: Final = 60.0
+_LONGEST: Final = 365 * 24 * 3600  # seconds; a longer duration is a mistake of units
+_STEEPEST: Final = 1000  # a multiplier that is larger is one, too
+_MAX_EXPONENT: Final = 1_000_000
+
+
+def _fail(owner: object, attribute: attrs.Attribute[Any], expected: str, value: object) -> RegistrationError:
+    return RegistrationError(f"{type(owner).__name__}: {attribute.name} must be {expected}, not {value!r}")
+
+
+def _number(low: float, high: float, what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        # NaN compares false with everything, so that the range refuses it as well.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _fail(owner, attribute, f"{what} from {low:g} to {high:.10g}", value)
+
+    return check
+
+
+_seconds = _number(0, _LONGEST, "a number of seconds")
+_timeout = _number(MIN_DELAY, _LONGEST, "a number of seconds")
+
+
+def _restart_type(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in get_args(RestartType):
+        raise _fail(owner, attribute, 'one of "always", "on-failure" and "never"', value)
+
+
+def _count(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _fail(owner, attribute, "a whole number from 0 on (0: no limit)", value)
+
+
+@attrs.frozen
+class RestartPolicy:
+    """When a task that ended runs again, and after what delay. Durations are seconds.
+
+    Args:
+        type: ``"always"``, ``"on-failure"`` (a clean return ends the task) or ``"never"``.
+        max_restarts: So many restarts in a row, then the task is ``failed``. 0: no limit.
+        initial_delay: The delay before the first restart. 0 is as good as :data:`MIN_DELAY`.
+        max_delay: No delay is longer.
+        multiplier: Each delay is so many times the one before. At least 1: a back-off does not shrink.
+        jitter: The part of the delay that is random: 0 exact, 1 full.
+        reset_after: A run that lasted so long was healthy: restarts are counted, and delays grow, from zero again.
+            None: 60 seconds, or twice the last delay where that is longer.
+
+    Raises:
+        RegistrationError: A field is out of its range. Its name is in the message.
+    """
+
+    type: RestartType = attrs.field(default="always", validator=_restart_type)
+    max_restarts: int = attrs.field(default=0, validator=_count)
+    initial_delay: float = attrs.field(default=1.0, validator=_seconds)
+    max_delay: float = attrs.field(default=60.0, validator=_seconds)
+    multiplier: float = attrs.field(default=2.0, validator=_number(1, _STEEPEST, "a number"))
+    jitter: float = attrs.field(default=0.5, validator=_number(0, 1, "a number"))
+    reset_after: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds))
+
+    def delay(self, n: int, random: Callable[[], float]) -> float:
+        """Seconds to wait before the ``n``-th restart, counted from 0. ``random`` gives numbers in [0, 1)."""
+        if self.initial_delay == 0:
+            return MIN_DELAY
+        try:
+            full = min(self.initial_delay * self.multiplier ** min(n, _MAX_EXPONENT), self.max_delay)
+        except OverflowError:
+            full = self.max_delay
+        if self.jitter:
+            full *= 1 - self.jitter * random()
+        return max(full, MIN_DELAY)
+
+    def healthy_after(self, last_delay: float) -> float:
+        """Seconds that a run must last to be healthy, when it began after ``last_delay``."""
+        return max(_HEALTHY_AFTER, 2 * last_delay) if self.reset_after is None else self.reset_after
+
+    def after_run(self, *, failed: bool, restarts: int) -> Next:
+        """What follows a run that ended by itself, after so many ``restarts`` since the last healthy one."""
+        if self.type == "never" or (self.type == "on-failure" and not failed):
+            return "failed" if failed else "stopped"
+        return "exhausted" if 0 < self.max_restarts <= restarts else "restart"
+
+
+def _name(owner: TaskSpec, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise _fail(owner, attribute, "a string that is not empty", value)
+    # "a:b" for user "c" and "a" for user "b:c" would share one default id.
+    if owner.per_user and ":" in value:
+        raise _fail(owner, attribute, "free of colons for a per-user task", value)
+
+
+@attrs.frozen
+class TaskSpec:
+    """A registered task. Durations are seconds.
+
+    Args:
+        name: Unique in the extension.
+        fn: What to run; how, is the business of whoever launches it.
+        policy: When to run it again.
+        stop_grace: How long a run that was asked to stop has before it is cancelled.
+        heartbeat_timeout: A run that reports no health for so long is cancelled and counts as failed. None: never.
+        per_user: Each start is for one user, and says for whom.
+        autostart: Start it with the extension. Per-user tasks never do.
+        description: One line for people.
+        context: The parameter of ``fn`` that takes the context; None where it takes none.
+
+    Raises:
+        RegistrationError: A field is out of its range. Its name is in the message.
+    """
+
+    per_user: bool = attrs.field(default=False, kw_only=True)  # first: the check of the name reads it
+    name: str = attrs.field(validator=_name)
+    fn: Callable[..., Any] = attrs.field()
+    policy: RestartPolicy = attrs.field(factory=RestartPolicy)
+    stop_grace: float = attrs.field(default=5.0, validator=_seconds)
+    heartbeat_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_timeout))
+    autostart: bool = True
+    description: str = ""
+    context: str | None = None
+
+    @fn.validator
+    def _check_fn(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not callable(value):
+            raise _fail(self, attribute, "callable", value)
+
+    @policy.validator
+    def _check_policy(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, RestartPolicy):
+            raise _fail(self, attribute, "a RestartPolicy", value)
