@@ -1,0 +1,72 @@
+"""sepkit: extend an AI agent in Python, over SEP, the Smooth Extension Protocol.
+
+Write tools, hooks, commands, providers and background tasks as decorated coroutines on an :class:`App`, and serve them
+with ``python -m sepkit run app:app``.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from sepkit import render
+from sepkit.app import App, Router
+from sepkit.contexts import CommandContext, EventContext, HookContext, ProviderContext, TaskContext, ToolContext
+from sepkit.errors import RpcError, ToolError
+from sepkit.results import Block, Patch, ToolResult
+from sepkit.tasks import RestartPolicy, TaskHealth
+from sepkit.wire.messages import (
+    Completion,
+    Credentials,
+    Delta,
+    Done,
+    Messages,
+    Model,
+    ModelUsed,
+    OAuthParams,
+    Reasoning,
+    SystemPrompt,
+    ToolCall,
+    ToolCallArgumentsDelta,
+    ToolCallStart,
+    ToolOutcome,
+    Usage,
+    UserBash,
+)
+from sepkit.wire.messages import ProviderCompleteParams as ProviderRequest
+
+__all__ = [
+    "App",
+    "Block",
+    "CommandContext",
+    "Completion",
+    "Credentials",
+    "Delta",
+    "Done",
+    "EventContext",
+    "HookContext",
+    "Messages",
+    "Model",
+    "ModelUsed",
+    "OAuthParams",
+    "Patch",
+    "ProviderContext",
+    "ProviderRequest",
+    "Reasoning",
+    "RestartPolicy",
+    "Router",
+    "RpcError",
+    "SystemPrompt",
+    "TaskContext",
+    "TaskHealth",
+    "ToolCall",
+    "ToolCallArgumentsDelta",
+    "ToolCallStart",
+    "ToolContext",
+    "ToolError",
+    "ToolOutcome",
+    "ToolResult",
+    "Usage",
+    "UserBash",
+    "__version__",
+    "render",
+]

@@ -1,0 +1,547 @@
+"""``Router``: the decorators, and the tables that they fill. ``App``: a router with a name, a version and a lifespan.
+
+No I/O: an App knows neither transport nor frame, and may be served over several kinds of wire.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, overload
+
+from sepkit import contexts
+from sepkit.errors import RegistrationError
+from sepkit.handlers import (
+    CommandSpec,
+    Fn,
+    ObserverSpec,
+    ProviderSpec,
+    ToolSpec,
+    check_name,
+    is_async,
+    make_command,
+    make_hook,
+    make_observer,
+    make_provider,
+    make_tool,
+    task_context,
+    where,
+)
+from sepkit.results import Block, Patch
+from sepkit.tasks import RestartPolicy, Supervisor, TaskHandle, TaskHealth, TaskSpec
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import to_json
+
+HookReturn = (
+    Block
+    | Patch
+    | messages.ToolCall
+    | messages.ToolOutcome
+    | messages.UserBash
+    | messages.SystemPrompt
+    | messages.Messages
+    | dict[str, Any]
+    | None
+)
+"""What a hook may return: None to go on, a Block, a Patch, or its input, changed."""
+
+AnyF = TypeVar("AnyF", bound=Callable[..., Any])
+HookF = TypeVar("HookF", bound=Callable[..., HookReturn | Awaitable[HookReturn]])
+EventF = TypeVar("EventF", bound=Callable[..., Awaitable[None] | None])
+_Completions = Iterable[str | messages.Completion]
+CompleteF = TypeVar("CompleteF", bound=Callable[..., _Completions | Awaitable[_Completions]])
+ProviderF = TypeVar("ProviderF", bound=Callable[..., AsyncIterator[messages.StreamEvent]])
+OAuthF = TypeVar("OAuthF", bound=Callable[..., Awaitable[messages.Credentials]])
+TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+class Router:
+    """A part of an extension: handlers, gathered by its decorators. ``app.include(router)`` adds them to an app.
+
+    Each decorator returns the very function it was given, and raises :class:`RegistrationError` where it is written.
+    """
+
+    def __init__(self) -> None:
+        self.tools: dict[str, ToolSpec] = {}
+        self.hooks: dict[str, list[ObserverSpec]] = {}
+        self.events: dict[str, list[ObserverSpec]] = {}
+        self.commands: dict[str, CommandSpec] = {}
+        self.completers: dict[str, ObserverSpec] = {}
+        self.providers: dict[str, ProviderSpec] = {}
+        self.oauth_logins: dict[str, ObserverSpec] = {}
+        self.oauth_refreshes: dict[str, ObserverSpec] = {}
+        self.task_specs: dict[str, TaskSpec] = {}
+        self.flag_defaults: dict[str, Any] = {}
+        self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
+        self.renderers: dict[str, messages.MessageRendererRegistration] = {}
+
+    # -- tools, hooks, events ------------------------------------------------------------------------------------------
+
+    @overload
+    def tool(self, fn: AnyF, /) -> AnyF: ...
+    @overload
+    def tool(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        deferred: bool = False,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Callable[[AnyF], AnyF]: ...
+    def tool(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        deferred: bool = False,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make a function a tool that the model can call.
+
+        Its signature becomes the tool's schema, its docstring the descriptions. A parameter annotated with
+        ``ToolContext`` receives the call's context. A ``def`` runs in a thread.
+
+        Args:
+            fn: The function, where the decorator is written without parentheses.
+            name: The tool's name; the function's by default.
+            description: What the model is told; the docstring's beginning by default.
+            parameters: A JSON Schema, in place of the one made from the signature.
+            deferred: The model finds it by a search instead of seeing it from the start.
+            strict: Take arguments only in their own type: ``"5"`` is no integer then.
+            timeout: Seconds after which a call is cancelled and fails.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol section 8.
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            spec = make_tool(
+                fn,
+                name=name,
+                description=description,
+                parameters=parameters,
+                deferred=deferred,
+                strict=strict,
+                timeout=timeout,
+            )
+            _add(self.tools, "tool", spec.name, spec)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def hook(self, name: methods.HookName) -> Callable[[HookF], HookF]:
+        """Make a function decide on what the agent is about to do.
+
+        It takes the hook's input (``ToolCall``, ``UserBash``, …, or a dict) and, if it likes, a ``HookContext``; it
+        returns None to go on, ``Block(reason)``, ``Patch(field=value)`` or the input changed with ``attrs.evolve``.
+        Several handlers of one hook run in the order in which they were registered.
+
+        Raises:
+            RegistrationError: There is no such hook, or the function takes another hook's input.
+
+        Source: protocol section 6.
+        """
+        if name not in methods.HOOKS:
+            if callable(name):
+                raise RegistrationError(
+                    f'@app.hook ({where(name)}): say which hook it handles, as in @app.hook("tool_call")'
+                )
+            raise RegistrationError(f"there is no hook {name!r}{_closest(name, methods.HOOKS)}")
+
+        def register(fn: HookF) -> HookF:
+            self.hooks.setdefault(name, []).append(make_hook(fn, name))
+            return fn
+
+        return register
+
+    def on(self, event: methods.EventName | str) -> Callable[[EventF], EventF]:
+        """Have a function told of an event: its payload and, if it likes, an ``EventContext``.
+
+        Events reach each handler in their order, one at a time. A handler only observes: it returns nothing.
+
+        Raises:
+            RegistrationError: The name is a misspelt event.
+
+        Source: protocol section 7.
+        """
+        if not event or callable(event):
+            raise RegistrationError('@app.on: say which event it handles, as in @app.on("turn_start")')
+        # Hosts have events of their own, so that an unknown name is no error; one that nearly is a known one is.
+        if event not in methods.EVENTS and (close := _closest(event, methods.EVENTS, only_near=True)):
+            raise RegistrationError(f"there is no event {event!r}{close}")
+        return self._observe(event, f"handler of event {event!r}")
+
+    def on_bus(self, topic: str) -> Callable[[EventF], EventF]:
+        """Have a function told of what other extensions publish under ``topic``: the payload they published."""
+        return self._observe("bus/event", f"handler of bus topic {topic!r}", only=topic)
+
+    def on_key(self, widget_id: str) -> Callable[[EventF], EventF]:
+        """Have a function told of the keys pressed in a widget: ``{"widget_id", "key"}``."""
+        return self._observe("widget/key", f"handler of keys in widget {widget_id!r}", only=widget_id)
+
+    def _observe(self, event: str, what: str, only: str | None = None) -> Callable[[EventF], EventF]:
+        def register(fn: EventF) -> EventF:
+            spec = make_observer(fn, what, event, contexts.EventContext, takes="a dict, or a class of yours", only=only)
+            self.events.setdefault(event, []).append(spec)
+            return fn
+
+        return register
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def command(self, fn: AnyF, /) -> AnyF: ...
+    @overload
+    def command(self, *, name: str | None = None, description: str | None = None) -> Callable[[AnyF], AnyF]: ...
+    def command(self, fn: Any = None, *, name: str | None = None, description: str | None = None) -> Any:
+        """Make a function a slash command. Its parameters are the arguments; what it returns is shown in the session.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol sections 3 and 8.
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            spec = make_command(fn, name=name, description=description)
+            _add(self.commands, "command", spec.name, spec)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def complete(self, command: str) -> Callable[[CompleteF], CompleteF]:
+        """Make a function complete what is typed after a command: ``partial: str`` in, strings or ``Completion`` out.
+
+        Raises:
+            RegistrationError: The command has a completer already.
+
+        Source: protocol section 3, ``command/complete``.
+        """
+
+        def register(fn: CompleteF) -> CompleteF:
+            what = f"completer of command {command!r}"
+            spec = make_observer(fn, what, command, contexts.CommandContext, takes="a str")
+            _add(self.completers, "completer of command", command, spec)
+            return fn
+
+        return register
+
+    def shortcut(self, key: str, command: str, description: str | None = None) -> None:
+        """Bind a chord, such as ``ctrl+p``, to a command."""
+        _add(
+            self.shortcuts,
+            "shortcut",
+            key,
+            messages.ShortcutRegistration(key=key, command=command, description=description),
+        )
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def provider(
+        self,
+        name: str,
+        *,
+        models: Sequence[messages.Model] = (),
+        base_url: str | None = None,
+        api_key_env: str | None = None,
+    ) -> Callable[[ProviderF], ProviderF]:
+        """Make an async generator of stream events a provider of models.
+
+        It takes a ``ProviderRequest`` and, if it likes, a ``ProviderContext``. What it yields is streamed where the
+        host asked for a stream, and the final result is folded from it.
+
+        Raises:
+            RegistrationError: The name is taken, or the function is no async generator.
+
+        Source: protocol section 3, ``provider/complete``.
+        """
+        registration = messages.ProviderRegistration(
+            name=name, base_url=base_url, api_key_env=api_key_env, models=list(models)
+        )
+
+        def register(fn: ProviderF) -> ProviderF:
+            _add(self.providers, "provider", name, make_provider(fn, registration))
+            return fn
+
+        return register
+
+    def oauth_login(self, provider: str) -> Callable[[OAuthF], OAuthF]:
+        """Make a coroutine log in to a provider: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        return self._oauth(self.oauth_logins, "OAuth login of provider", provider)
+
+    def oauth_refresh(self, provider: str) -> Callable[[OAuthF], OAuthF]:
+        """Make a coroutine renew a provider's credentials: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        return self._oauth(self.oauth_refreshes, "OAuth refresh of provider", provider)
+
+    def _oauth(self, table: dict[str, ObserverSpec], kind: str, provider: str) -> Callable[[OAuthF], OAuthF]:
+        def register(fn: OAuthF) -> OAuthF:
+            what = f"{kind} {provider!r}"
+            spec = make_observer(fn, what, provider, contexts.ProviderContext, takes="an OAuthParams or a dict")
+            _add(table, kind, provider, spec)
+            return fn
+
+        return register
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fn: TaskF, /) -> TaskF: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        restart: methods.RestartType = "always",
+        max_restarts: int = 0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.5,
+        reset_after: float | None = None,
+        stop_grace: float = 5.0,
+        heartbeat_timeout: float | None = None,
+        per_user: bool = False,
+        autostart: bool = True,
+    ) -> Callable[[TaskF], TaskF]: ...
+    def task(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        restart: methods.RestartType = "always",
+        max_restarts: int = 0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.5,
+        reset_after: float | None = None,
+        stop_grace: float = 5.0,
+        heartbeat_timeout: float | None = None,
+        per_user: bool = False,
+        autostart: bool = True,
+    ) -> Any:
+        """Make a coroutine a supervised background task. All durations are in seconds.
+
+        Args:
+            fn: The coroutine function, where the decorator is written without parentheses.
+            name: The task's name; the function's by default.
+            restart: When it is started again after it ended by itself.
+            max_restarts: How often; 0 is without limit.
+            initial_delay: Before the first restart.
+            max_delay: Before any restart, at most.
+            multiplier: By how much each delay is longer than the one before.
+            jitter: The part of the delay that is random: 0 exact, 1 full.
+            reset_after: How long a run must last for the count to begin anew.
+            stop_grace: How long it may take to end when it is asked to, before it is cancelled.
+            heartbeat_timeout: After how long without ``report_health`` it counts as failed; None is never.
+            per_user: It runs once for each user, and is started by ``app.tasks.start(…, user_id=…)`` only.
+            autostart: It starts when the handshake is done.
+
+        Raises:
+            RegistrationError: The name is taken, or a number makes no sense.
+        """
+
+        def register(fn: TaskF) -> TaskF:
+            task = check_name("task", getattr(fn, "__name__", "") if name is None else name, fn)
+            if not is_async(fn):
+                raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
+            policy = RestartPolicy(
+                type=restart,
+                max_restarts=max_restarts,
+                initial_delay=initial_delay,
+                max_delay=max_delay,
+                multiplier=multiplier,
+                jitter=jitter,
+                reset_after=reset_after,
+            )
+            spec = TaskSpec(
+                name=task,
+                fn=fn,
+                context=task_context(fn, task),
+                policy=policy,
+                stop_grace=stop_grace,
+                heartbeat_timeout=heartbeat_timeout,
+                per_user=per_user,
+                autostart=autostart and not per_user,
+                description=inspect.getdoc(fn) or "",
+            )
+            _add(self.task_specs, "task", task, spec)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def flag(self, name: str, default: object = None) -> None:
+        """Declare a flag; the host's value for it is in ``app.flags[name]`` once the handshake is done."""
+        _add(self.flag_defaults, "flag", check_name("flag", name), default)
+
+    def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
+        """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders."""
+        registration = messages.MessageRendererRegistration(tag=tag, template=to_json(template))
+        _add(self.renderers, "renderer", tag, registration)
+
+    def include(self, router: Router) -> None:
+        """Take over all handlers of another router, behind those that are here.
+
+        Raises:
+            RegistrationError: A name is taken.
+        """
+        for kind, mine, theirs in (
+            ("tool", self.tools, router.tools),
+            ("command", self.commands, router.commands),
+            ("completer of command", self.completers, router.completers),
+            ("provider", self.providers, router.providers),
+            ("OAuth login of provider", self.oauth_logins, router.oauth_logins),
+            ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
+            ("task", self.task_specs, router.task_specs),
+            ("flag", self.flag_defaults, router.flag_defaults),
+            ("shortcut", self.shortcuts, router.shortcuts),
+            ("renderer", self.renderers, router.renderers),
+        ):
+            for name, spec in theirs.items():
+                _add(mine, kind, name, spec)
+        for table, others in ((self.hooks, router.hooks), (self.events, router.events)):
+            for name, specs in others.items():
+                table.setdefault(name, []).extend(specs)
+
+
+class App(Router):
+    """An extension.
+
+    Args:
+        name: The extension's name; hosts show its tools as ``<name>.<tool>``.
+        version: The extension's version.
+        lifespan: An async context manager that takes the app; what it yields is ``ctx.state``. It is entered before the
+            first call, and left after the last one, in one task.
+        expose_errors: Let the text of an unexpected exception cross to the host. For development.
+
+    Raises:
+        RegistrationError: ``name`` is no name.
+    """
+
+    def __init__(
+        self, name: str, *, version: str = "0.0.0", lifespan: Lifespan | None = None, expose_errors: bool = False
+    ) -> None:
+        super().__init__()
+        self.name = check_name("App", name)
+        self.version = version
+        self.lifespan = lifespan
+        self.expose_errors = expose_errors
+        self.flags: dict[str, Any] = {}
+        """The flags' values: the host's, and the defaults of those that it did not send."""
+        self.tasks = Tasks(self)
+
+    def registrations(self) -> messages.Registrations:
+        """What the extension contributes, as ``initialize`` answers it.
+
+        Raises:
+            RegistrationError: A completer or a shortcut belongs to a command that is not there, or the like.
+
+        Source: protocol section 8.
+        """
+        for kind, names, known in (
+            ("completer of command", self.completers, self.commands),
+            ("OAuth login of provider", self.oauth_logins, self.providers),
+            ("OAuth refresh of provider", self.oauth_refreshes, self.providers),
+            ("shortcut to command", [shortcut.command for shortcut in self.shortcuts.values()], self.commands),
+        ):
+            for name in names:
+                if name not in known:
+                    raise RegistrationError(
+                        f"{kind} {name!r}: there is no such {kind.split()[-1]}{_closest(name, known)}"
+                    )
+        return messages.Registrations(
+            tools=[
+                messages.ToolRegistration(
+                    name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
+                )
+                for tool in self.tools.values()
+            ],
+            commands=[
+                messages.CommandRegistration(name=command.name, description=command.description)
+                for command in self.commands.values()
+            ],
+            flags=list(self.flag_defaults),
+            shortcuts=list(self.shortcuts.values()),
+            subscriptions=list(self.events),
+            hooks=list(self.hooks),
+            providers=[provider.registration for provider in self.providers.values()],
+            message_renderers=list(self.renderers.values()),
+        )
+
+    def set_flags(self, values: Mapping[str, Any]) -> None:
+        """Take over what the host says of the flags."""
+        self.flags = {**self.flag_defaults, **values}
+
+
+class Tasks:
+    """The background tasks of an app: started, stopped and watched while it is served."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._supervisor: Supervisor | None = None
+
+    def start(
+        self,
+        task: Fn | str,
+        *,
+        id: str | None = None,  # noqa: A002  (so named in the API)
+        user_id: str | None = None,
+        payload: Any = None,
+        name: str | None = None,
+    ) -> TaskHandle:
+        """Start a task, given as its function or by its name, under an id of its own.
+
+        Raises:
+            RegistrationError: The task is not known, the id is running, or a per-user task lacks its user.
+        """
+        specs = self._app.task_specs
+        for spec in specs.values():
+            if spec.fn is task or spec.name == task:
+                return self._running().start(spec, id=id, user_id=user_id, payload=payload, name=name)
+        shown = task if isinstance(task, str) else getattr(task, "__name__", repr(task))
+        raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
+
+    async def stop(self, id: str) -> TaskHealth:  # noqa: A002  (so named in the API)
+        """Stop a task, and wait until it has ended."""
+        return await self._running().stop(id)
+
+    def status(self) -> list[TaskHealth]:
+        """Each task that was started, with its state."""
+        return [] if self._supervisor is None else self._supervisor.status()
+
+    def bind(self, supervisor: Supervisor | None) -> None:
+        """Serve the tasks with ``supervisor``, from now on."""
+        self._supervisor = supervisor
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise RegistrationError("tasks run while the app is served, and it is not")
+        return self._supervisor
+
+
+V = TypeVar("V")
+
+
+def _add(table: dict[str, V], kind: str, name: str, spec: V) -> None:
+    if name in table:
+        first = getattr(table[name], "fn", None)
+        at = f" (the first is at {where(first)})" if first is not None else ""
+        raise RegistrationError(f"{kind} {name!r} is registered twice{at}; give one of them another name")
+    table[name] = spec
+
+
+def _closest(name: object, known: Iterable[str], *, only_near: bool = False) -> str:
+    found = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8 if only_near else 0.6)
+    if found:
+        return f"; did you mean {found[0]!r}?"
+    return "" if only_near else f"; known: {', '.join(sorted(known)) or 'none'}"

@@ -1,0 +1,284 @@
+"""What a handler is given beside its arguments. What its tier forbids is not there to call.
+
+Contexts are made anew for each call and cheap to make: what they offer is built when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from sepkit.lanes import Slots
+from sepkit.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import to_json, unstructure_event
+
+if TYPE_CHECKING:
+    from sepkit.tasks import TaskRun
+
+_EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
+
+
+class Context:
+    """What all handlers have: ``log``, ``kv``, ``bus``, ``ui``, ``state``, and the ``context`` they were called in."""
+
+    __slots__ = ("_link", "_raw")
+
+    def __init__(self, link: Link, raw: dict[str, Any]) -> None:
+        self._link = link
+        self._raw = raw
+
+    @property
+    def context(self) -> messages.Context:
+        """The opaque token and the tier (``"event"`` or ``"command"``) of this call.
+
+        Source: protocol section 5.
+        """
+        return messages.Context(self._raw["token"], self._raw["tier"])
+
+    @property
+    def state(self) -> Any:
+        """What the app's lifespan yielded; None without one."""
+        return self._link.state
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records reach the host, tagged with what this call is."""
+        return _Tagged(self._link.logger, self._tags())
+
+    @property
+    def kv(self) -> Kv:
+        """The host's key-value store."""
+        return Kv(self._ask)
+
+    @property
+    def bus(self) -> Bus:
+        """Messages between extensions."""
+        return Bus(self._ask)
+
+    @property
+    def ui(self) -> UI:
+        """The person in front of the host."""
+        return UI(self._ask, self._link.ui_kinds)
+
+    def has_ui(self, kind: methods.UiKind) -> bool:
+        """Whether the host said that it can show ``kind``."""
+        return self.ui.has(kind)
+
+    @property
+    def _ask(self) -> Ask:
+        return self._link.ask
+
+    def _tags(self) -> dict[str, object]:
+        return {}
+
+
+class _CommandTier(Context):
+    """What may act on the session."""
+
+    __slots__ = ()
+
+    @property
+    def session(self) -> Session:
+        """The conversation that the call came from."""
+        return Session(self._ask, self._raw)
+
+    @property
+    def exec(self) -> Exec:
+        """Commands, run by the host under its own rules."""
+        return Exec(self._ask, self._raw)
+
+    @property
+    def tools(self) -> Tools:
+        """The session's active tools."""
+        return Tools(self._ask)
+
+
+class ToolContext(_CommandTier):
+    """What a tool is given."""
+
+    __slots__ = ("_over", "_slots", "_tool", "call_id")
+
+    def __init__(self, link: Link, raw: dict[str, Any], call_id: str, tool: str, slots: Slots) -> None:
+        self._link = link
+        self._raw = raw
+        self._slots = slots
+        self._tool = tool
+        self._over = False
+        self.call_id = call_id
+        """The host's name for this call."""
+
+    def update(self, message: str | None = None, *, progress: float | None = None, details: object = None) -> None:
+        """Tell the host how far it is, from any thread.
+
+        Dropped once the tool has returned, and while the host does not keep up.
+
+        Args:
+            message: A line for people.
+            progress: The part that is done, from 0 to 1.
+            details: Anything else, as JSON.
+
+        Raises:
+            ValueError: ``progress`` is outside 0..1.
+            EncodeError: ``details`` has no form in JSON.
+
+        Source: protocol section 4, ``tool/update``.
+        """
+        params: dict[str, Any] = {"call_id": self.call_id}
+        if message is not None:
+            params["message"] = str(message)
+        if progress is not None:
+            if not 0 <= progress <= 1:  # NaN fails this too
+                raise ValueError(f"progress goes from 0 to 1, not {progress!r}")
+            params["progress"] = progress
+        if details is not None:
+            params["details"] = to_json(details, "$.details")
+        if not self._over:
+            self._link.tell(methods.TOOL_UPDATE, params)
+
+    @property
+    def _ask(self) -> Ask:
+        return self._ask_host
+
+    async def _ask_host(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._slots.lend(self._link.ask(method, params))
+
+    def _tags(self) -> dict[str, object]:
+        return {"tool": self._tool, "call_id": self.call_id}
+
+    def close(self) -> None:
+        """The tool has returned: progress told from now on is dropped."""
+        self._over = True
+
+
+class CommandContext(_CommandTier):
+    """What a command is given."""
+
+    __slots__ = ("_command", "arguments")
+
+    def __init__(self, link: Link, raw: dict[str, Any], command: str, arguments: dict[str, Any]) -> None:
+        super().__init__(link, raw)
+        self._command = command
+        self.arguments = arguments
+        """The arguments as the host sent them."""
+
+    def _tags(self) -> dict[str, object]:
+        return {"command": self._command}
+
+
+class HookContext(_CommandTier):
+    """What a hook is given."""
+
+    __slots__ = ("hook",)
+
+    def __init__(self, link: Link, raw: dict[str, Any], hook: str) -> None:
+        super().__init__(link, raw)
+        self.hook = hook
+        """The hook's name."""
+
+    def _tags(self) -> dict[str, object]:
+        return {"hook": self.hook}
+
+
+class EventContext(Context):
+    """What an observer is given. Events only observe, so it has no ``session`` and no ``exec``."""
+
+    __slots__ = ("name", "seq")
+
+    def __init__(self, link: Link, raw: dict[str, Any], name: str, seq: int | None) -> None:
+        super().__init__(link, raw)
+        self.name = name
+        """The event's name."""
+        self.seq = seq
+        """Its number on this connection; None for ``events_lost``. A gap says that events were shed."""
+
+    def _tags(self) -> dict[str, object]:
+        return {"event": self.name}
+
+
+class ProviderContext(Context):
+    """What a provider is given."""
+
+    __slots__ = ("_request_id", "_slots", "_streams")
+
+    def __init__(self, link: Link, raw: dict[str, Any] | None, request_id: str, slots: Slots, *, streams: bool) -> None:
+        super().__init__(link, raw or _EMPTY_CONTEXT)
+        self._request_id = request_id
+        self._slots = slots
+        self._streams = streams
+
+    async def delta(self, event: messages.StreamEvent) -> None:
+        """Send a stream event on, where the host asked for a stream; waits while the host does not keep up.
+
+        What the provider's generator yields goes this way by itself.
+
+        Source: protocol section 4, ``provider/delta``.
+        """
+        if self._streams:
+            peer = self._link.peer
+            await peer.drain()
+            peer.notify(methods.PROVIDER_DELTA, {"request_id": self._request_id, "event": unstructure_event(event)})
+
+    @property
+    def _ask(self) -> Ask:
+        return self._ask_host
+
+    async def _ask_host(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._slots.lend(self._link.ask(method, params))
+
+    def _tags(self) -> dict[str, object]:
+        return {"request_id": self._request_id}
+
+
+class TaskContext(Context):
+    """What a background task is given. It lives longer than any call, so it has no ``session`` and no ``exec``."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, link: Link, run: TaskRun) -> None:
+        super().__init__(link, _EMPTY_CONTEXT)
+        self._run = run
+
+    @property
+    def task_id(self) -> str:
+        """The id it was started under."""
+        return self._run.task_id
+
+    @property
+    def user_id(self) -> str | None:
+        """Whom it runs for; None where it is not per user."""
+        return self._run.user_id
+
+    @property
+    def payload(self) -> Any:
+        """What it was started with."""
+        return self._run.payload
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop."""
+        return self._run.stopping
+
+    async def wait_stop(self, timeout: float | None = None) -> bool:
+        """Wait until it is asked to stop, at most ``timeout`` seconds. Whether it was."""
+        return await self._run.wait_stop(timeout)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; ends early when it is asked to stop."""
+        await self._run.sleep(seconds)
+
+    def report_health(self, text: str) -> None:
+        """Say how it is doing."""
+        self._run.report_health(text)
+
+    def _tags(self) -> dict[str, object]:
+        return {"task_id": self._run.task_id}
+
+
+class _Tagged(logging.LoggerAdapter[logging.Logger]):
+    """Adds what the call is to each record, beside what the author adds."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs

@@ -1,0 +1,315 @@
+"""Frozen handler records, made once where a decorator is written. Nothing is inspected when a function is called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, get_origin
+
+from attrs import field, frozen
+
+from sepkit import contexts
+from sepkit.errors import RegistrationError
+from sepkit.schema import inspect_signature, resolve_hints
+from sepkit.wire import messages
+from sepkit.wire.converter import can_structure, structure
+
+Fn = Callable[..., Any]
+
+ALL_CONTEXTS: Final = (
+    contexts.ToolContext,
+    contexts.CommandContext,
+    contexts.HookContext,
+    contexts.EventContext,
+    contexts.ProviderContext,
+    contexts.TaskContext,
+)
+
+
+@frozen
+class ToolSpec:
+    """A tool: its registration, and how it is called."""
+
+    fn: Fn
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    deferred: bool
+    timeout: float | None
+    bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
+    context: str | None
+    is_async: bool
+
+
+@frozen
+class CommandSpec:
+    """A slash command. Arguments that it does not name are left to ``CommandContext.arguments``."""
+
+    fn: Fn
+    name: str
+    description: str
+    bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
+    context: str | None
+    is_async: bool
+
+
+@frozen
+class ObserverSpec:
+    """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
+
+    fn: Fn
+    name: str
+    """What it handles: the hook, the event, the command, the provider."""
+    value: str | None
+    """The parameter that takes the value; None where the handler does not want it."""
+    convert: Callable[[Any], Any] = field(repr=False)
+    context: str | None
+    is_async: bool
+    only: str | None = None
+    """The bus topic or the widget that it listens to; None for all."""
+
+    def arguments(self, value: object, context: object) -> dict[str, Any]:
+        """The arguments of a call, ``value`` being what ``convert`` made."""
+        found = {}
+        if self.value is not None:
+            found[self.value] = value
+        if self.context is not None:
+            found[self.context] = context
+        return found
+
+
+@frozen
+class ProviderSpec:
+    """A model provider: an async generator of stream events."""
+
+    observer: ObserverSpec
+    registration: messages.ProviderRegistration
+
+
+def where(fn: Fn) -> str:
+    """``file:line`` of a function, as short as it can be told from here."""
+    inner = inspect.unwrap(fn)
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return getattr(fn, "__module__", None) or "?"
+    path = Path(code.co_filename)
+    try:
+        shown = path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        shown = path
+    return f"{shown}:{code.co_firstlineno}"
+
+
+def is_async(fn: Fn) -> bool:
+    """Whether calling ``fn`` gives a coroutine."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def check_name(kind: str, name: str, fn: Fn | None = None) -> str:
+    """``name`` itself, if a model or a shell can write it.
+
+    Raises:
+        RegistrationError: It is empty, or has characters that do not belong in a name.
+    """
+    if name and all(c.isalnum() or c in "_-." for c in name) and name.isascii():
+        return name
+    at = f" ({where(fn)})" if fn is not None else ""
+    proposal = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in str(name)).split())
+    hint = f"; write {proposal!r}" if proposal else ""
+    raise RegistrationError(f"{kind} name {name!r}{at}: letters, digits, '-', '_' and '.' only{hint}")
+
+
+def make_tool(
+    fn: Fn,
+    *,
+    name: str | None,
+    description: str | None,
+    parameters: dict[str, Any] | None,
+    deferred: bool,
+    strict: bool,
+    timeout: float | None,
+) -> ToolSpec:
+    """The record of a tool."""
+    _check_callable(fn, "@app.tool")
+    tool = check_name("tool", _name_of(fn) if name is None else name, fn)
+    _refuse_generator(fn, f"tool {tool!r}")
+    if timeout is not None and not timeout > 0:
+        raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
+    signature = inspect_signature(
+        fn,
+        what=f"tool {tool!r}",
+        contexts=(contexts.ToolContext,),
+        other_contexts=ALL_CONTEXTS,
+        strict=strict,
+        parameters=parameters,
+    )
+    return ToolSpec(
+        fn=fn,
+        name=tool,
+        description=signature.description if description is None else description,
+        parameters=signature.parameters,
+        deferred=deferred,
+        timeout=timeout,
+        bind=signature.bind,
+        context=signature.context,
+        is_async=is_async(fn),
+    )
+
+
+def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
+    """The record of a command."""
+    _check_callable(fn, "@app.command")
+    command = check_name("command", _name_of(fn) if name is None else name.removeprefix("/"), fn)
+    _refuse_generator(fn, f"command {command!r}")
+    signature = inspect_signature(
+        fn,
+        what=f"command {command!r}",
+        contexts=(contexts.CommandContext,),
+        other_contexts=ALL_CONTEXTS,
+        extra="ignore",
+    )
+    return CommandSpec(
+        fn=fn,
+        name=command,
+        description=signature.description if description is None else description,
+        bind=signature.bind,
+        context=signature.context,
+        is_async=is_async(fn),
+    )
+
+
+def make_hook(fn: Fn, name: str) -> ObserverSpec:
+    """The record of a hook."""
+    known = messages.HOOK_INPUTS.get(name)
+    takes = "a dict" if known is None else f"{known.__name__} or a dict"
+    spec = make_observer(fn, f"hook {name!r}", name, contexts.HookContext, takes=takes)
+    annotation = resolve_hints(fn, what=f"hook {name!r}").get(spec.value) if spec.value else None
+    if isinstance(annotation, type) and annotation in messages.HOOK_INPUTS.values() and annotation is not known:
+        raise RegistrationError(
+            f"hook {name!r} ({where(fn)}): parameter {spec.value!r} is a {annotation.__name__}, "
+            "which another hook gives; "
+            f"a {name} hook takes {takes}"
+        )
+    return spec
+
+
+def make_observer(
+    fn: Fn, what: str, name: str, context: type[contexts.Context], *, takes: str, only: str | None = None
+) -> ObserverSpec:
+    """The record of a handler of one value."""
+    _check_callable(fn, what)
+    _refuse_generator(fn, what)
+    value, annotation, context_parameter = _one_value(fn, what, context, takes)
+    return ObserverSpec(
+        fn=fn,
+        name=name,
+        value=value,
+        convert=_converter(annotation, what, fn, value, takes),
+        context=context_parameter,
+        is_async=is_async(fn),
+        only=only,
+    )
+
+
+def make_provider(fn: Fn, registration: messages.ProviderRegistration) -> ProviderSpec:
+    """The record of a provider."""
+    what = f"provider {registration.name!r}"
+    check_name("provider", registration.name, fn)
+    if not inspect.isasyncgenfunction(fn):
+        raise RegistrationError(
+            f"{what} ({where(fn)}): a provider is an async generator of stream events: "
+            "`async def` with `yield Delta(...)` in it"
+        )
+    takes = "a ProviderRequest or a dict"
+    value, annotation, context = _one_value(fn, what, contexts.ProviderContext, takes)
+    convert = _converter(annotation, what, fn, value, takes)
+    observer = ObserverSpec(fn, registration.name, value, convert, context, is_async=True)
+    return ProviderSpec(observer, registration)
+
+
+def task_context(fn: Fn, task: str) -> str | None:
+    """The parameter of a background task that takes its context, where it has one."""
+    value, _, context = _one_value(fn, f"task {task!r}", contexts.TaskContext, "a TaskContext")
+    if value is not None:
+        raise RegistrationError(
+            f"task {task!r} ({where(fn)}): parameter {value!r}: a task takes a TaskContext and nothing else; "
+            "what it is started with is in ctx.payload"
+        )
+    return context
+
+
+def as_stream(spec: ProviderSpec, request: object, context: object) -> AsyncIterator[object]:
+    """The stream of a provider's answer to ``request``."""
+    stream: AsyncIterator[object] = spec.observer.fn(**spec.observer.arguments(request, context))
+    return stream
+
+
+def _one_value(fn: Fn, what: str, context: type[contexts.Context], takes: str) -> tuple[str | None, Any, str | None]:
+    """The parameter that takes the value, what it is annotated with, and the one that takes the context."""
+    hints = resolve_hints(fn, what=what)
+    value: str | None = None
+    found_context: str | None = None
+    for parameter in inspect.signature(fn).parameters.values():
+        at = f"{what} ({where(fn)}): parameter {parameter.name!r}"
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise RegistrationError(f"{at} has no name to be given by; write plain parameters")
+        if parameter.name not in hints:
+            if parameter.default is not parameter.empty:
+                continue  # bound by the author (`lambda x=x: …`); left alone
+            raise RegistrationError(f"{at} has no annotation; annotate it with {takes}, or with {context.__name__}")
+        hint = hints[parameter.name]
+        if isinstance(hint, type) and issubclass(hint, contexts.Context):
+            if not issubclass(context, hint):
+                raise RegistrationError(f"{at} is a {hint.__name__}, which is not given here; write {context.__name__}")
+            if found_context is not None:
+                raise RegistrationError(f"{at} is a second context; one is enough")
+            found_context = parameter.name
+        elif value is None:
+            value = parameter.name
+        elif parameter.default is parameter.empty:
+            raise RegistrationError(
+                f"{at} is one too many: besides a {context.__name__} it takes one value ({takes}), "
+                f"and that is {value!r}"
+            )
+    return value, hints.get(value) if value else None, found_context
+
+
+def _converter(annotation: Any, what: str, fn: Fn, parameter: str | None, takes: str) -> Callable[[Any], Any]:
+    if parameter is None or annotation in (Any, object, dict, Mapping) or get_origin(annotation) in (dict, Mapping):
+        return _as_it_is
+    if (origin := get_origin(annotation)) is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return _as_it_is
+    if not can_structure(annotation):
+        raise RegistrationError(
+            f"{what} ({where(fn)}): parameter {parameter!r}: no value can be made for {annotation!r}; "
+            f"annotate it with {takes}"
+        )
+    return functools.partial(_structured, annotation)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _structured(annotation: Any, value: Any) -> Any:
+    return structure(value, annotation)
+
+
+def _name_of(fn: Fn) -> str:
+    return getattr(fn, "__name__", "") or type(fn).__name__
+
+
+def _check_callable(fn: object, what: str) -> None:
+    if not callable(fn) or isinstance(fn, type):
+        raise RegistrationError(f"{what} decorates a function, not {fn!r}")
+
+
+def _refuse_generator(fn: Fn, what: str) -> None:
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise RegistrationError(
+            f"{what} ({where(fn)}) is a generator; return its result, and tell progress with ctx.update()"
+        )
