@@ -1,0 +1,68 @@
+"""The command line. A verb's module, and what it needs, is imported when the verb is called.
+
+Human text goes to stderr, data to stdout.
+"""
+
+from __future__ import annotations
+
+import importlib
+from enum import IntEnum
+from typing import Final
+
+import click
+
+from sepkit import __version__
+from sepkit.errors import LoadError
+
+
+class ExitCode(IntEnum):
+    """What a verb exits with."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_MODULE = 3
+    NO_ATTRIBUTE = 4
+    NOT_AN_APP = 5
+    IMPORT_FAILED = 6
+    BAD_REGISTRATION = 7
+    INTERRUPTED = 130
+
+
+_BY_KIND: Final = {
+    "usage": ExitCode.USAGE,
+    "module": ExitCode.NO_MODULE,
+    "attribute": ExitCode.NO_ATTRIBUTE,
+    "not-an-app": ExitCode.NOT_AN_APP,
+    "import": ExitCode.IMPORT_FAILED,
+    "registration": ExitCode.BAD_REGISTRATION,
+}
+
+_VERBS: Final = ("run", "call", "inspect")
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"sepkit.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sepkit")
+def main() -> None:
+    """Serve, call and inspect extensions of AI agents, written with sepkit."""
+
+
+def fail_to_load(error: LoadError) -> ExitCode:
+    """Say on stderr why there is no App; the exit code for it."""
+    if error.kind == "import" and error.__cause__ is not None:
+        from sepkit.loader import user_traceback
+
+        click.echo(user_traceback(error.__cause__), err=True, nl=False)
+    click.echo(f"sepkit: {error}", err=True)
+    return _BY_KIND[error.kind]

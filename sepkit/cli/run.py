@@ -1,0 +1,52 @@
+"""``sepkit run``: serve an App over stdin and stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from sepkit.cli import ExitCode, fail_to_load
+from sepkit.errors import LoadError
+from sepkit.transports.stdio import claim_stdio
+
+
+@click.command("run")
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "--loop", "loop_kind", type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto", show_default=True
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option("--max-concurrency", type=click.IntRange(1), default=256, show_default=True, help="Calls at once.")
+@click.option("--max-frame-bytes", type=click.IntRange(1024), default=64 * 1024 * 1024, show_default=True)
+@click.option("--grace", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to finish in.")
+def command(
+    target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
+) -> None:
+    """Serve MODULE:APP, such as app:app or path/to/app.py:app, to the host at stdin and stdout."""
+    claim_stdio()  # before the author's code can write to it
+    # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
+    from sepkit.loader import load
+    from sepkit.runner import install_stderr_log, run
+
+    stderr = install_stderr_log(logging.getLevelNamesMapping()[log_level.upper()])
+    try:
+        app = load(target)
+    except LoadError as error:
+        code: int = fail_to_load(error)
+        stderr.flush_within(0.5)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    else:
+        code = run(
+            app,
+            stderr=stderr,
+            loop_kind=loop_kind,  # type: ignore[arg-type]  # click has checked it
+            max_concurrency=max_concurrency,
+            max_frame_bytes=max_frame_bytes,
+            grace=grace,
+        )
+    sys.exit(code)
