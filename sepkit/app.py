@@ -5,7 +5,6 @@ No I/O: an App knows neither transport nor frame, and may be served over several
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -541,6 +540,8 @@ def _add(table: dict[str, V], kind: str, name: str, spec: V) -> None:
 
 
 def _closest(name: object, known: Iterable[str], *, only_near: bool = False) -> str:
+    import difflib  # 1 ms, and only for who mistypes
+
     found = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8 if only_near else 0.6)
     if found:
         return f"; did you mean {found[0]!r}?"

@@ -17,32 +17,22 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import orjson
-
 from sepkit.app import App
-from sepkit.contexts import CommandContext, EventContext, HookContext, ProviderContext, TaskContext, ToolContext
-from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError, ToolError
-from sepkit.handlers import ObserverSpec, ToolSpec, as_stream
-from sepkit.lanes import Mailbox, Slots
-from sepkit.peer import Peer, RequestHandler, unexpected, unknown_method
-from sepkit.results import (
-    Block,
-    Decision,
-    argument_failure,
-    command_result,
-    completions_result,
-    patched,
-    tool_failure,
-    tool_result,
-)
+from sepkit.calls import Calls, checked
+from sepkit.contexts import TaskContext
+from sepkit.errors import InternalError, InvalidParams, InvalidRequest
+from sepkit.handlers import name_of
+from sepkit.lanes import Slots
+from sepkit.lifespan import Lifespan
+from sepkit.observers import Observers
+from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.services import Link
-from sepkit.streams import StreamFold
 from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
 from sepkit.threads import DaemonThreads
 from sepkit.transports.base import Transport
 from sepkit.watch import LoopWatch
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import unstructure
 
 MAX_CONCURRENCY: Final = 256
 MAX_WAITING: Final = 1024
@@ -52,7 +42,8 @@ SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exi
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
 _RESERVE: Final = 1.0
 
-_TIERS: Final = ("event", "command")
+_Happening = tuple[messages.EventParams, dict[str, Any], asyncio.Future[None]]
+"""An event, the payload for one handler, and the handshake that must have succeeded before it is told."""
 
 _log = logging.getLogger("sepkit")
 
@@ -81,25 +72,26 @@ class Dispatcher:
     ) -> None:
         self._app = app
         self._on_ready = on_ready
-        self._transport = transport
         self._grace = grace
-        self._slots = Slots(max_concurrency, max_waiting)
         self._threads = DaemonThreads()
+        self._watch = LoopWatch(_handlers_by_code(app), self._busy)
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
         self._link = Link(app.name, self._peer)
+        self._calls = Calls(app, self._link, Slots(max_concurrency, max_waiting), self._threads, self._watch)
+        self._observers = Observers(app, self._link, self._calls)
         self._supervisor = Supervisor(self._launch_task, on_change=self._task_changed)
         self._registrations = app.registrations()
-        self._mailboxes = {
-            spec: Mailbox(f"{spec.name} handler {spec.fn.__name__}", self._observer(spec))
-            for specs in app.events.values()
-            for spec in specs
-        }
-        self._watch = LoopWatch(_handlers_by_code(app), self._busy)
         self._starting: asyncio.Future[None] | None = None  # done when the handshake has succeeded or failed
-        self._lifespan: _Lifespan | None = None
+        self._lifespan: Lifespan | None = None
         self._ended: asyncio.Event = asyncio.Event()
         self._ending = False
         self._failure: BaseException | None = None
+        self._ready: dict[str, RequestHandler] = {
+            **self._calls.routes(),
+            methods.PING: self._ping,
+            methods.SHUTDOWN: self._shutdown,
+            methods.INITIALIZE: _refuse_second,
+        }
         self._be_new()
 
     @property
@@ -108,7 +100,7 @@ class Dispatcher:
         return self._peer
 
     def _busy(self) -> bool:
-        return self._peer.busy or any(box.task for box in self._mailboxes.values()) or bool(self._app.tasks.status())
+        return self._peer.busy or bool(self._observers.running) or self._supervisor.busy
 
     # -- the life ------------------------------------------------------------------------------------------------------
 
@@ -149,51 +141,75 @@ class Dispatcher:
         finally:
             self._ended.set()
 
-    async def _shutdown(self, params: dict[str, Any]) -> object:
+    def _shutdown(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        # The state changes before the next frame is looked at, and before end-of-file, as at the handshake.
+        is_first, self._ending = not self._ending, True
+        self._refuse_more()
+        return self._shut_down() if is_first else self._end_too()
+
+    async def _shut_down(self) -> object:
         """The answer to ``shutdown`` is the last thing that the host reads."""
-        if self._ending:
-            raise InvalidRequest("already shutting down")
-        self._ending = True
-        await self._wind_down(min(self._grace, SHUTDOWN_GRACE))
-        # Only now: a task that has not written its answer yet must not find the transport closed.
-        asyncio.get_running_loop().call_soon(self._hang_up)
+        # In a task of its own: a host that cancels its `shutdown` gets its answer, and the end goes on.
+        loop = asyncio.get_running_loop()
+        grace = min(self._grace, SHUTDOWN_GRACE)
+        deadline = loop.time() + grace
+        winding_down = self._finishing = loop.create_task(self._wind_down(grace, asyncio.current_task()))
+        try:
+            await asyncio.shield(winding_down)
+        finally:
+            # Only in a later turn: a task that has not written its answer yet must not find the transport closed.
+            winding_down.add_done_callback(lambda _: self._hang_up(deadline))
         return {}
 
-    def _hang_up(self) -> None:
-        self._finishing = asyncio.get_running_loop().create_task(self._close())
+    async def _end_too(self) -> object:
+        """A ``shutdown`` that waited for the handshake, and meanwhile the end has begun without it."""
+        await self._peer.wait_idle(SHUTDOWN_GRACE, except_for=asyncio.current_task())
+        return {}
 
-    async def _close(self) -> None:
+    def _hang_up(self, deadline: float) -> None:
+        self._finishing = asyncio.get_running_loop().create_task(self._close(deadline))
+
+    async def _close(self, deadline: float) -> None:
+        """Let the host read what waits for it, then close."""
+        left = deadline - asyncio.get_running_loop().time()
         try:
-            await _within(1.0, self._peer.aclose())
+            await _within(max(_RESERVE / 2, left), self._peer.aclose())
         finally:
             self._ended.set()
 
     async def _end(self, grace: float) -> None:
         self._ending = True
+        deadline = asyncio.get_running_loop().time() + grace
         await self._wind_down(grace)
-        await _within(_RESERVE / 2, self._peer.aclose())
+        await self._close(deadline)
 
-    async def _wind_down(self, grace: float) -> None:
-        """Finish what was accepted, then end tasks, observers and the lifespan; all within ``grace`` seconds."""
+    def _refuse_more(self) -> None:
+        self._peer.routes, self._peer.fallback = {methods.PING: self._ping}, _refuse_ending
+
+    async def _wind_down(self, grace: float, asking: asyncio.Task[Any] | None = None) -> None:
+        """Finish what was accepted, then end tasks, observers and the lifespan; all within ``grace`` seconds.
+
+        ``asking`` is who asked for it, and is not waited for.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
-        self._peer.routes, self._peer.fallback = {methods.PING: self._ping}, _refuse_ending
-        this = asyncio.current_task()
-        stopping_tasks = loop.create_task(self._supervisor.aclose(max(0.0, grace - _RESERVE)))
-        idle = await self._peer.wait_idle(grace - _RESERVE, except_for=this)
-        observing = [box.task for box in self._mailboxes.values() if box.task is not None]
+        reserve = min(_RESERVE, grace / 2)
+        self._refuse_more()
+        stopping_tasks = loop.create_task(self._supervisor.aclose(grace - reserve))
+        idle = await self._peer.wait_idle(grace - reserve, except_for=asking)
+        observing = self._observers.running
         if observing:
-            await asyncio.wait(observing, timeout=max(0.0, deadline - _RESERVE - loop.time()))
+            await asyncio.wait(observing, timeout=max(0.0, deadline - reserve - loop.time()))
         if not idle:
-            _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(this))
-            self._peer.cancel_all(except_for=this)
+            _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
+            self._peer.cancel_all(except_for=asking)
         for task in observing:
             task.cancel()
         if not idle:
-            await self._peer.wait_idle(_RESERVE / 4, except_for=this)
-        await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - _RESERVE / 2 - loop.time()))
+            await self._peer.wait_idle(reserve / 4, except_for=asking)
+        await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - reserve / 2 - loop.time()))
         if self._lifespan is not None:
-            await self._lifespan.leave(max(0.1, deadline - _RESERVE / 4 - loop.time()))
+            await self._lifespan.leave(max(0.1, deadline - reserve / 4 - loop.time()))
         self._app.tasks.bind(None)
         if stuck := self._threads.running:
             _log.warning("left behind in their threads: %s", ", ".join(stuck))
@@ -216,32 +232,23 @@ class Dispatcher:
         self._peer.fallback = _refuse_new
 
     def _be_starting(self) -> None:
-        self._starting = asyncio.get_running_loop().create_future()
+        self._starting = self._observers.started = asyncio.get_running_loop().create_future()
         self._peer.routes = {methods.PING: self._ping, methods.INITIALIZE: _refuse_second}
         self._peer.fallback = self._later
 
     def _be_ready(self) -> None:
-        self._peer.routes = {
-            methods.TOOL_EXECUTE: self._tool_execute,
-            methods.HOOK: self._hook,
-            methods.COMMAND_EXECUTE: self._command_execute,
-            methods.COMMAND_COMPLETE: self._command_complete,
-            methods.PROVIDER_COMPLETE: self._provider_complete,
-            methods.PROVIDER_OAUTH_LOGIN: self._oauth_login,
-            methods.PROVIDER_OAUTH_REFRESH: self._oauth_refresh,
-            methods.PING: self._ping,
-            methods.SHUTDOWN: self._shutdown,
-            methods.INITIALIZE: _refuse_second,
-        }
-        self._peer.fallback = unknown_method
+        if not self._ending:
+            self._peer.routes, self._peer.fallback = self._ready, unknown_method
 
     def _later(self, method: str) -> RequestHandler:
         """The handler of a request that came while the lifespan was being entered."""
+        starting = self._starting
+        assert starting is not None
 
         async def wait(params: dict[str, Any]) -> object:
-            assert self._starting is not None
-            await asyncio.shield(self._starting)
-            return await (self._peer.routes.get(method) or self._peer.fallback(method))(params)
+            await asyncio.shield(starting)
+            # Not the peer's routes: the end may have begun meanwhile, but this one was accepted before it.
+            return await (self._ready.get(method) or unknown_method(method))(params)
 
         return wait
 
@@ -256,27 +263,27 @@ class Dispatcher:
         starting = self._starting
         assert starting is not None
         try:
-            handshake = _checked(params, messages.InitializeParams)
+            handshake = checked(params, messages.InitializeParams)
             self._link.greet(handshake)
             self._app.set_flags(handshake.flags or {})
             self._app.tasks.bind(self._supervisor)
             if self._app.lifespan is not None:
-                self._lifespan = _Lifespan(self._app)
+                self._lifespan = Lifespan(self._app)
                 self._link.state = await self._lifespan.enter()
-        except InvalidParams as error:
-            self._be_new()
+        except (InvalidParams, asyncio.CancelledError):
+            if not self._ending:  # the host may try again
+                self._be_new()
             starting.set_exception(InvalidRequest("the handshake failed"))
             starting.exception()  # nobody may be waiting
-            raise error
+            raise
         except Exception as error:
             # An extension that could not start serves nobody: answer, then end.
             self._failure = error
             starting.set_exception(InternalError("the extension could not start"))
             starting.exception()
             asyncio.get_running_loop().call_soon(self._begin_end)
-            raise self._unexpected(error, "the extension's lifespan failed") from None
-        if not self._ending:
-            self._be_ready()
+            raise self._calls.unexpected(error, "the extension's lifespan failed") from None
+        self._be_ready()
         starting.set_result(None)
         asyncio.get_running_loop().call_soon(self._after_handshake)
         return unstructure(
@@ -296,282 +303,13 @@ class Dispatcher:
     async def _ping(self, params: dict[str, Any]) -> object:
         return {}
 
-    # -- tools ---------------------------------------------------------------------------------------------------------
-
-    async def _tool_execute(self, params: dict[str, Any]) -> object:
-        # The shape is checked by hand: the converter finds the same faults, at three times the price (1.5 µs).
-        call_id, name, arguments = params.get("call_id"), params.get("tool"), params.get("arguments")
-        raw = params.get("context")
-        if not (
-            type(call_id) is str
-            and type(name) is str
-            and type(arguments) is dict
-            and type(raw) is dict
-            and type(raw.get("token")) is str
-            and raw.get("tier") in _TIERS
-        ):
-            checked = _checked(params, messages.ToolExecuteParams)
-            call_id, name, arguments, raw = (
-                checked.call_id,
-                checked.tool,
-                checked.arguments,
-                unstructure(checked.context),
-            )
-        tool = self._app.tools.get(name)
-        if tool is None:
-            return tool_failure(f"There is no tool {name!r}. Known: {', '.join(self._app.tools) or 'none'}.")
-        try:
-            values = tool.bind(arguments)
-        except InvalidData as error:
-            return argument_failure(name, error)
-        slots = self._slots
-        if slots.running < slots.size and not self._transport.congested:
-            slots.running += 1
-        else:
-            await self._take_slot()
-        if self._watch.asleep:
-            self._watch.wake()
-        context = None
-        if tool.context is not None:
-            assert type(raw) is dict
-            context = values[tool.context] = ToolContext(self._link, raw, call_id, name, slots)
-        try:
-            value = await (
-                tool.fn(**values) if tool.is_async and tool.timeout is None else self._call_tool(tool, values)
-            )
-            return tool_result(value)
-        except ToolError as error:
-            return tool_failure(str(error))
-        except EncodeError as error:
-            return tool_failure(f"The result of {name} cannot be sent: {error}")
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            return self._tool_broke(name, error)
-        finally:
-            if context is not None:
-                context.close()
-            slots.release()
-
-    async def _take_slot(self) -> None:
-        """Wait for a slot, and for the host to have read enough of what went before."""
-        if self._slots.running < self._slots.size:
-            self._slots.running += 1
-        else:
-            await self._slots.wait()
-        try:
-            await self._peer.drain()
-        except BaseException:
-            self._slots.release()
-            raise
-
-    async def _call_tool(self, tool: ToolSpec, values: dict[str, Any]) -> object:
-        """Call a tool that runs in a thread, or has a time limit."""
-        limit = asyncio.timeout(tool.timeout)
-        try:
-            async with limit:
-                return await (tool.fn(**values) if tool.is_async else self._threads.run(tool.fn, **values))
-        except TimeoutError:
-            if limit.expired():
-                raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
-            raise
-
-    def _tool_broke(self, name: str, error: BaseException) -> dict[str, Any]:
-        internal = self._unexpected(error, f"The tool {name} failed")
-        return tool_failure(internal.message, internal.data)
-
-    # -- hooks ---------------------------------------------------------------------------------------------------------
-
-    async def _hook(self, params: dict[str, Any]) -> object:
-        call = _checked(params, messages.HookParams)
-        specs = self._app.hooks.get(call.hook, ())
-        context = HookContext(self._link, unstructure(call.context), call.hook)
-        value = call.input
-        for spec in specs:
-            # Each handler has a copy: what it changes in place and does not return is no decision.
-            mine = orjson.loads(orjson.dumps(value)) if len(specs) > 1 else value
-            decision = await self._decide(spec, call.hook, mine, context)
-            if isinstance(decision, Block):
-                return {"action": "block", "reason": decision.reason} if decision.reason else {"action": "block"}
-            if decision is not None:
-                value = decision
-        return {"action": "continue"} if value is call.input else {"action": "modify", "patch": value}
-
-    async def _decide(
-        self, spec: ObserverSpec, hook: str, value: dict[str, Any], context: HookContext
-    ) -> dict[str, Any] | Block | None:
-        try:
-            given = spec.convert(value)
-        except InvalidData as error:
-            raise InvalidParams(f"the input does not fit the hook {hook!r}: {error}", data=_faults(error)) from None
-        try:
-            return patched(hook, given, value, await self._call(spec, given, context))
-        except (TypeError, InvalidData, EncodeError) as error:
-            raise self._unexpected(error, f"the {hook} hook {spec.fn.__name__} gave a bad decision") from None
-
-    # -- events --------------------------------------------------------------------------------------------------------
+    # -- events and tasks --------------------------------------------------------------------------------------------
 
     def _event(self, params: dict[str, Any]) -> None:
         if self._starting is None or self._ending:
             _log.debug("ignored an event outside of the session")
-            return
-        try:
-            event: messages.EventParams = structure(params, messages.EventParams)
-        except InvalidData as error:
-            _log.warning("ignored a malformed event: %s", error)
-            return
-        payload = event.payload
-        for spec in self._app.events.get(event.event, ()):
-            if spec.only is not None and spec.only != payload.get(
-                "topic" if event.event == "bus/event" else "widget_id"
-            ):
-                continue
-            self._mailboxes[spec].put((event, payload))
-
-    def _observer(self, spec: ObserverSpec) -> Callable[[tuple[messages.EventParams, dict[str, Any]]], Any]:
-        said: set[str] = set()
-        what = f"the {spec.name} handler {spec.fn.__name__}"
-
-        async def observe(item: tuple[messages.EventParams, dict[str, Any]]) -> None:
-            event, payload = item
-            assert self._starting is not None
-            await asyncio.shield(self._starting)
-            value = payload.get("payload", {}) if event.event == "bus/event" else payload
-            try:
-                context = EventContext(self._link, unstructure(event.context), event.event, event.seq)
-                returned = await self._call(spec, spec.convert(value), context)
-            except InvalidData as error:
-                _log.warning("%s was not called: the payload does not fit: %s", what, error)
-            except RpcError:
-                return  # said, where it became one
-            else:
-                if isinstance(returned, Decision) and "decision" not in said:
-                    said.add("decision")
-                    _log.error(
-                        "%s returned a %s, which nobody heeds: an event has already happened. Use @app.hook to decide.",
-                        what,
-                        type(returned).__name__,
-                    )
-
-        return observe
-
-    # -- commands ------------------------------------------------------------------------------------------------------
-
-    async def _command_execute(self, params: dict[str, Any]) -> object:
-        call = _checked(params, messages.CommandExecuteParams)
-        command = self._app.commands.get(call.command)
-        if command is None:
-            raise InvalidParams(f"no command {call.command!r}", data={"known": list(self._app.commands)})
-        arguments = call.arguments or {}
-        try:
-            values = command.bind(arguments)
-        except InvalidData as error:
-            raise InvalidParams(f"the arguments of {call.command} do not fit: {error}", data=_faults(error)) from None
-        if command.context is not None:
-            values[command.context] = CommandContext(self._link, unstructure(call.context), call.command, arguments)
-        self._watch.wake()
-        what = f"the command {call.command} failed"
-        try:
-            return command_result(
-                await (command.fn(**values) if command.is_async else self._threads.run(command.fn, **values))
-            )
-        except ToolError as error:
-            raise InternalError(str(error)) from None
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            raise self._unexpected(error, what) from None
-
-    async def _command_complete(self, params: dict[str, Any]) -> object:
-        call = _checked(params, messages.CommandCompleteParams)
-        if call.command not in self._app.commands:
-            raise InvalidParams(f"no command {call.command!r}", data={"known": list(self._app.commands)})
-        spec = self._app.completers.get(call.command)
-        if spec is None:
-            return {"completions": []}
-        context = CommandContext(self._link, unstructure(call.context), call.command, {})
-        return completions_result(await self._call(spec, spec.convert(call.partial or ""), context))
-
-    # -- providers -----------------------------------------------------------------------------------------------------
-
-    async def _provider_complete(self, params: dict[str, Any]) -> object:
-        call = _checked(params, messages.ProviderCompleteParams)
-        spec = self._app.providers.get(call.provider)
-        if spec is None:
-            raise InvalidParams(f"no provider {call.provider!r}", data={"known": list(self._app.providers)})
-        slots = self._slots
-        await self._take_slot()
-        self._watch.wake()
-        context = ProviderContext(
-            self._link,
-            None if call.context is None else unstructure(call.context),
-            call.request_id,
-            slots,
-            streams=bool(call.stream),
-        )
-        fold = StreamFold()
-        request = params if spec.observer.convert(params) is params else call
-        stream = as_stream(spec, request, context)
-        try:
-            async for event in stream:
-                fold.add(event)
-                await context.delta(event)  # type: ignore[arg-type]  # the fold has checked it
-            return fold.result()
-        except (RpcError, asyncio.CancelledError):
-            raise
-        except BaseException as error:
-            raise self._unexpected(error, f"the provider {call.provider} failed") from None
-        finally:
-            slots.release()
-            # Its own `finally` runs now, not when the garbage is collected: it closes the upstream call.
-            await stream.aclose()  # type: ignore[attr-defined]
-
-    async def _oauth_login(self, params: dict[str, Any]) -> object:
-        return await self._oauth(self._app.oauth_logins, params)
-
-    async def _oauth_refresh(self, params: dict[str, Any]) -> object:
-        return await self._oauth(self._app.oauth_refreshes, params)
-
-    async def _oauth(self, table: dict[str, ObserverSpec], params: dict[str, Any]) -> object:
-        call = _checked(params, messages.OAuthParams)
-        spec = table.get(call.provider)
-        if spec is None:
-            raise InvalidParams(f"no OAuth handler for provider {call.provider!r}", data={"known": list(table)})
-        raw = None if call.context is None else unstructure(call.context)
-        context = ProviderContext(self._link, raw, "", self._slots, streams=False)
-        credentials = await self._call(spec, spec.convert(params), context)
-        if not isinstance(credentials, messages.Credentials):
-            got = type(credentials).__name__
-            raise self._unexpected(
-                TypeError(f"expected Credentials, got {got}"), f"the OAuth handler {spec.fn.__name__} failed"
-            )
-        return unstructure(credentials)
-
-    # -- what handlers share -------------------------------------------------------------------------------------------
-
-    async def _call(self, spec: ObserverSpec, value: object, context: object) -> object:
-        """Call a handler of one value.
-
-        Raises:
-            InternalError: It raised; what it raised has been logged, and does not cross.
-        """
-        if self._watch.asleep:
-            self._watch.wake()
-        arguments = spec.arguments(value, context)
-        try:
-            return await (spec.fn(**arguments) if spec.is_async else self._threads.run(spec.fn, **arguments))
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            raise self._unexpected(error, f"the {spec.name} handler {spec.fn.__name__} failed") from None
-
-    def _unexpected(self, error: BaseException, what: str) -> InternalError:
-        internal = unexpected(error, what)
-        if self._app.expose_errors:
-            return InternalError(f"{internal.message}: {type(error).__name__}: {error}", data=internal.data)
-        return internal
-
-    # -- tasks ---------------------------------------------------------------------------------------------------------
+        else:
+            self._observers.take(params)
 
     async def _launch_task(self, spec: TaskSpec, run: TaskRun) -> object:
         self._watch.wake()
@@ -582,59 +320,6 @@ class Dispatcher:
         # The exception's text stays here, as a tool's does; the supervisor has logged it with its traceback.
         error = health.error if self._app.expose_errors or health.error is None else health.error.partition(":")[0]
         _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
-
-
-class _Lifespan:
-    """An app's lifespan, entered and left in one task, as task groups and cancel scopes within it need."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._leave = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def enter(self) -> Any:
-        """Enter it, and return what it yields."""
-        entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.get_running_loop().create_task(self._run(entered), name="lifespan")
-        return await entered
-
-    async def _run(self, entered: asyncio.Future[Any]) -> None:
-        assert self._app.lifespan is not None
-        try:
-            async with self._app.lifespan(self._app) as state:
-                if not entered.done():
-                    entered.set_result(state)
-                await self._leave.wait()
-        except BaseException as error:
-            if entered.done():
-                _log.error("the lifespan failed at its end", exc_info=error)
-            else:
-                entered.set_exception(_startable(error))
-
-    async def leave(self, seconds: float) -> None:
-        """Leave it; after ``seconds`` it is cancelled."""
-        self._leave.set()
-        if self._task is None:
-            return
-        _, left = await asyncio.wait([self._task], timeout=seconds)
-        if left:
-            _log.warning("the lifespan did not end within the grace")
-            self._task.cancel()
-
-
-def _startable(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _checked(params: dict[str, Any], cls: Any) -> Any:
-    try:
-        return structure(params, cls)
-    except InvalidData as error:
-        raise InvalidParams(f"invalid params: {error}", data=_faults(error)) from None
-
-
-def _faults(error: InvalidData) -> dict[str, Any]:
-    return {"errors": [fault.as_dict() for fault in error.faults]}
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
@@ -674,7 +359,7 @@ def _handlers_by_code(app: App) -> dict[object, str]:
     for kind, table in (("hook", app.hooks), ("event", app.events)):
         for name, specs in table.items():
             for spec in specs:
-                add(f"{kind} {name} handler {spec.fn.__name__}", spec.fn)
+                add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
     for provider in app.providers.values():
         add(f"provider {provider.observer.name}", provider.observer.fn)
     for task in app.task_specs.values():

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class Code(IntEnum):
@@ -97,12 +97,23 @@ class Fault:
         return {"path": self.path, "expected": self.expected, "received": self.received}
 
 
+# Where looking for faults ends, in each array and object: of a list with a million wrong items nobody reads all, and a
+# million exceptions are 15 s and a gigabyte.
+MOST_FAULTS: Final = 1000
+
+
 class InvalidData(SepkitError):
-    """Data does not fit its type. ``faults`` holds all of its faults, not only the first."""
+    """Data does not fit its type. ``faults`` holds all its faults, not only the first; of an array, at most 1,000."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(map(str, self.faults)))
+        more = len(self.faults) - len(self.told)
+        super().__init__("; ".join(map(str, self.told)) + (f"; and {more} more" if more else ""))
+
+    @property
+    def told(self) -> tuple[Fault, ...]:
+        """As many of the faults as go into a message."""
+        return self.faults[:50]
 
 
 class EncodeError(SepkitError):

@@ -104,6 +104,13 @@ def where(fn: Fn) -> str:
     return f"{shown}:{code.co_firstlineno}"
 
 
+def name_of(fn: Fn) -> str:
+    """What ``fn`` is called: the function itself, or what is called in its place."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", "") or type(fn).__name__
+
+
 def is_async(fn: Fn) -> bool:
     """Whether calling ``fn`` gives a coroutine."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
@@ -135,7 +142,7 @@ def make_tool(
 ) -> ToolSpec:
     """The record of a tool."""
     _check_callable(fn, "@app.tool")
-    tool = check_name("tool", _name_of(fn) if name is None else name, fn)
+    tool = check_name("tool", name_of(fn) if name is None else name, fn)
     _refuse_generator(fn, f"tool {tool!r}")
     if timeout is not None and not timeout > 0:
         raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
@@ -163,7 +170,7 @@ def make_tool(
 def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
     """The record of a command."""
     _check_callable(fn, "@app.command")
-    command = check_name("command", _name_of(fn) if name is None else name.removeprefix("/"), fn)
+    command = check_name("command", name_of(fn) if name is None else name.removeprefix("/"), fn)
     _refuse_generator(fn, f"command {command!r}")
     signature = inspect_signature(
         fn,
@@ -297,10 +304,6 @@ def _as_it_is(value: Any) -> Any:
 
 def _structured(annotation: Any, value: Any) -> Any:
     return structure(value, annotation)
-
-
-def _name_of(fn: Fn) -> str:
-    return getattr(fn, "__name__", "") or type(fn).__name__
 
 
 def _check_callable(fn: object, what: str) -> None:

@@ -9,15 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TypeVar
 
 from sepkit.app import App
 from sepkit.errors import LoadError, RegistrationError
+from sepkit.tracebacks import authors_part, is_foreign
 
 R = TypeVar("R")
-
-_PACKAGE = str(Path(__file__).parent)
 
 
 def load(target: str) -> App:
@@ -108,7 +107,7 @@ def _written_at(error: BaseException) -> str:
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         filename = frame.f_code.co_filename
-        if not filename.startswith((_PACKAGE, "<frozen")):
+        if is_foreign(filename):
             place = f"\n  written at {filename}:{line}"
     return place
 
@@ -137,14 +136,5 @@ def _find(module: ModuleType, place: str, attribute: str) -> App:
 
 def user_traceback(error: BaseException) -> str:
     """The traceback of ``error`` as its author knows it: without the frames of sepkit and of the import system."""
-    shown = traceback.TracebackException(type(error), error, _outside(error.__traceback__), compact=True)
+    shown = traceback.TracebackException(type(error), error, authors_part(error), compact=True)
     return "".join(shown.format())
-
-
-def _outside(tb: TracebackType | None) -> TracebackType | None:
-    while tb is not None:
-        filename = tb.tb_frame.f_code.co_filename
-        if not (filename.startswith((_PACKAGE, "<frozen importlib")) or "importlib" in Path(filename).parts):
-            return tb
-        tb = tb.tb_next
-    return None

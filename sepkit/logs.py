@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sepkit.errors import EncodeError
 from sepkit.peer import Peer
+from sepkit.results import sayable
 from sepkit.wire import methods
 from sepkit.wire.converter import to_json
 
@@ -53,7 +54,11 @@ class WireHandler(logging.Handler):
                         fields[name] = to_json(value)
                     except EncodeError:
                         fields[name] = repr(value)
-            params = {"level": level_name(record.levelno), "message": record.getMessage(), "fields": fields}
+            message = record.getMessage()
+            if record.name == "asyncio" and record.exc_info:
+                # "Task exception was never retrieved", followed by the repr of the exception.
+                message = message.partition("\n")[0]
+            params = {"level": level_name(record.levelno), "message": sayable(message), "fields": fields}
             self._peer.notify(methods.LOG, params, lossy=True)
         except Exception:
             return

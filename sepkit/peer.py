@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import sys
 import threading
 from collections import Counter, deque
@@ -37,8 +37,10 @@ from sepkit.errors import (
     RequestTimeout,
     RpcError,
 )
+from sepkit.tracebacks import authors_part
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
+from sepkit.wire.frames import loads
 
 RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
@@ -49,14 +51,20 @@ _log = logging.getLogger("sepkit.peer")
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
 
 
-def start_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Start ``work`` as a task: from Python 3.12 on at once, up to its first wait; before, in the loop's next turn.
+if sys.version_info >= (3, 12):
 
-    The only place that knows the difference. A handler that never waits is answered ~2 µs sooner by the eager start.
-    """
-    if sys.version_info >= (3, 12):
+    def start_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start ``work`` as a task: at once, up to its first wait.
+
+        The only difference between the Pythons. A handler that never waits is answered ~1 µs sooner by the eager start.
+        """
         return asyncio.Task(work, loop=loop, name=name, eager_start=True)
-    return asyncio.Task(work, loop=loop, name=name)  # without a name, making one up costs 0.3 µs
+
+else:
+
+    def start_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start ``work`` as a task, in the loop's next turn."""
+        return asyncio.Task(work, loop=loop, name=name)  # without a name, making one up costs 0.3 µs
 
 
 class Peer:
@@ -82,7 +90,7 @@ class Peer:
         self.fallback: Callable[[str], RequestHandler] = unknown_method
         self.dropped: Counter[str] = Counter()
         """Lossy frames that were not sent, by method."""
-        self._transport = transport
+        self.transport = transport
         self._on_end = on_end
         self._loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by start()
         self._thread = 0
@@ -101,27 +109,45 @@ class Peer:
         """Begin to receive. Call it in the running loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._transport.start(self)
+        self.transport.start(self)
 
     # -- in: the receiver of the transport -----------------------------------------------------------------------------
 
     def frames_received(self, lines: list[bytes | FrameError]) -> None:
         """Decode each line, and hand it to where it belongs."""
         for line in lines:
+            # A well-formed request of a known method is told in one go; whatever is not takes the long way, which finds
+            # out what it is. One dictionary look-up for each fact saves 0.6 µs of 5 a call.
             try:
-                if type(line) is not bytes:
-                    raise line  # type: ignore[misc]  # an over-long line, which is no bytes any more
-                frame = frames.decode(line)
-            except FrameError as error:
-                self._refuse(line, error)
-                continue
-            method = frame.get("method")
-            if method is None:
-                self._settle(frame)
-            elif "id" in frame:
-                self._accept(frame["id"], method, frame.get("params", {}))
+                frame = loads(line)  # type: ignore[arg-type]  # an over-long line's error is no bytes, and raises
+                method, rid, params = frame["method"], frame["id"], frame["params"]
+                handler = self.routes[method]
+                plain = frame["jsonrpc"] == "2.0" and type(params) is dict and (type(rid) is int or type(rid) is str)
+            except (KeyError, TypeError, ValueError):
+                plain = False
+            if plain and rid not in self._inbound:
+                task = start_task(self._loop, self._answer(rid, method, handler(params)), method)
+                if not task.done():
+                    self._inbound[rid] = (task, method, params)
             else:
-                self._notified(method, frame.get("params", {}))
+                self._receive(line)
+
+    def _receive(self, line: bytes | FrameError) -> None:
+        """Take in any line at all."""
+        try:
+            if isinstance(line, FrameError):
+                raise line
+            frame = frames.decode(line)
+        except FrameError as error:
+            self._refuse(line, error)
+            return
+        method = frame.get("method")
+        if method is None:
+            self._settle(frame)
+        elif "id" in frame:
+            self._accept(frame["id"], method, frame.get("params", {}))
+        else:
+            self._notified(method, frame.get("params", {}))
 
     def input_ended(self) -> None:
         """The other side sends no more."""
@@ -155,18 +181,18 @@ class Peer:
             logging.WARNING if self._bad_lines == 1 else logging.DEBUG
         )  # a flood of them shall not become a flood of ours
         _log.log(level, "refused a line that is no frame: %s", error)
-        self._transport.write(frames.encode_error(error.id, error.code, error.message))
+        self.transport.write(frames.encode_error(error.id, error.code, error.message))
 
     def _accept(self, rid: frames.Id, method: str, params: dict[str, Any]) -> None:
         if rid in self._inbound:
-            self._transport.write(
+            self.transport.write(
                 frames.encode_error(rid, Code.INVALID_REQUEST, "a request with this id is still being worked on")
             )
             return
         try:
             work = (self.routes.get(method) or self.fallback(method))(params)
         except RpcError as error:
-            self._transport.write(frames.encode_error(rid, error.code, error.message, error.data))
+            self.transport.write(frames.encode_error(rid, error.code, error.message, error.data))
             return
         task = start_task(self._loop, self._answer(rid, method, work), method)
         if not task.done():
@@ -183,7 +209,7 @@ class Peer:
             # Whatever the work made of its cancellation, who cancelled has stopped listening.
             self._to_cancel.discard(rid)
             answer = frames.encode_error(rid, Code.CANCELLED, "cancelled")
-        self._transport.write(answer)
+        self.transport.write(answer)
 
     def _encode_exception(self, rid: frames.Id, method: str, error: BaseException) -> bytes:
         """The one place where an exception becomes an error frame."""
@@ -251,13 +277,13 @@ class Peer:
             ConnectionClosed: The connection ended first.
             EncodeError: ``params`` is no plain JSON data.
         """
-        if self._transport.congested:
-            await self._transport.drain()
+        if self.transport.congested:
+            await self.transport.drain()
         if self._ended:
             raise ConnectionClosed(f"{method}: the connection has ended")
         rid = self._next_id
         self._next_id += 1
-        self._transport.write(frames.encode_request(rid, method, params))
+        self.transport.write(frames.encode_request(rid, method, params))
         answer = self._pending[rid] = self._loop.create_future()
         alarm = None if timeout is None else self._loop.call_later(timeout, self._give_up, rid, method, timeout)
         try:
@@ -289,12 +315,12 @@ class Peer:
         """
         if self._closed:
             return False
-        if lossy and (self._transport.congested or len(self._posted) > _MAX_POSTED):
+        if lossy and (self.transport.congested or len(self._posted) > _MAX_POSTED):
             self.dropped[method] += 1
             return False
         data = frames.encode_notification(method, params)
         if threading.get_ident() == self._thread:
-            self._transport.write(data)
+            self.transport.write(data)
             return True
         self._posted.append(data)
         try:
@@ -304,17 +330,17 @@ class Peer:
         return True
 
     def _send_posted(self) -> None:
-        self._transport.write(self._posted.popleft())
+        self.transport.write(self._posted.popleft())
 
     async def drain(self) -> None:
         """Wait while the other side does not keep up."""
-        if self._transport.congested:
-            await self._transport.drain()
+        if self.transport.congested:
+            await self.transport.drain()
 
     @property
     def congested(self) -> bool:
         """Whether the other side does not keep up with what is sent."""
-        return self._transport.congested
+        return self.transport.congested
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -349,7 +375,7 @@ class Peer:
 
     async def aclose(self) -> None:
         """Send what waits, then close. Cancel it to close at once."""
-        await self._transport.aclose()
+        await self.transport.aclose()
 
 
 def unexpected(error: BaseException, what: str) -> InternalError:
@@ -357,8 +383,8 @@ def unexpected(error: BaseException, what: str) -> InternalError:
 
     The exception itself may hold a secret, and stays on this side: its traceback is logged under the same id.
     """
-    correlation = secrets.token_hex(4)
-    _log.error("%s [%s]", what, correlation, exc_info=error)
+    correlation = os.urandom(4).hex()
+    _log.error("%s [%s]", what, correlation, exc_info=(type(error), error, authors_part(error)))
     return InternalError(f"{what} unexpectedly; its log names it {correlation}", data={"correlation_id": correlation})
 
 

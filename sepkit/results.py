@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any
 
 import attrs
+import orjson
 from attrs import field, frozen, validators
 
 from sepkit.errors import EncodeError, InvalidData
@@ -58,8 +60,6 @@ class Patch:
 
 Decision = Block | Patch
 
-_MAX_FAULTS: Final = 50  # of a list with a million wrong items, nobody reads all
-
 
 def tool_result(value: object) -> dict[str, Any]:
     """The result of ``tool/execute`` for what a tool returned.
@@ -89,7 +89,7 @@ def tool_result(value: object) -> dict[str, Any]:
 
 def tool_failure(text: str, details: object = None) -> dict[str, Any]:
     """The result of a call that failed in a way that the model can learn from."""
-    result: dict[str, Any] = {"content": text, "is_error": True}
+    result: dict[str, Any] = {"content": sayable(text), "is_error": True}
     if details is not None:
         result["details"] = details
     return result
@@ -97,7 +97,7 @@ def tool_failure(text: str, details: object = None) -> dict[str, Any]:
 
 def argument_failure(tool: str, error: InvalidData) -> dict[str, Any]:
     """The result of a call whose arguments do not fit: every fault, for the model and as data."""
-    shown = error.faults[:_MAX_FAULTS]
+    shown = error.told
     lines = "\n".join(f"- {fault}" for fault in shown)
     more = f"\n- and {len(error.faults) - len(shown)} more" if len(error.faults) > len(shown) else ""
     return tool_failure(
@@ -145,8 +145,8 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
 
     Args:
         hook: The hook's name.
-        given: The input as the handler got it: a record, or a dict.
-        raw: The same as plain JSON data, with the fields that the record does not know.
+        given: The input as the handler got it: a record, or a dict. It may have been changed in place.
+        raw: The same as it came: plain JSON data, with the fields that the record does not know.
         returned: What the handler returned.
 
     Returns:
@@ -164,14 +164,17 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
         new = to_json(returned)
-    elif type(returned) is type(given) and attrs.has(type(given)):
+    elif type(returned) is type(given) and (names := _field_names(type(given))):
         new = dict(raw)
-        for attribute in attrs.fields(cast("type[attrs.AttrsInstance]", type(given))):
-            value = getattr(returned, attribute.name)
+        before: object = structure(raw, type(given))
+        for name in names:
+            value = to_json(getattr(returned, name), f"$.{name}")
+            if _same(value, to_json(getattr(before, name))):
+                continue  # a field that is absent, or null, stays so
             if value is None:
-                new.pop(attribute.name, None)
+                new.pop(name, None)
             else:
-                new[attribute.name] = to_json(value, f"$.{attribute.name}")
+                new[name] = value
     else:
         raise TypeError(
             f"a {hook} hook returns None (go on), Block(reason), Patch(field=value) or its changed input, "
@@ -179,7 +182,29 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         )
     if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
         structure(new, cls)
-    return None if new == raw else new
+    return None if _same(new, raw) else new
+
+
+def blocked(decision: Block) -> dict[str, Any]:
+    """The outcome of ``hook`` for a Block."""
+    return {"action": "block", "reason": sayable(decision.reason)} if decision.reason else {"action": "block"}
+
+
+def _field_names(cls: Any) -> list[str]:
+    """The names of the fields of an attrs class or a dataclass; of another class, none."""
+    if attrs.has(cls):
+        return [attribute.name for attribute in attrs.fields(cls)]
+    return [one.name for one in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _same(one: object, other: object) -> bool:
+    # As JSON: to Python 1, True and 1.0 are equal.
+    return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
+
+
+def sayable(text: str) -> str:
+    """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _sendable(text: str, path: str = "$.content") -> str:

@@ -39,7 +39,7 @@ def command(target: str, as_json: bool) -> None:
 
 def describe(app: App) -> dict[str, Any]:
     """What an App contributes, as JSON data: its registrations, and where and how each handler runs."""
-    from sepkit.handlers import where
+    from sepkit.handlers import name_of, where
     from sepkit.wire.converter import to_json, unstructure
 
     registrations = unstructure(app.registrations())
@@ -64,7 +64,7 @@ def describe(app: App) -> dict[str, Any]:
             name: [
                 {
                     "handler": where(spec.fn),
-                    "function": spec.fn.__name__,
+                    "function": name_of(spec.fn),
                     "runs": _runs(spec.is_async),
                     "only": spec.only,
                 }

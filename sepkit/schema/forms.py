@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 import orjson
 
-from sepkit.errors import Fault
+from sepkit.errors import MOST_FAULTS, Fault
 
 Load = Callable[[Any, list[Fault]], Any]
 
@@ -277,6 +277,8 @@ def array_form(item: Form, build: Callable[[list[Any]], Any], *, hashable: bool)
             if len(faults) > end:
                 prefix(faults, end, f"[{index}]")
                 end = len(faults)
+                if end - start >= MOST_FAULTS:
+                    break
         return build(items) if end == start else None
 
     as_is = frozenset({list}) if item is ANY and build is list else frozenset[type]()
@@ -397,6 +399,8 @@ def object_form(
             elif forbid:
                 faults.append(Fault(key_step(key), unexpected, json_word(member)))
                 end += 1
+                if end - start >= MOST_FAULTS:
+                    break
         if len(members) < len(by_name):
             faults.extend(Fault(f".{key}", wanted, "nothing") for key, wanted in required if key not in value)
         if len(faults) > start:
@@ -436,6 +440,8 @@ def mapping_form(value_form: Form) -> Form:
             if len(faults) > end:
                 prefix(faults, end, key_step(key))
                 end = len(faults)
+                if end - start >= MOST_FAULTS:
+                    break
         return members if end == start else None
 
     schema = {"type": "object", "additionalProperties": value_form.schema} if value_form.schema else {"type": "object"}

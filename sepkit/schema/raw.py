@@ -8,11 +8,12 @@ takes the whole object.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
 
-from sepkit.errors import Fault, InvalidData
+from sepkit.errors import MOST_FAULTS, Fault, InvalidData
 
 from .forms import FormError, json_word, key_step
 
@@ -36,7 +37,8 @@ def compile_schema(schema: Mapping[str, Any]) -> Validate:
     def validate(arguments: dict[str, Any]) -> list[Fault]:
         if validator.is_valid(arguments):
             return []
-        return [fault for error in validator.iter_errors(arguments) for fault in _faults(error, arguments)]
+        errors = islice(validator.iter_errors(arguments), MOST_FAULTS)
+        return [fault for error in errors for fault in _faults(error, arguments)]
 
     return validate
 

@@ -242,6 +242,11 @@ class Supervisor:
         """How all tasks are, in the order of their first start."""
         return [self._health(entry) for entry in self._entries.values()]
 
+    @property
+    def busy(self) -> bool:
+        """Whether any task has not ended."""
+        return len(self._entries) > len(self._over)
+
     def health(self, task_id: str) -> TaskHealth:
         """How a task is.
 

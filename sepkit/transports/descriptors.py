@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import stat
 import sys
 import threading
@@ -31,6 +32,13 @@ def _can_poll(fd: int) -> bool:
         return False
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _wait_for(fd: int, event: int) -> None:
+    """Wait for a terminal that an earlier program has left in non-blocking mode, as one in blocking mode would."""
+    poll = select.poll()
+    poll.register(fd, event)
+    poll.poll()
 
 
 class DescriptorTransport(BufferedTransport):
@@ -129,12 +137,17 @@ class DescriptorTransport(BufferedTransport):
                 room.acquire()
                 try:
                     data = os.read(fd, _CHUNK)
+                except BlockingIOError:
+                    room.release()
+                    _wait_for(fd, select.POLLIN)
+                    continue
                 except OSError:
                     data = b""
                 try:
                     loop.call_soon_threadsafe(take, data)
                 except RuntimeError:  # the loop has been closed
-                    return
+                    break
+            os.close(fd)
 
         threading.Thread(target=read, name="sepkit-stdin", daemon=True).start()
 
@@ -170,6 +183,8 @@ class DescriptorTransport(BufferedTransport):
                 continue
             except BlockingIOError:
                 count = 0
+                if not self._polls_writing:
+                    _wait_for(self._write_fd, select.POLLOUT)
             except OSError as error:
                 self._lose(error)
                 return
@@ -201,7 +216,7 @@ class DescriptorTransport(BufferedTransport):
             os.close(self._write_fd)
             self._write_fd = None
         if self._read_fd is not None:
-            # A thread may be in os.read of it: closing would free the number for another file under its hands.
+            # A thread that may be in os.read of it closes it itself: the number would be free for another file.
             if self._polls_reading:
                 os.close(self._read_fd)
             self._read_fd = None

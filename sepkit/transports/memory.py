@@ -18,7 +18,7 @@ class MemoryTransport(BufferedTransport):
         self._other: MemoryTransport | None = None
         self._held: list[bytes] = []  # written by this end, not yet taken by the other
         self._paused = False
-        self._closing = False
+        self._input_over = False
 
     def pause_reading(self) -> None:
         """Take nothing more from the other end."""
@@ -32,15 +32,16 @@ class MemoryTransport(BufferedTransport):
 
     def feed(self, data: bytes) -> None:
         """Receive ``data`` as if the other end had sent it, in this very piece."""
-        lines = self._splitter.feed(data)
+        lines = [] if self._input_over else self._splitter.feed(data)
         if lines and self._receiver is not None and not self._lost:
             self._receiver.frames_received(lines)
             self._flush()
 
     def end_input(self) -> None:
         """Receive the end of the other end's bytes."""
-        if self._receiver is None or self._lost:
+        if self._receiver is None or self._lost or self._input_over:
             return
+        self._input_over = True
         if lines := self._splitter.end():
             self._receiver.frames_received(lines)
         self._receiver.input_ended()
@@ -57,20 +58,26 @@ class MemoryTransport(BufferedTransport):
 
     def _hand_over(self) -> None:
         other = self._other
-        if other is None or other._paused or other._receiver is None:
+        if other is None or ((other._paused or other._receiver is None) and not other._lost):
             return
         held, self._held = self._held, []
+        if other._lost and held:
+            self._lose(BrokenPipeError("the other end is closed"))
+            return
         for data in held:
             self._taken(len(data))
             if not other._lost:
                 other.feed(data)
-        if self._lost and not self._closing:
-            self._closing = True
+        if self._lost:
             other.end_input()
 
     def _stop(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon(self._hand_over)
+        # In a turn of its own, both ends look at what has become of the other. One of them may not have begun.
+        ends = [self] if self._other is None else [self, self._other]
+        loop = next((end._loop for end in ends if end._loop is not None), None)
+        if loop is not None:
+            for end in ends:
+                loop.call_soon(end._hand_over)
 
 
 def memory_pair(*, max_frame_bytes: int = MAX_FRAME_BYTES) -> tuple[MemoryTransport, MemoryTransport]:

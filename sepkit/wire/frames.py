@@ -8,6 +8,7 @@ Source: protocol section 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
 import orjson
@@ -20,7 +21,11 @@ Id = int | str
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _EMPTY: Final[Frame] = {}
+_SMALL: Final = 4096
 _ID_TYPES: Final = (int, str)
+
+loads: Final[Callable[[bytes], Any]] = orjson.loads
+_dumps: Final = orjson.dumps
 
 
 class LineSplitter:
@@ -35,8 +40,8 @@ class LineSplitter:
     def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self.limit = limit
         # The pieces of a line without its end yet. Joined once, when the end comes: adding to one buffer would copy a
-        # 64 MiB line once a piece.
-        self._pieces: list[bytes] = []
+        # 64 MiB line once a piece. Small ones gather in a bytearray: each as an object of its own weighs 40 bytes more.
+        self._pieces: list[bytes | bytearray] = []
         self._held = 0
         self._skipping = False
         self._at_start = True
@@ -66,7 +71,12 @@ class LineSplitter:
         """Keep a piece whose end has not come; the error, where the line grows too long by it."""
         if self._skipping or not piece:
             return []
-        self._pieces.append(piece)
+        if len(piece) >= _SMALL:
+            self._pieces.append(piece)
+        elif self._pieces and type(self._pieces[-1]) is bytearray and len(self._pieces[-1]) < _SMALL:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
         self._held += len(piece)
         if self._held <= self.limit:
             return []
@@ -112,13 +122,14 @@ def decode(line: bytes) -> Frame:
     """The frame in a line of bytes.
 
     Requests and notifications come back well-formed: ``jsonrpc``, ``method``, ``params`` and ``id`` have the right
-    types. Of a response only ``jsonrpc`` and ``id`` are checked; the peer settles the rest with whoever waits for it.
+    types. A response comes back as it is: an answer is never answered, and the peer settles what is wrong with it with
+    whoever waits for it.
 
     Raises:
         FrameError: It is no frame: -32700 where it is no JSON (``NaN`` and bad UTF-8 included), else -32600.
     """
     try:
-        frame = orjson.loads(line)
+        frame = loads(line)
     except orjson.JSONDecodeError as error:
         # The message holds no part of the line but its position.
         raise FrameError(Code.PARSE_ERROR, f"not JSON: {error}") from None
@@ -145,19 +156,20 @@ def check(frame: object) -> Frame:
             "a batch is not supported; send one message a line" if type(frame) is list else "a frame is a JSON object"
         )
         raise FrameError(Code.INVALID_REQUEST, what)
+    if is_response(frame):
+        return frame
     found = frame.get("id")
     rid = found if is_id(found) else None
     if frame.get("jsonrpc") != "2.0":
         raise FrameError(Code.INVALID_REQUEST, 'jsonrpc must be "2.0"', rid)
-    if "method" in frame:
-        if type(frame["method"]) is not str:
-            raise FrameError(Code.INVALID_REQUEST, "method must be a string", rid)
-        if "id" in frame and rid is None:
-            raise FrameError(Code.INVALID_REQUEST, "id must be an integer or a string")
-        if type(frame.get("params", _EMPTY)) is not dict:
-            raise FrameError(Code.INVALID_REQUEST, "params must be an object", rid)
-    elif "result" not in frame and "error" not in frame:
+    if "method" not in frame:
         raise FrameError(Code.INVALID_REQUEST, "a frame has a method, a result or an error", rid)
+    if type(frame["method"]) is not str:
+        raise FrameError(Code.INVALID_REQUEST, "method must be a string", rid)
+    if "id" in frame and rid is None:
+        raise FrameError(Code.INVALID_REQUEST, "id must be an integer or a string")
+    if type(frame.get("params", _EMPTY)) is not dict:
+        raise FrameError(Code.INVALID_REQUEST, "params must be an object", rid)
     return frame
 
 
@@ -173,20 +185,25 @@ def dumps(value: object) -> bytes:
         EncodeError: It is not plain JSON data: a lone surrogate, an integer past 64 bits, a foreign type, too deep.
     """
     try:
-        return orjson.dumps(value)
+        return _dumps(value)
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None
 
 
-# The frames are put together around the JSON of their variable part. orjson's own buffers, kept alive by the hundred
-# while replies wait for one write, cost ~1.9 µs each (they are shrunk by realloc); a copy made by `%` costs ~0.2 µs.
+# The `+` frees orjson's own buffer: kept alive by the hundred while replies wait for one write, these cost ~1.9 µs,
+# since they are shrunk by realloc. A copy costs 0.03 µs; putting the frame together with `%`, 0.2 µs.
 
 
 def encode_result(rid: Id, result: object) -> bytes:
-    """A success response, line end included."""
-    if type(rid) is int:
-        return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, dumps(result))
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (dumps(rid), dumps(result))
+    """A success response, line end included.
+
+    Raises:
+        EncodeError: ``result`` is not plain JSON data.
+    """
+    try:
+        return _dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
+    except (TypeError, RecursionError) as error:
+        raise EncodeError("$", str(error)) from None
 
 
 def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:
@@ -194,14 +211,14 @@ def encode_error(rid: Id | None, code: int, message: str, data: object = None) -
     error: dict[str, object] = {"code": code, "message": message}
     if data is not None:
         error["data"] = data
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (dumps(rid), dumps(error))
+    return dumps({"jsonrpc": "2.0", "id": rid, "error": error}) + b"\n"
 
 
 def encode_request(rid: Id, method: str, params: object) -> bytes:
     """A request, line end included."""
-    return b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}\n' % (dumps(rid), dumps(method), dumps(params))
+    return dumps({"jsonrpc": "2.0", "id": rid, "method": method, "params": params}) + b"\n"
 
 
 def encode_notification(method: str, params: object) -> bytes:
     """A notification, line end included."""
-    return b'{"jsonrpc":"2.0","method":%b,"params":%b}\n' % (dumps(method), dumps(params))
+    return dumps({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"

@@ -1,0 +1,25 @@
+"""The floor: read, loads, dumps, write, and nothing of what an extension needs. What sepkit is measured against."""
+
+from __future__ import annotations
+
+import os
+
+import orjson
+
+
+def main() -> None:
+    held = b""
+    while data := os.read(0, 65_536):
+        *lines, held = (held + data).split(b"\n")
+        replies = []
+        for line in lines:
+            frame = orjson.loads(line)
+            params = frame.get("params", {})
+            result = {"content": params["arguments"]["text"]} if frame["method"] == "tool/execute" else {}
+            replies.append(b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (frame["id"], orjson.dumps(result)))
+        out = b"".join(replies)
+        while out:
+            out = out[os.write(1, out) :]
+
+
+main()

@@ -1,0 +1,57 @@
+"""An App's lifespan, entered before the first call and left after the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from sepkit.app import App
+
+_log = logging.getLogger("sepkit")
+
+
+class Lifespan:
+    """An app's lifespan, entered and left in one task, as task groups and cancel scopes within it need."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._leave = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def enter(self) -> Any:
+        """Enter it, and return what it yields."""
+        entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.get_running_loop().create_task(self._run(entered), name="lifespan")
+        try:
+            return await entered
+        except asyncio.CancelledError:
+            self._task.cancel()  # it may not even have begun, and nobody will leave it
+            raise
+
+    async def _run(self, entered: asyncio.Future[Any]) -> None:
+        assert self._app.lifespan is not None
+        try:
+            async with self._app.lifespan(self._app) as state:
+                if not entered.done():
+                    entered.set_result(state)
+                await self._leave.wait()
+        except BaseException as error:
+            if not entered.done():
+                entered.set_exception(_startable(error))
+            elif not entered.cancelled():
+                _log.error("the lifespan failed at its end", exc_info=error)
+
+    async def leave(self, seconds: float) -> None:
+        """Leave it; after ``seconds`` it is cancelled."""
+        self._leave.set()
+        if self._task is None:
+            return
+        _, left = await asyncio.wait([self._task], timeout=seconds)
+        if left:
+            _log.warning("the lifespan did not end within the grace")
+            self._task.cancel()
+
+
+def _startable(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,21 @@
+"""Tracebacks as an author knows them: without the frames that led from sepkit to the author's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def is_foreign(filename: str) -> bool:
+    """Whether a frame's file is neither sepkit's nor the import system's."""
+    return not (filename.startswith((_PACKAGE, "<frozen importlib")) or "importlib" in Path(filename).parts)
+
+
+def authors_part(error: BaseException) -> TracebackType | None:
+    """The traceback of ``error`` from the author's first frame on; all of it where there is none."""
+    found = error.__traceback__
+    while found is not None and not is_foreign(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return found or error.__traceback__

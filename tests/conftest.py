@@ -1,0 +1,29 @@
+"""What all tests share: each ``loop_kind`` test runs on asyncio and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from sepkit.runner import LoopKind, new_loop
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_kind(request: pytest.FixtureRequest) -> LoopKind:
+    """The loops that sepkit runs on."""
+    kind: LoopKind = request.param
+    return kind
+
+
+@pytest.fixture
+def run(loop_kind: LoopKind) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine on each kind of loop."""
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
+            return runner.run(asyncio.wait_for(work, 30))
+
+    return run
