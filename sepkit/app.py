@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, overload
 
+import attrs
+
 from sepkit import contexts
-from sepkit.errors import RegistrationError
+from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.handlers import (
     CommandSpec,
     Fn,
@@ -25,13 +27,14 @@ from sepkit.handlers import (
     make_observer,
     make_provider,
     make_tool,
+    name_of,
     task_context,
     where,
 )
 from sepkit.results import Block, Patch
 from sepkit.tasks import RestartPolicy, Supervisor, TaskHandle, TaskHealth, TaskSpec
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import to_json
+from sepkit.wire.converter import structure_exactly, to_json
 
 HookReturn = (
     Block
@@ -76,6 +79,7 @@ class Router:
         self.flag_defaults: dict[str, Any] = {}
         self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
         self.renderers: dict[str, messages.MessageRendererRegistration] = {}
+        self._included: list[Router] = []
 
     # -- tools, hooks, events ------------------------------------------------------------------------------------------
 
@@ -150,15 +154,13 @@ class Router:
 
         Source: protocol section 6.
         """
+        _check_subject(name, "@app.hook", "hook it handles", "tool_call")
         if name not in methods.HOOKS:
-            if callable(name):
-                raise RegistrationError(
-                    f'@app.hook ({where(name)}): say which hook it handles, as in @app.hook("tool_call")'
-                )
             raise RegistrationError(f"there is no hook {name!r}{_closest(name, methods.HOOKS)}")
 
         def register(fn: HookF) -> HookF:
-            self.hooks.setdefault(name, []).append(make_hook(fn, name))
+            spec = make_hook(fn, name)
+            self.hooks.setdefault(name, []).append(spec)
             return fn
 
         return register
@@ -173,8 +175,7 @@ class Router:
 
         Source: protocol section 7.
         """
-        if not event or callable(event):
-            raise RegistrationError('@app.on: say which event it handles, as in @app.on("turn_start")')
+        _check_subject(event, "@app.on", "event it handles", "turn_start")
         # Hosts have events of their own, so that an unknown name is no error; one that nearly is a known one is.
         if event not in methods.EVENTS and (close := _closest(event, methods.EVENTS, only_near=True)):
             raise RegistrationError(f"there is no event {event!r}{close}")
@@ -182,10 +183,12 @@ class Router:
 
     def on_bus(self, topic: str) -> Callable[[EventF], EventF]:
         """Have a function told of what other extensions publish under ``topic``: the payload they published."""
+        _check_subject(topic, "@app.on_bus", "topic it hears of", "news")
         return self._observe("bus/event", f"handler of bus topic {topic!r}", only=topic)
 
     def on_key(self, widget_id: str) -> Callable[[EventF], EventF]:
         """Have a function told of the keys pressed in a widget: ``{"widget_id", "key"}``."""
+        _check_subject(widget_id, "@app.on_key", "widget's keys it hears of", "board")
         return self._observe("widget/key", f"handler of keys in widget {widget_id!r}", only=widget_id)
 
     def _observe(self, event: str, what: str, only: str | None = None) -> Callable[[EventF], EventF]:
@@ -226,6 +229,8 @@ class Router:
 
         Source: protocol section 3, ``command/complete``.
         """
+        _check_subject(command, "@app.complete", "command it completes", "report")
+        command = command.removeprefix("/")
 
         def register(fn: CompleteF) -> CompleteF:
             what = f"completer of command {command!r}"
@@ -237,12 +242,9 @@ class Router:
 
     def shortcut(self, key: str, command: str, description: str | None = None) -> None:
         """Bind a chord, such as ``ctrl+p``, to a command."""
-        _add(
-            self.shortcuts,
-            "shortcut",
-            key,
-            messages.ShortcutRegistration(key=key, command=command, description=description),
-        )
+        _check_subject(key, "app.shortcut", "chord it is", "ctrl+p")
+        shortcut = messages.ShortcutRegistration(key=key, command=command.removeprefix("/"), description=description)
+        _add(self.shortcuts, "shortcut", key, shortcut)
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -264,6 +266,10 @@ class Router:
 
         Source: protocol section 3, ``provider/complete``.
         """
+        _check_subject(name, "@app.provider", "provider it is", "my-models")
+        given: Sequence[object] = models
+        if wrong := [model for model in given if not isinstance(model, messages.Model)]:
+            raise RegistrationError(f"provider {name!r}: models= takes Model(...), not {wrong[0]!r}")
         registration = messages.ProviderRegistration(
             name=name, base_url=base_url, api_key_env=api_key_env, models=list(models)
         )
@@ -276,10 +282,12 @@ class Router:
 
     def oauth_login(self, provider: str) -> Callable[[OAuthF], OAuthF]:
         """Make a coroutine log in to a provider: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        _check_subject(provider, "@app.oauth_login", "provider it is for", "my-models")
         return self._oauth(self.oauth_logins, "OAuth login of provider", provider)
 
     def oauth_refresh(self, provider: str) -> Callable[[OAuthF], OAuthF]:
         """Make a coroutine renew a provider's credentials: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        _check_subject(provider, "@app.oauth_refresh", "provider it is for", "my-models")
         return self._oauth(self.oauth_refreshes, "OAuth refresh of provider", provider)
 
     def _oauth(self, table: dict[str, ObserverSpec], kind: str, provider: str) -> Callable[[OAuthF], OAuthF]:
@@ -351,7 +359,7 @@ class Router:
         """
 
         def register(fn: TaskF) -> TaskF:
-            task = check_name("task", getattr(fn, "__name__", "") if name is None else name, fn)
+            task = check_name("task", name_of(fn) if name is None else name, fn)
             if not is_async(fn):
                 raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
             policy = RestartPolicy(
@@ -384,16 +392,32 @@ class Router:
         _add(self.flag_defaults, "flag", check_name("flag", name), default)
 
     def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
-        """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders."""
-        registration = messages.MessageRendererRegistration(tag=tag, template=to_json(template))
+        """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders.
+
+        Raises:
+            RegistrationError: The tag is taken, or ``template`` is no render block.
+        """
+        _check_subject(tag, "app.renderer", "tag it draws", "board")
+        try:
+            block = to_json(template)
+            structure_exactly(block, messages.RenderBlock)
+        except (EncodeError, InvalidData) as error:
+            raise RegistrationError(f"renderer {tag!r}: the template is no render block: {error}") from None
+        registration = messages.MessageRendererRegistration(tag=tag, template=block)
         _add(self.renderers, "renderer", tag, registration)
 
     def include(self, router: Router) -> None:
         """Take over all handlers of another router, behind those that are here.
 
         Raises:
-            RegistrationError: A name is taken.
+            RegistrationError: A name is taken, or it has been included before.
         """
+        given: object = router
+        if not isinstance(given, Router) or isinstance(given, App):
+            raise RegistrationError(f"app.include takes a Router, not {given!r}")
+        if router in self._included or router is self:
+            raise RegistrationError("this router is included already; its hooks and events would be handled twice")
+        self._included.append(router)
         for kind, mine, theirs in (
             ("tool", self.tools, router.tools),
             ("command", self.commands, router.commands),
@@ -432,6 +456,11 @@ class App(Router):
     ) -> None:
         super().__init__()
         self.name = check_name("App", name)
+        if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
+            raise RegistrationError(
+                f"lifespan= ({where(lifespan)}) is no async context manager; write @asynccontextmanager above it, "
+                "and `yield` once in it"
+            )
         self.version = version
         self.lifespan = lifespan
         self.expose_errors = expose_errors
@@ -447,17 +476,20 @@ class App(Router):
 
         Source: protocol section 8.
         """
-        for kind, names, known in (
+        handlers: tuple[tuple[str, dict[str, ObserverSpec], Iterable[str]], ...] = (
             ("completer of command", self.completers, self.commands),
             ("OAuth login of provider", self.oauth_logins, self.providers),
             ("OAuth refresh of provider", self.oauth_refreshes, self.providers),
-            ("shortcut to command", [shortcut.command for shortcut in self.shortcuts.values()], self.commands),
-        ):
-            for name in names:
+        )
+        for kind, table, known in handlers:
+            for name, spec in table.items():
                 if name not in known:
-                    raise RegistrationError(
-                        f"{kind} {name!r}: there is no such {kind.split()[-1]}{_closest(name, known)}"
-                    )
+                    what = f"{kind} {name!r} ({where(spec.fn)})"
+                    raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{_closest(name, known)}")
+        for shortcut in self.shortcuts.values():
+            if shortcut.command not in self.commands:
+                hint = _closest(shortcut.command, self.commands)
+                raise RegistrationError(f"shortcut {shortcut.key!r}: there is no command {shortcut.command!r}{hint}")
         return messages.Registrations(
             tools=[
                 messages.ToolRegistration(
@@ -473,7 +505,10 @@ class App(Router):
             shortcuts=list(self.shortcuts.values()),
             subscriptions=list(self.events),
             hooks=list(self.hooks),
-            providers=[provider.registration for provider in self.providers.values()],
+            providers=[
+                attrs.evolve(spec.registration, oauth=name in self.oauth_logins)
+                for name, spec in self.providers.items()
+            ],
             message_renderers=list(self.renderers.values()),
         )
 
@@ -529,6 +564,13 @@ class Tasks:
 
 
 V = TypeVar("V")
+
+
+def _check_subject(given: object, decorator: str, what: str, example: str) -> None:
+    """Refuse ``@app.on`` where ``@app.on("turn_start")`` is meant: it would take the function for the event's name."""
+    if not isinstance(given, str) or not given:
+        at = f" ({where(given)})" if callable(given) else ""
+        raise RegistrationError(f'{decorator}{at}: say which {what}, as in {decorator}("{example}")')
 
 
 def _add(table: dict[str, V], kind: str, name: str, spec: V) -> None:

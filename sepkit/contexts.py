@@ -9,8 +9,9 @@ import logging
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sepkit.lanes import Slots
+from sepkit.lanes import Hold, Slots
 from sepkit.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
+from sepkit.streams import StreamFold
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import to_json, unstructure_event
 
@@ -98,12 +99,13 @@ class _CommandTier(Context):
 class ToolContext(_CommandTier):
     """What a tool is given."""
 
-    __slots__ = ("_over", "_slots", "_tool", "call_id")
+    __slots__ = ("_hold", "_over", "_slots", "_tool", "call_id")
 
     def __init__(self, link: Link, raw: dict[str, Any], call_id: str, tool: str, slots: Slots) -> None:
         self._link = link
         self._raw = raw
         self._slots = slots
+        self._hold: Hold | None = None  # made when the host is first asked
         self._tool = tool
         self._over = False
         self.call_id = call_id
@@ -135,21 +137,31 @@ class ToolContext(_CommandTier):
         if details is not None:
             params["details"] = to_json(details, "$.details")
         if not self._over:
-            self._link.tell(methods.TOOL_UPDATE, params)
+            self._link.tell(methods.TOOL_UPDATE, params, unless=self._is_over)
 
     @property
     def _ask(self) -> Ask:
         return self._ask_host
 
     async def _ask_host(self, method: str, params: dict[str, Any]) -> Any:
-        return await self._slots.lend(self._link.ask(method, params))
+        if self._over:  # by a task that it has left behind; the slot is another's by now
+            return await self._link.ask(method, params)
+        if self._hold is None:
+            self._hold = Hold(self._slots)
+        return await self._hold.lend(self._link.ask(method, params))
 
     def _tags(self) -> dict[str, object]:
         return {"tool": self._tool, "call_id": self.call_id}
 
     def close(self) -> None:
-        """The tool has returned: progress told from now on is dropped."""
+        """The tool has returned: progress told from now on is dropped, what threads have told before goes out."""
+        self._link.peer.send_posted()
         self._over = True
+        if self._hold is not None:
+            self._hold.end()
+
+    def _is_over(self) -> bool:
+        return self._over
 
 
 class CommandContext(_CommandTier):
@@ -198,23 +210,38 @@ class EventContext(Context):
 
 
 class ProviderContext(Context):
-    """What a provider is given."""
+    """What a provider is given, and its OAuth handlers."""
 
-    __slots__ = ("_request_id", "_slots", "_streams")
+    __slots__ = ("_fold", "_hold", "_request_id", "_streams")
 
-    def __init__(self, link: Link, raw: dict[str, Any] | None, request_id: str, slots: Slots, *, streams: bool) -> None:
+    def __init__(
+        self,
+        link: Link,
+        raw: dict[str, Any] | None,
+        request_id: str = "",
+        slots: Slots | None = None,
+        *,
+        fold: StreamFold | None = None,
+        streams: bool = False,
+    ) -> None:
         super().__init__(link, raw or _EMPTY_CONTEXT)
         self._request_id = request_id
-        self._slots = slots
+        self._hold = None if slots is None else Hold(slots)  # None where the call holds none
+        self._fold = fold
         self._streams = streams
 
     async def delta(self, event: messages.StreamEvent) -> None:
-        """Send a stream event on, where the host asked for a stream; waits while the host does not keep up.
+        """Add a stream event to the answer, and send it on where the host asked for a stream.
 
-        What the provider's generator yields goes this way by itself.
+        What the provider's generator yields goes this way by itself. Waits while the host does not keep up.
+
+        Raises:
+            TypeError: It is no stream event.
 
         Source: protocol section 4, ``provider/delta``.
         """
+        if self._fold is not None:
+            self._fold.add(event)
         if self._streams:
             peer = self._link.peer
             await peer.drain()
@@ -225,7 +252,13 @@ class ProviderContext(Context):
         return self._ask_host
 
     async def _ask_host(self, method: str, params: dict[str, Any]) -> Any:
-        return await self._slots.lend(self._link.ask(method, params))
+        answer = self._link.ask(method, params)
+        return await (answer if self._hold is None else self._hold.lend(answer))
+
+    def close(self) -> None:
+        """The call has ended, and gives its slot back."""
+        if self._hold is not None:
+            self._hold.end()
 
     def _tags(self) -> dict[str, object]:
         return {"request_id": self._request_id}

@@ -42,9 +42,6 @@ SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exi
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
 _RESERVE: Final = 1.0
 
-_Happening = tuple[messages.EventParams, dict[str, Any], asyncio.Future[None]]
-"""An event, the payload for one handler, and the handshake that must have succeeded before it is told."""
-
 _log = logging.getLogger("sepkit")
 
 

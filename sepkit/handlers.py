@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from sepkit import contexts
 from sepkit.errors import RegistrationError
-from sepkit.schema import inspect_signature, resolve_hints
+from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
 from sepkit.wire import messages
 from sepkit.wire.converter import can_structure, structure
 
@@ -41,6 +41,8 @@ class ToolSpec:
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     context: str | None
     is_async: bool
+    is_plain: bool
+    """It is awaited as it is: no thread, no time limit."""
 
 
 @frozen
@@ -87,6 +89,11 @@ class ProviderSpec:
     observer: ObserverSpec
     registration: messages.ProviderRegistration
 
+    @property
+    def fn(self) -> Fn:
+        """The generator function."""
+        return self.observer.fn
+
 
 def where(fn: Fn) -> str:
     """``file:line`` of a function, as short as it can be told from here."""
@@ -116,16 +123,18 @@ def is_async(fn: Fn) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
-def check_name(kind: str, name: str, fn: Fn | None = None) -> str:
+def check_name(kind: str, name: object, fn: Fn | None = None) -> str:
     """``name`` itself, if a model or a shell can write it.
 
     Raises:
         RegistrationError: It is empty, or has characters that do not belong in a name.
     """
+    at = f" ({where(fn)})" if fn is not None else ""
+    if not isinstance(name, str):
+        raise RegistrationError(f"{kind} name {name!r}{at}: a name is a string")
     if name and all(c.isalnum() or c in "_-." for c in name) and name.isascii():
         return name
-    at = f" ({where(fn)})" if fn is not None else ""
-    proposal = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in str(name)).split())
+    proposal = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name).split())
     hint = f"; write {proposal!r}" if proposal else ""
     raise RegistrationError(f"{kind} name {name!r}{at}: letters, digits, '-', '_' and '.' only{hint}")
 
@@ -143,7 +152,7 @@ def make_tool(
     """The record of a tool."""
     _check_callable(fn, "@app.tool")
     tool = check_name("tool", name_of(fn) if name is None else name, fn)
-    _refuse_generator(fn, f"tool {tool!r}")
+    _refuse_generator(fn, f"tool {tool!r}", "return its result, and tell progress with ctx.update()")
     if timeout is not None and not timeout > 0:
         raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
     signature = inspect_signature(
@@ -164,6 +173,7 @@ def make_tool(
         bind=signature.bind,
         context=signature.context,
         is_async=is_async(fn),
+        is_plain=is_async(fn) and timeout is None,
     )
 
 
@@ -171,7 +181,7 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
     """The record of a command."""
     _check_callable(fn, "@app.command")
     command = check_name("command", name_of(fn) if name is None else name.removeprefix("/"), fn)
-    _refuse_generator(fn, f"command {command!r}")
+    _refuse_generator(fn, f"command {command!r}", "return what is shown")
     signature = inspect_signature(
         fn,
         what=f"command {command!r}",
@@ -209,7 +219,7 @@ def make_observer(
 ) -> ObserverSpec:
     """The record of a handler of one value."""
     _check_callable(fn, what)
-    _refuse_generator(fn, what)
+    _refuse_generator(fn, what, "write a coroutine or a plain function")
     value, annotation, context_parameter = _one_value(fn, what, context, takes)
     return ObserverSpec(
         fn=fn,
@@ -290,11 +300,13 @@ def _converter(annotation: Any, what: str, fn: Fn, parameter: str | None, takes:
         return _as_it_is
     if (origin := get_origin(annotation)) is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return _as_it_is
+    at = f"{what} ({where(fn)}): parameter {parameter!r}"
+    try:
+        settle_class_hints(annotation)
+    except HintError as error:
+        raise RegistrationError(f"{at}: {error}") from None
     if not can_structure(annotation):
-        raise RegistrationError(
-            f"{what} ({where(fn)}): parameter {parameter!r}: no value can be made for {annotation!r}; "
-            f"annotate it with {takes}"
-        )
+        raise RegistrationError(f"{at}: no value can be made for {annotation!r}; annotate it with {takes}")
     return functools.partial(_structured, annotation)
 
 
@@ -308,11 +320,10 @@ def _structured(annotation: Any, value: Any) -> Any:
 
 def _check_callable(fn: object, what: str) -> None:
     if not callable(fn) or isinstance(fn, type):
-        raise RegistrationError(f"{what} decorates a function, not {fn!r}")
+        hint = f"; write {what}(name={fn!r})" if isinstance(fn, str) else ""
+        raise RegistrationError(f"{what} decorates a function, not {fn!r}{hint}")
 
 
-def _refuse_generator(fn: Fn, what: str) -> None:
+def _refuse_generator(fn: Fn, what: str, instead: str) -> None:
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise RegistrationError(
-            f"{what} ({where(fn)}) is a generator; return its result, and tell progress with ctx.update()"
-        )
+        raise RegistrationError(f"{what} ({where(fn)}) is a generator; {instead}")

@@ -30,13 +30,13 @@ class Slots:
     their slot; nobody waits while it is below ``size``.
     """
 
-    __slots__ = ("_queue", "_waiting", "running", "size")
+    __slots__ = ("_waiting", "queue", "running", "size")
 
     def __init__(self, size: int, waiting: int) -> None:
         self.size = size
         self.running = 0
         self._waiting = waiting
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self.queue: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
         """Wait for a slot and take it. Where ``running < size``, ``running += 1`` does the same without a wait.
@@ -44,41 +44,71 @@ class Slots:
         Raises:
             InternalError: As many wait as may, with data ``{"reason": "overloaded"}``.
         """
-        if len(self._queue) >= self._waiting:
+        if len(self.queue) >= self._waiting:
             raise InternalError(
-                f"overloaded: {self.running} calls are running and {len(self._queue)} are waiting",
+                f"overloaded: {self.running} calls are running and {len(self.queue)} are waiting",
                 data={"reason": "overloaded"},
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        self.queue.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release()  # the slot had been handed over in the same moment
             else:
-                self._queue.remove(turn)
+                self.queue.remove(turn)
             raise
 
     def release(self) -> None:
-        """Give a slot back: to who waits longest, where anyone does."""
+        """Give a slot back. Where nobody is in the ``queue``, ``running -= 1`` does the same."""
         self.running -= 1
-        while self._queue and self.running < self.size:
-            turn = self._queue.popleft()
+        self.hand_on()
+
+    def hand_on(self) -> None:
+        """Give free slots to those who wait longest."""
+        while self.queue and self.running < self.size:
+            turn = self.queue.popleft()
             if not turn.done():
                 self.running += 1
                 turn.set_result(None)
 
+    def __len__(self) -> int:
+        return len(self.queue)
+
+
+class Hold:
+    """One call's hold on its slot. The call may ask the other side many things at once, and has one slot to lend.
+
+    Invariant: the slot is lent exactly while ``_asking > 0``, until ``end``.
+    """
+
+    __slots__ = ("_asking", "_over", "_slots")
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._asking = 0
+        self._over = False
+
     async def lend(self, waiting_for: Awaitable[R]) -> R:
         """Await something that the other side must do, and let others run meanwhile."""
-        self.release()
+        if self._over:  # a task that the call has left behind
+            return await waiting_for
+        self._asking += 1
+        if self._asking == 1:
+            self._slots.release()
         try:
             return await waiting_for
         finally:
-            self.running += 1
+            self._asking -= 1
+            if self._asking == 0 and not self._over:
+                self._slots.running += 1
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    def end(self) -> None:
+        """Take the slot back, since the call is about to release it; nothing is lent from now on."""
+        if self._asking and not self._over:
+            self._slots.running += 1
+        self._over = True
 
 
 class Mailbox(Generic[T]):

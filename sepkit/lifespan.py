@@ -26,7 +26,9 @@ class Lifespan:
         try:
             return await entered
         except asyncio.CancelledError:
+            self._leave.set()  # one that swallows the cancellation, and is entered after all, is left at once
             self._task.cancel()  # it may not even have begun, and nobody will leave it
+            await asyncio.wait([self._task])  # whoever tries again shall not open what is still being closed
             raise
 
     async def _run(self, entered: asyncio.Future[Any]) -> None:

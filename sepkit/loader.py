@@ -10,13 +10,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sepkit.app import App
 from sepkit.errors import LoadError, RegistrationError
 from sepkit.tracebacks import authors_part, is_foreign
 
 R = TypeVar("R")
+
+_NEEDED: Final = frozenset({"sepkit", "attr", "attrs", "annotated_types", "cattrs", "click", "orjson", "uvloop"})
 
 
 def load(target: str) -> App:
@@ -41,13 +43,15 @@ def load(target: str) -> App:
 
 def _load_file(path: Path) -> ModuleType:
     if path.suffix != ".py":
-        raise LoadError("usage", f"{path} is not a Python file; its name should end with .py")
+        raise LoadError("usage", f"{path} is no Python file; write the name of one, which ends with .py")
     if not path.is_file():
-        raise LoadError("module", f"there is no file {path} (looked in {Path.cwd()})")
+        raise LoadError("module", f"there is no file {path} (looked in {Path.cwd()}); write its path from there")
     path = path.resolve()
     # What stands beside it can be imported, as if it had been run as a script.
     _search_first(path.parent)
     name = path.stem if path.stem.isidentifier() else "app"
+    if name in sys.stdlib_module_names or name in _NEEDED:
+        name += "_app"  # a module of its own; the one that Python or sepkit needs stays what it is
     if (loaded := sys.modules.get(name)) is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
     spec = importlib.util.spec_from_file_location(name, path)
@@ -56,7 +60,7 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        _guarded(functools.partial(spec.loader.exec_module, module), str(path))
+        _guarded(functools.partial(spec.loader.exec_module, module), lambda: str(path))
     except LoadError:
         del sys.modules[name]
         raise
@@ -65,7 +69,9 @@ def _load_file(path: Path) -> ModuleType:
 
 def _load_module(name: str, target: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise LoadError("usage", f"{name!r} in {target!r} is no module name; write module:attribute, such as app:app")
+        file = f"{name}.py"
+        instead = f"{file}:{target.rpartition(':')[2]}" if Path(file).is_file() else "module:attribute, such as app:app"
+        raise LoadError("usage", f"{name!r} in {target!r} is no module name; write {instead}")
     _search_first(Path.cwd())
 
     def run() -> ModuleType:
@@ -75,11 +81,26 @@ def _load_module(name: str, target: str) -> ModuleType:
             # Only where the module itself is missing; what it fails to import is an error of its own.
             if error.name is not None and (error.name == name or name.startswith(f"{error.name}.")):
                 raise LoadError(
-                    "module", f"there is no module {name!r} (looked in {Path.cwd()} and in sys.path)"
+                    "module",
+                    f"there is no module {name!r} (looked in {Path.cwd()} and in sys.path); start sepkit in its folder,"
+                    " or write its file, as in path/to/app.py:app",
                 ) from None
             raise
 
-    return _guarded(run, name)
+    return _guarded(run, lambda: _with_file(name, _file_of(name)))
+
+
+def _file_of(name: str) -> str | None:
+    """The file of a module that could not be imported."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except Exception:  # it is in a package, and that is what could not be imported
+        return None
+    return None if spec is None else spec.origin
+
+
+def _with_file(name: str, file: str | None) -> str:
+    return name if file is None or file == name else f"{name} ({file})"
 
 
 def _search_first(folder: Path) -> None:
@@ -87,7 +108,7 @@ def _search_first(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _guarded(run: Callable[[], R], what: str) -> R:
+def _guarded(run: Callable[[], R], what: Callable[[], str]) -> R:
     """Run the author's code; what it raises becomes a LoadError that carries it."""
     try:
         return run()
@@ -99,7 +120,21 @@ def _guarded(run: Callable[[], R], what: str) -> R:
         raise
     except BaseException as error:
         # SystemExit too: a module that exits when it is imported serves nobody.
-        raise LoadError("import", f"{what} could not be imported: {type(error).__name__}: {error}") from error
+        raise LoadError("import", f"{what()} {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        return f'calls sys.exit({code}) when it is imported; put that below `if __name__ == "__main__":`'
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text could not be made)"
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in sys.modules:
+        hint = f"; install what it is in for {sys.executable}, or run sepkit with the Python that has it"
+    return f"could not be imported: {type(error).__name__}{': ' if text else ''}{text}{hint}"
 
 
 def _written_at(error: BaseException) -> str:
@@ -108,33 +143,44 @@ def _written_at(error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         filename = frame.f_code.co_filename
         if is_foreign(filename):
-            place = f"\n  written at {filename}:{line}"
-    return place
+            place = f"{filename}:{line}"
+    return "" if not place or f"({place})" in str(error) else f"\n  written at {place}"
 
 
 def _find(module: ModuleType, place: str, attribute: str) -> App:
+    # With its file: that another module of this name was found is what goes wrong most often.
+    shown = _with_file(place, getattr(module, "__file__", None))
     found: object = module
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            apps = [name for name, value in vars(module).items() if isinstance(value, App)]
-            hint = (
-                f"; it has an App named {apps[0]!r}: write {place}:{apps[0]}"
-                if apps
-                else "; write `app = App(...)` in it"
-            )
-            raise LoadError("attribute", f"{place} has no attribute {attribute!r}{hint}") from None
+            raise LoadError("attribute", f"{shown} has no attribute {attribute!r}; {_hint(module, place)}") from None
     if not isinstance(found, App):
-        raise LoadError("not-an-app", f"{place}:{attribute} is no sepkit.App but a {type(found).__name__}")
+        is_what = (
+            "the class itself" if isinstance(found, type) and issubclass(found, App) else f"a {type(found).__name__}"
+        )
+        raise LoadError(
+            "not-an-app", f"{attribute!r} in {shown} is no sepkit.App, but {is_what}; {_hint(module, place)}"
+        )
     try:
         found.registrations()
     except RegistrationError as error:
-        raise LoadError("registration", str(error)) from error
+        raise LoadError("registration", f"{error}\n  in {shown}") from error
     return found
+
+
+def _hint(module: ModuleType, place: str) -> str:
+    apps = [name for name, value in vars(module).items() if isinstance(value, App)]
+    return f"it has an App named {apps[0]!r}: write {place}:{apps[0]}" if apps else "write `app = App(...)` in it"
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback of ``error`` as its author knows it: without the frames of sepkit and of the import system."""
     shown = traceback.TracebackException(type(error), error, authors_part(error), compact=True)
+    chain: list[traceback.TracebackException | None] = [shown]
+    while chain:
+        if (one := chain.pop()) is not None:
+            one.stack[:] = [frame for frame in one.stack if is_foreign(frame.filename)]
+            chain += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
     return "".join(shown.format())

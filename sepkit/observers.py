@@ -19,7 +19,12 @@ from sepkit.lanes import Mailbox
 from sepkit.results import Decision
 from sepkit.services import Link
 from sepkit.wire import messages
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import copied, structure, unstructure
+
+_Delivery = tuple[messages.EventParams, dict[str, Any], asyncio.Future[None]]
+"""An event, its payload for one handler, and the handshake that must have succeeded first."""
+
+_Handler = Callable[[_Delivery], Awaitable[None]]
 
 _log = logging.getLogger("sepkit")
 
@@ -37,11 +42,11 @@ class Observers:
         self._events = app.events
         self._link = link
         self._calls = calls
-        self._mailboxes = {
-            spec: Mailbox(f"{spec.name} handler {name_of(spec.fn)}", self._handler(spec))
-            for specs in app.events.values()
-            for spec in specs
-        }
+        specs = [spec for specs in app.events.values() for spec in specs]
+        self._handlers = {spec: self._handler(spec) for spec in specs}
+        # One for each function, even where it observes several events: it has them in the wire's order all the same.
+        boxes = {spec.fn: Mailbox(f"{spec.name} handler {name_of(spec.fn)}", _handle) for spec in specs}
+        self._mailboxes = {spec: boxes[spec.fn] for spec in specs}
         self.started: asyncio.Future[None] | None = None  # what came in before it is done waits for it
 
     def take(self, params: dict[str, Any]) -> None:
@@ -51,33 +56,38 @@ class Observers:
         except InvalidData as error:
             _log.warning("ignored a malformed event: %s", error)
             return
+        assert self.started is not None
         subject = "topic" if event.event == "bus/event" else "widget_id"
+        payload = None
         for spec in self._events.get(event.event, ()):
             if spec.only is None or spec.only == event.payload.get(subject):
-                self._mailboxes[spec].put(event)
+                # What one handler does to its payload is no business of another's.
+                payload = event.payload if payload is None else copied(event.payload)
+                self._mailboxes[spec].put((self._handlers[spec], (event, payload, self.started)))
 
     @property
     def running(self) -> list[asyncio.Task[None]]:
         """The tasks of those that have something to observe."""
-        return [box.task for box in self._mailboxes.values() if box.task is not None]
+        return list({box.task for box in self._mailboxes.values() if box.task is not None})
 
-    def _handler(self, spec: ObserverSpec) -> Callable[[messages.EventParams], Awaitable[None]]:
+    def _handler(self, spec: ObserverSpec) -> _Handler:
         what = f"the {spec.name} handler {name_of(spec.fn)}"
         said = False
 
-        async def observe(event: messages.EventParams) -> None:
+        async def observe(delivery: _Delivery) -> None:
             nonlocal said
-            assert self.started is not None
-            await asyncio.shield(self.started)
-            value = event.payload.get("payload", {}) if event.event == "bus/event" else event.payload
+            event, payload, started = delivery
+            if event.event == "bus/event" and spec.only is not None:  # @app.on_bus takes what was published
+                payload = payload.get("payload", {})
             try:
+                await asyncio.shield(started)
                 context = EventContext(self._link, unstructure(event.context), event.event, event.seq)
-                returned = await self._calls.observe(spec, spec.convert(value), context)
+                returned = await self._calls.observe(spec, spec.convert(payload), context)
             except InvalidData as error:
                 _log.warning("%s was not called: the payload does not fit: %s", what, error)
                 return
             except RpcError:
-                return  # said, where it became one
+                return  # said, where it became one; or the handshake has failed
             if isinstance(returned, Decision) and not said:
                 said = True
                 _log.error(
@@ -87,3 +97,8 @@ class Observers:
                 )
 
         return observe
+
+
+async def _handle(item: tuple[_Handler, _Delivery]) -> None:
+    handler, delivery = item
+    await handler(delivery)

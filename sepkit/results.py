@@ -134,10 +134,19 @@ def completions_result(values: object) -> dict[str, Any]:
         if isinstance(value, str):
             found.append({"value": _sendable(value, f"$[{index}]")})
         elif isinstance(value, messages.Completion):
-            found.append(to_json(attrs.asdict(value, filter=lambda _, part: part is not None), f"$[{index}]"))
+            found.append(_completion(value, f"$[{index}]"))
         else:
             raise EncodeError(f"$[{index}]", f"a completion is a string or a Completion, not {type(value).__name__}")
     return {"completions": found}
+
+
+def _completion(value: messages.Completion, path: str) -> dict[str, str]:
+    parts = {name: part for name, part in attrs.asdict(value).items() if part is not None or name == "value"}
+    for name, part in parts.items():
+        if not isinstance(part, str):
+            raise EncodeError(f"{path}.{name}", f"a completion's {name} is a string, not {type(part).__name__}")
+        _sendable(part, f"{path}.{name}")
+    return parts
 
 
 def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> dict[str, Any] | Block | None:

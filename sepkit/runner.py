@@ -86,7 +86,6 @@ def run(
         code = 1
     _close(loop)
     stderr.flush_within(0.5)
-    threading.Thread(target=_exit_anyway, args=(code,), name="sepkit-exit", daemon=True).start()
     return code
 
 
@@ -96,7 +95,7 @@ def _end_on_signals(loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher) -> 
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked or loop.is_closed():  # all has ended then, but for a thread of the author's
             os._exit(128 + number)
         asked = True
         loop.call_soon_threadsafe(dispatcher.stop)
@@ -121,6 +120,11 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
 
 async def _bounded(work: Any) -> None:
     await asyncio.wait([asyncio.ensure_future(work)], timeout=0.2)
+
+
+def exit_soon(code: int) -> None:
+    """See to it that the interpreter, which exits now, has ended within a second: it waits for the author's threads."""
+    threading.Thread(target=_exit_anyway, args=(code,), name="sepkit-exit", daemon=True).start()
 
 
 def _exit_anyway(code: int) -> None:

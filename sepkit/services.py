@@ -54,9 +54,9 @@ class Link:
             raise CapabilityDisabled(f"{method}: the host has switched {group!r} off for this extension")
         return await self.peer.request(method, params)
 
-    def tell(self, method: str, params: dict[str, Any]) -> None:
-        """Notify the host, unless it does not keep up. From any thread."""
-        self.peer.notify(method, params, lossy=True)
+    def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
+        """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
+        self.peer.notify(method, params, lossy=True, unless=unless)
 
 
 class UI:
@@ -123,6 +123,8 @@ class Kv:
 
     @overload
     async def get(self, key: str) -> Any: ...
+    @overload
+    async def get(self, key: str, *, default: Any) -> Any: ...
     @overload
     async def get(self, key: str, type: type[T]) -> T | None: ...
     @overload

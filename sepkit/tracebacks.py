@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from pathlib import Path
 from types import TracebackType
 
-_PACKAGE = str(Path(__file__).parent)
+# Folders with their separator, so that `sepkit-plugins/` beside `sepkit/` is the author's.
+_OURS = (
+    str(Path(__file__).parent) + os.sep,
+    str(Path(importlib.__file__).parent) + os.sep,
+    "<frozen importlib",
+    "<attrs generated",
+)
 
 
 def is_foreign(filename: str) -> bool:
     """Whether a frame's file is neither sepkit's nor the import system's."""
-    return not (filename.startswith((_PACKAGE, "<frozen importlib")) or "importlib" in Path(filename).parts)
+    return not filename.startswith(_OURS)
 
 
 def authors_part(error: BaseException) -> TracebackType | None:

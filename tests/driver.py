@@ -204,6 +204,11 @@ class Extension:
                 return read
             self._kept.append(read)
 
+    def kept(self) -> list[dict[str, Any]]:
+        """Take the frames that came while another one was waited for."""
+        found, self._kept = self._kept, []
+        return found
+
     def ask(self, method: str, params: object, seconds: float = PATIENCE) -> Any:
         """Send a request and wait for its result; an error fails the test."""
         answer = self.answer(self.request(method, params), seconds)
@@ -230,7 +235,7 @@ class Extension:
 
     def rest(self, seconds: float = PATIENCE) -> list[dict[str, Any]]:
         """All frames until the end of stdout."""
-        found, self._kept = self._kept, []
+        found = self.kept()
         while (frame := self._read_frame(seconds)) is not None:
             found.append(frame)
         return found

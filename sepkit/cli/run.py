@@ -28,25 +28,27 @@ def command(
 ) -> None:
     """Serve MODULE:APP, such as app:app or path/to/app.py:app, to the host at stdin and stdout."""
     claim_stdio()  # before the author's code can write to it
-    # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
-    from sepkit.loader import load
-    from sepkit.runner import install_stderr_log, run
+    try:
+        # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
+        from sepkit.loader import load
+        from sepkit.runner import exit_soon, install_stderr_log, run
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
 
     stderr = install_stderr_log(logging.getLevelNamesMapping()[log_level.upper()])
     try:
-        app = load(target)
-    except LoadError as error:
-        code: int = fail_to_load(error)
-        stderr.flush_within(0.5)
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-    else:
         code = run(
-            app,
+            load(target),
             stderr=stderr,
             loop_kind=loop_kind,  # type: ignore[arg-type]  # click has checked it
             max_concurrency=max_concurrency,
             max_frame_bytes=max_frame_bytes,
             grace=grace,
         )
+    except LoadError as error:
+        code = fail_to_load(error)
+        stderr.flush_within(0.5)
+    except KeyboardInterrupt:  # the loop had not taken the signal over yet
+        code = ExitCode.INTERRUPTED
+    exit_soon(code)
     sys.exit(code)

@@ -4,7 +4,15 @@ Knows nothing of apps, frames or transports. `signature.py` reads functions, `ty
 loaders and their schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
-from .hints import resolve_hints
+from .hints import HintError, resolve_hints, settle_class_hints
 from .signature import Signature, compile_type, inspect_signature, schema_of
 
-__all__ = ["Signature", "compile_type", "inspect_signature", "resolve_hints", "schema_of"]
+__all__ = [
+    "HintError",
+    "Signature",
+    "compile_type",
+    "inspect_signature",
+    "resolve_hints",
+    "schema_of",
+    "settle_class_hints",
+]

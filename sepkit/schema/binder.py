@@ -45,7 +45,10 @@ def _generate(fields: list[Field], load_all: Bind) -> Bind:
         def bind(arguments):
             if type(arguments) is not dict:
                 return load_all(arguments)
-            a0 = arguments.get("name", missing)
+            try:
+                a0 = arguments["name"]
+            except KeyError:
+                return load_all(arguments)
             if not (type(a0) is t0):
                 return load_all(arguments)
             bound = {"name": a0}
@@ -67,12 +70,11 @@ def _generate(fields: list[Field], load_all: Bind) -> Bind:
         types = field.form.exact
         names[f"t{index}"] = next(iter(types)) if len(types) == 1 else types
         tests.append(f"type(a{index}) {'is' if len(types) == 1 else 'in'} t{index}")
-    for index, field in enumerate(required):
-        lines += [
-            f" a{index} = arguments.get({field.name!r}, missing)",
-            f" if not ({tests[index]}):",
-            "  return load_all(arguments)",
-        ]
+    if required:
+        lines.append(" try:")
+        lines += [f"  a{index} = arguments[{field.name!r}]" for index, field in enumerate(required)]
+        lines += [" except KeyError:", "  return load_all(arguments)"]
+        lines += [f" if not ({' and '.join(tests[: len(required)])}):", "  return load_all(arguments)"]
     lines += [
         f" bound = {{{', '.join(f'{field.name!r}: a{index}' for index, field in enumerate(required))}}}",
         f" if len(arguments) == {len(required)}:",

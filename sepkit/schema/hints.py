@@ -56,6 +56,28 @@ def resolve_class_hints(cls: type) -> dict[str, Any]:
     return hints
 
 
+def settle_class_hints(annotation: Any) -> None:
+    """Evaluate, for good, the annotations of classes in ``annotation`` that only the running frames can evaluate.
+
+    What structures values of them later, in other frames, could not. Raises ``HintError``.
+    """
+    left, seen = [annotation], []
+    while left:
+        found = left.pop()
+        left += typing.get_args(found)
+        if not isinstance(found, type) or not getattr(found, "__annotations__", None) or found in seen:
+            continue
+        seen.append(found)
+        try:
+            hints = typing.get_type_hints(found, include_extras=True)
+        except NameError:
+            hints = resolve_class_hints(found)
+            for cls in found.__mro__:
+                own = cls.__dict__.get("__annotations__", {})
+                own.update({n: hints[n] for n, written in own.items() if isinstance(written, str | typing.ForwardRef)})
+        left += hints.values()
+
+
 def annotations_of(fn: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function as they are written."""
     return dict(inspect.get_annotations(underlying(fn)))

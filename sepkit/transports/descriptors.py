@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Final
 
-from sepkit.errors import FrameError
+from sepkit.errors import ConnectionClosed, FrameError
 from sepkit.transports.base import LOW_WATER, BufferedTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES, LineSplitter
 
@@ -55,6 +55,7 @@ class DescriptorTransport(BufferedTransport):
         self._input_over = False
         self._rest: memoryview | None = None  # set exactly while the loop watches the writing end
         self._was_blocking = True
+        self._output_over = False
 
     def _start_reading(self) -> None:
         assert self._loop is not None
@@ -153,6 +154,18 @@ class DescriptorTransport(BufferedTransport):
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
+    async def end_output(self) -> None:
+        """Send what waits, then let the peer's input end; what it still says is received. Cancel it to end at once."""
+        with contextlib.suppress(ConnectionClosed):
+            try:
+                await self._wait_below(0)
+            finally:
+                if not self._lost:
+                    self._output_over = True
+                    self._queue.clear()
+                    self._close_output()
+                    self._taken(self._size)
+
     def _flush(self) -> None:
         if self._rest is None:
             super()._flush()
@@ -174,7 +187,10 @@ class DescriptorTransport(BufferedTransport):
 
     def _write(self, view: memoryview) -> None:
         if self._write_fd is None:
-            self._lose(BrokenPipeError("the writing end is closed"))
+            if self._output_over:
+                self._taken(len(view))
+            else:
+                self._lose(BrokenPipeError("the writing end is closed"))
             return
         while view:
             try:
@@ -205,8 +221,7 @@ class DescriptorTransport(BufferedTransport):
             self._loop.remove_writer(self._write_fd)
         self._rest = rest or None
 
-    def _stop(self) -> None:
-        self._pause()
+    def _close_output(self) -> None:
         if self._write_fd is not None:
             if self._loop is not None:
                 self._watch(_NOTHING)
@@ -215,6 +230,10 @@ class DescriptorTransport(BufferedTransport):
                     os.set_blocking(self._write_fd, True)
             os.close(self._write_fd)
             self._write_fd = None
+
+    def _stop(self) -> None:
+        self._pause()
+        self._close_output()
         if self._read_fd is not None:
             # A thread that may be in os.read of it closes it itself: the number would be free for another file.
             if self._polls_reading:

@@ -56,9 +56,7 @@ class ChildProcess:
                 bufsize=0,
             )
         except OSError as error:
-            path = environment.get("PATH", "")
-            found = "" if os.sep in command[0] or shutil.which(command[0], path=path) else f" (searched PATH: {path})"
-            raise SpawnError(f"cannot start {command[0]!r}: {error.strerror}{found}") from None
+            raise SpawnError(f"cannot start {command[0]!r}: {_reason(error, command[0], environment)}") from None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         # The transport closes what it reads and writes; Popen's own files must not do so a second time.
@@ -87,15 +85,36 @@ class ChildProcess:
         """End it: its stdin ends, then SIGTERM, then SIGKILL for all of its session; the exit code."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                await self.transport.aclose()
+                await self.transport.end_output()
         code = await self.wait(grace)
         for number, seconds in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
             if code is None:
                 self._signal(number)
                 code = await self.wait(seconds)
-        self._signal(signal.SIGKILL)  # what it left behind in its session
+        self._kill_session()
+        for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
+            await asyncio.sleep(0)
+        await self.transport.aclose()
         return self.process.wait() if code is None else code
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
+
+    def _kill_session(self) -> None:
+        """Kill what it left behind in its session: its group and, where the system tells of them, the others."""
+        self._signal(signal.SIGKILL)
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(entry.name)) == self.process.pid:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _reason(error: OSError, command: str, environment: Mapping[str, str]) -> str:
+    reason = error.strerror or str(error)
+    if error.filename not in (None, command):  # the folder that it should start in
+        return f"{reason}: {str(error.filename)!r}"
+    path = environment.get("PATH", "")
+    if os.sep in command or shutil.which(command, path=path):
+        return reason
+    return f"{reason} (searched PATH: {path})"

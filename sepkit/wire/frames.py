@@ -22,7 +22,7 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _EMPTY: Final[Frame] = {}
 _SMALL: Final = 4096
-_ID_TYPES: Final = (int, str)
+ID_TYPES: Final = (int, str)
 
 loads: Final[Callable[[bytes], Any]] = orjson.loads
 _dumps: Final = orjson.dumps
@@ -139,7 +139,7 @@ def decode(line: bytes) -> Frame:
         and frame.get("jsonrpc") == "2.0"
         and type(frame.get("method")) is str
         and type(frame.get("params", _EMPTY)) is dict
-        and type(frame.get("id", 0)) in _ID_TYPES
+        and type(frame.get("id", 0)) in ID_TYPES
     ):
         return frame
     return check(frame)
@@ -190,8 +190,9 @@ def dumps(value: object) -> bytes:
         raise EncodeError("$", str(error)) from None
 
 
-# The `+` frees orjson's own buffer: kept alive by the hundred while replies wait for one write, these cost ~1.9 µs,
-# since they are shrunk by realloc. A copy costs 0.03 µs; putting the frame together with `%`, 0.2 µs.
+# Frames are put together so that none of orjson's own buffers lives on in them: kept alive by the hundred while replies
+# wait for one write, those cost ~1.9 µs each, since they are shrunk by realloc. For the reply to a call `%` is the
+# quickest way: 0.37 µs, where dumps of the whole and a `+` take 0.44.
 
 
 def encode_result(rid: Id, result: object) -> bytes:
@@ -201,6 +202,8 @@ def encode_result(rid: Id, result: object) -> bytes:
         EncodeError: ``result`` is not plain JSON data.
     """
     try:
+        if type(rid) is int:
+            return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, _dumps(result))
         return _dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None

@@ -1,0 +1,565 @@
+"""Commands and their completion, asked over a connection: what they are given, what comes back, and how they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import attrs
+import pytest
+
+from sepkit import App, CommandContext, Completion, Router, RpcError, ToolError, ToolResult
+from sepkit.errors import NoUI, RegistrationError
+from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@attrs.frozen
+class Point:
+    x: int
+    y: int = 0
+
+
+class Alien:
+    """Nothing that JSON knows."""
+
+
+def execute(command: str, arguments: object = None, **fields: object) -> dict[str, Any]:
+    given = {} if arguments is None else {"arguments": arguments}
+    return {"command": command, "context": CONTEXT, **given, **fields}
+
+
+def complete(command: str, **fields: object) -> dict[str, Any]:
+    return {"command": command, "context": CONTEXT, **fields}
+
+
+def app_returning(value: object) -> App:
+    app = App("t")
+
+    @app.command
+    async def give() -> object:
+        return value
+
+    return app
+
+
+def app_completing(values: Any) -> App:
+    app = App("t")
+
+    @app.command
+    async def paint() -> None: ...
+
+    @app.complete("paint")
+    async def colours(partial: str) -> list[str]:
+        return values  # type: ignore[no-any-return]  # whatever the test wants
+
+    return app
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_a_command_takes_its_arguments_in_its_own_types() -> None:
+    """Design section 2: a command's parameters are its arguments, and what loses nothing is converted (trap 40)."""
+    app = App("t")
+    given: list[object] = []
+
+    @app.command
+    async def paint(colour: Colour, points: list[Point], times: int = 1, label: str | None = None) -> None:
+        given.append((colour, points, times, label))
+
+    async with MemoryHost(app) as host:
+        assert await host.ask("command/execute", execute("paint", {"colour": "red", "points": [{"x": 1}]})) == {}
+        arguments = {"colour": "red", "points": [{"x": 1, "y": 2}], "times": "3", "label": "a"}
+        assert await host.ask("command/execute", execute("paint", arguments)) == {}
+    assert given == [(Colour.RED, [Point(1)], 1, None), (Colour.RED, [Point(1, 2)], 3, "a")]
+
+
+@on_each_loop
+async def test_a_command_sees_the_raw_arguments_and_those_it_does_not_name() -> None:
+    """Design section 2: ``CommandContext`` has the raw arguments; one that no parameter takes is left to it."""
+    app = App("t")
+    given: list[object] = []
+
+    @app.command
+    async def paint(ctx: CommandContext, times: int = 1) -> None:
+        given.append((times, ctx.arguments, ctx.context.token, ctx.context.tier))
+
+    async with MemoryHost(app) as host:
+        arguments = {"times": "2", "rest": ["a", {"b": None}]}
+        assert await host.ask("command/execute", execute("paint", arguments)) == {}
+        assert await host.ask("command/execute", execute("paint")) == {}
+        assert await host.ask("command/execute", execute("paint", {}, new_field=1)) == {}
+    assert given == [
+        (2, arguments, "epoch-1", "command"),
+        (1, {}, "epoch-1", "command"),
+        (1, {}, "epoch-1", "command"),
+    ]
+
+
+@on_each_loop
+async def test_wrong_arguments_are_refused_with_every_fault() -> None:
+    """Trap 44: each error has a path, the expected and the received type, all at once; decision 1: -32602."""
+    app = App("t")
+    called: list[object] = []
+
+    @app.command
+    async def paint(times: int, point: Point, colour: str) -> None:
+        called.append(times)
+
+    async with MemoryHost(app) as host:
+        arguments = {"times": "5x", "point": {"x": None}}
+        error = await host.refused("command/execute", execute("paint", arguments))
+        await host.ping()
+    assert error["code"] == -32602
+    assert "paint" in error["message"]
+    faults = {fault["path"]: fault for fault in error["data"]["errors"]}
+    assert faults.keys() == {"$.times", "$.point.x", "$.colour"}
+    for fault in faults.values():
+        assert fault["expected"]
+        assert fault["received"]
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("params", "fault"),
+    [
+        ({}, "$: a field 'command'"),
+        ({"command": 5, "context": CONTEXT}, "$.command: string"),
+        ({"command": "paint"}, "$: a field 'context'"),
+        ({"command": "paint", "context": {"token": "x", "tier": "root"}}, "$.context.tier: "),
+        (execute("paint", ["red"]), "$.arguments: object"),
+        (execute("paint", "red"), "$.arguments: object"),
+    ],
+    ids=repr,
+)
+@on_each_loop
+async def test_params_that_are_no_call_of_a_command_are_refused(params: dict[str, Any], fault: str) -> None:
+    """Trap 6: bad params → -32602, naming the field."""
+    app = App("t")
+    called: list[object] = []
+
+    @app.command
+    async def paint() -> None:
+        called.append(1)
+
+    async with MemoryHost(app) as host:
+        error = await host.refused("command/execute", params)
+        assert error["code"] == -32602
+        first = error["data"]["errors"][0]
+        assert f"{first['path']}: {first['expected']}".startswith(fault)
+    assert not called
+
+
+@pytest.mark.parametrize("method", ["command/execute", "command/complete"])
+@on_each_loop
+async def test_an_unknown_command_is_refused_with_the_known_ones(method: str) -> None:
+    """Design section 3, decision 1: an unknown command → -32602, never -32601 (trap 6)."""
+    async with MemoryHost(app_completing([])) as host:
+        error = await host.refused(method, execute("pain"))
+    assert error["code"] == -32602
+    assert "'pain'" in error["message"]
+    assert error["data"] == {"known": ["paint"]}
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "result"),
+    [
+        (None, {}),
+        ("", {"content": ""}),
+        ("päint\n", {"content": "päint\n"}),
+        (5, {"content": "5"}),
+        (True, {"content": "true"}),
+        ({"a": [1, None]}, {"content": '{"a":[1,null]}'}),
+        (Point(1, 2), {"content": '{"x":1,"y":2}'}),
+        (ToolResult("shown", details={"hidden": 1}), {"content": "shown"}),
+    ],
+    ids=repr,
+)
+@on_each_loop
+async def test_what_a_command_returns_is_shown(returned: object, result: dict[str, Any]) -> None:
+    """Protocol section 3: ``command/execute`` → ``content?``; a command has no details to give."""
+    async with MemoryHost(app_returning(returned)) as host:
+        assert await host.ask("command/execute", execute("give")) == result
+
+
+@pytest.mark.parametrize(
+    ("returned", "path", "what"),
+    [
+        (Alien(), "$", "Alien"),
+        ({"a": [Alien()]}, "$.a[0]", "Alien"),
+        ({"a": float("nan")}, "$.a", "not finite"),
+        ("\ud800", "$.content", "surrogate"),
+    ],
+    ids=["object", "nested", "nan", "surrogate"],
+)
+@on_each_loop
+async def test_a_result_that_cannot_be_sent_fails_that_command_only(returned: object, path: str, what: str) -> None:
+    """Traps 10 and 47: it fails that call, with the path and the type of the value, and nothing else."""
+    async with MemoryHost(app_returning(returned)) as host:
+        error = await host.refused("command/execute", execute("give"))
+        assert error["code"] == -32603
+        assert path in error["message"]
+        assert what in error["message"]
+        await host.ping()
+
+
+@on_each_loop
+async def test_a_def_command_runs_in_a_thread_and_holds_nobody_up() -> None:
+    """Trap 32: ``def`` handlers run in threads."""
+    app = App("t")
+    go_on, loop_thread = threading.Event(), threading.get_ident()
+
+    @app.command
+    def wait(ctx: CommandContext, word: str) -> str:
+        assert threading.get_ident() != loop_thread
+        assert go_on.wait(20)
+        return f"{word} {ctx.context.token}"
+
+    async with MemoryHost(app) as host:
+        call = host.start("command/execute", execute("wait", {"word": "done"}))
+        await host.ping()
+        assert not host.is_answered(call)
+        go_on.set()
+        assert (await host.answer(call))["result"] == {"content": "done epoch-1"}
+
+
+@on_each_loop
+async def test_a_commands_name_and_description_can_be_given() -> None:
+    """Protocol section 8: commands {name, description}; the name on the wire has no slash."""
+    router = Router()
+
+    @router.command(name="/paint-it", description="Paint.")
+    async def one() -> str:
+        return "one"
+
+    @router.command
+    async def two() -> str:
+        """Do the other thing.
+
+        At length.
+        """
+        return "two"
+
+    app = App("t")
+    app.include(router)
+    async with MemoryHost(app) as host:
+        commands = {one["name"]: one["description"] for one in host.initialized["registrations"]["commands"]}
+        assert commands.keys() == {"paint-it", "two"}
+        assert commands["paint-it"] == "Paint."
+        assert commands["two"].startswith("Do the other thing.")
+        assert await host.ask("command/execute", execute("paint-it")) == {"content": "one"}
+        assert await host.ask("command/execute", execute("two")) == {"content": "two"}
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("secret"),
+        RpcError("secret", code=-32602),
+        NoUI("secret"),
+        asyncio.CancelledError("secret"),
+        SystemExit,
+    ],
+    ids=lambda error: error.__name__ if isinstance(error, type) else type(error).__name__,
+)
+@on_each_loop
+async def test_a_command_that_raises_is_answered_with_a_fixed_text(
+    error: BaseException, threaded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traps 45 and 46: a fixed text and an id cross, the traceback with that id is logged; the process lives on."""
+    app = App("t")
+
+    def fail() -> None:
+        if error is SystemExit:  # type: ignore[comparison-overlap]
+            sys.exit("secret")
+        raise error
+
+    if threaded:
+        app.command(name="fail")(lambda: fail())
+    else:
+
+        @app.command(name="fail")
+        async def fail_in_the_loop() -> None:
+            fail()
+
+    async with MemoryHost(app, log=True) as host:
+        answer = await host.refused("command/execute", execute("fail"))
+        await host.ping()
+    assert answer["code"] == -32603
+    correlation = answer["data"]["correlation_id"]
+    assert answer["message"] == f"the command fail failed unexpectedly; its log names it {correlation}"
+    assert not [line for line in host.lines if b"secret" in line]
+    logged = [record for record in caplog.records if correlation in record.getMessage()]
+    assert len(logged) == 1
+    assert logged[0].exc_info
+
+
+@on_each_loop
+async def test_a_tool_error_from_a_command_crosses_as_written() -> None:
+    """Trap 45: ``ToolError("…")`` crosses as written, even a text that is no UTF-8."""
+    app = App("t")
+
+    @app.command
+    async def fail(text: str) -> None:
+        raise ToolError("\udcff is no file" if text == "odd" else text)
+
+    async with MemoryHost(app) as host:
+        error = await host.refused("command/execute", execute("fail", {"text": "No such färbe."}))
+        assert error == {"code": -32603, "message": "No such färbe."}
+        error = await host.refused("command/execute", execute("fail", {"text": "odd"}))
+        assert error == {"code": -32603, "message": "\\udcff is no file"}
+
+
+@on_each_loop
+async def test_an_unexpected_text_crosses_where_the_app_exposes_errors() -> None:
+    """Design section 3, decision 1: ``App(expose_errors=True)`` lets the text cross."""
+    app = App("t", expose_errors=True)
+
+    @app.command
+    async def fail() -> None:
+        raise ValueError("the very reason")
+
+    async with MemoryHost(app) as host:
+        error = await host.refused("command/execute", execute("fail"))
+    assert error["message"].endswith(": ValueError: the very reason")
+
+
+@on_each_loop
+async def test_a_cancelled_command_is_answered_once_when_it_has_stopped() -> None:
+    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+    app = App("t")
+    started, stopped = asyncio.Event(), asyncio.Event()
+
+    @app.command
+    async def wait() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            stopped.set()
+
+    async with MemoryHost(app) as host:
+        call = host.start("command/execute", execute("wait"))
+        await started.wait()
+        host.cancel(call)
+        assert (await host.answer(call))["error"]["code"] == -32800
+        assert stopped.is_set()
+        await host.ping()  # a second answer would fail the test
+
+
+@on_each_loop
+async def test_commands_do_not_wait_behind_tools() -> None:
+    """Trap 31: ping, cancel, hooks, commands and replies never wait."""
+    app = App("t")
+    go_on = asyncio.Event()
+
+    @app.tool
+    async def wait() -> None:
+        await go_on.wait()
+
+    @app.command
+    async def release(ctx: CommandContext) -> str:
+        value = await ctx.kv.get("k")
+        go_on.set()
+        return str(value)
+
+    @app.complete("release")
+    async def ways(partial: str) -> list[str]:
+        return [partial]
+
+    async with MemoryHost(app, {"kv/get": {"value": 7}}, max_concurrency=1, max_waiting=1) as host:
+        calls = [host.start_tool("wait"), host.start_tool("wait")]
+        assert await host.ask("command/complete", complete("release", partial="x")) == {"completions": [{"value": "x"}]}
+        assert not any(host.is_answered(call) for call in calls)
+        assert await host.ask("command/execute", execute("release")) == {"content": "7"}
+        for call in calls:
+            assert "result" in await host.answer(call)
+
+
+# -- completion --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "completions"),
+    [
+        ([], []),
+        (None, []),
+        (["red", "grün"], [{"value": "red"}, {"value": "grün"}]),
+        (
+            ("a", Completion("b"), Completion("c", "the third"), Completion("d", "")),
+            [
+                {"value": "a"},
+                {"value": "b"},
+                {"value": "c", "description": "the third"},
+                {"value": "d", "description": ""},
+            ],
+        ),
+        ({"one": 1}.keys(), [{"value": "one"}]),
+    ],
+    ids=repr,
+)
+@on_each_loop
+async def test_a_completer_returns_strings_and_completions(values: object, completions: list[dict[str, str]]) -> None:
+    """Protocol section 3: ``command/complete`` → completions[{value, description?}], in the completer's order."""
+    async with MemoryHost(app_completing(values)) as host:
+        assert await host.ask("command/complete", complete("paint", partial="")) == {"completions": completions}
+
+
+@on_each_loop
+async def test_a_completer_may_be_a_def_and_is_given_what_was_typed() -> None:
+    """Design section 2: completion handlers take ``partial: str``; a ``def`` handler runs in a thread."""
+    app = App("t")
+    loop_thread = threading.get_ident()
+
+    @app.command
+    async def paint() -> None: ...
+
+    @app.command
+    async def erase() -> None: ...
+
+    @app.complete("paint")
+    def colours(ctx: CommandContext, partial: str) -> list[str]:
+        assert threading.get_ident() != loop_thread
+        return [partial + ctx.context.token]
+
+    @app.complete("erase")
+    async def nothing_to_know() -> list[str]:
+        return ["all"]
+
+    async with MemoryHost(app) as host:
+        for fields, value in (({"partial": "rö"}, "röepoch-1"), ({}, "epoch-1")):
+            answer = await host.ask("command/complete", complete("paint", **fields))
+            assert answer == {"completions": [{"value": value}]}
+        assert await host.ask("command/complete", complete("erase")) == {"completions": [{"value": "all"}]}
+
+
+@on_each_loop
+async def test_a_command_without_a_completer_has_no_completions() -> None:
+    """Protocol section 3: completions is always there; none is an empty array."""
+    async with MemoryHost(app_returning(None)) as host:
+        assert await host.ask("command/complete", complete("give", partial="x")) == {"completions": []}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ("red", "str"),
+        (b"red", "bytes"),
+        ({"red": 1}, "dict"),
+        (5, "int"),
+        (["red", 5], "$[1]"),
+        ([None], "$[0]"),
+        ([{"value": "red"}], "$[0]"),
+        (["red", "\ud800"], "$[1]"),
+        ([Completion("red", "\ud800")], "$[0].description"),
+        ([Completion("red", 5)], "$[0].description"),  # type: ignore[arg-type]  # on purpose
+        ([Completion(None)], "$[0].value"),  # type: ignore[arg-type]  # on purpose
+        ([Completion(5)], "$[0].value"),  # type: ignore[arg-type]  # on purpose
+    ],
+    ids=repr,
+)
+@on_each_loop
+async def test_what_is_no_list_of_completions_is_an_error_that_names_it(values: object, names: str) -> None:
+    """Trap 47: anything else fails that call, with path and type. A str is no list of its letters."""
+    async with MemoryHost(app_completing(values)) as host:
+        error = await host.refused("command/complete", complete("paint"))
+        assert error["code"] == -32603
+        assert names in error["message"]
+        await host.ping()
+
+
+@on_each_loop
+async def test_a_completer_that_raises_is_answered_with_a_fixed_text() -> None:
+    """Trap 45, for completers: in their body, and in what they return."""
+    app = App("t")
+
+    @app.command
+    async def early() -> None: ...
+
+    @app.command
+    async def late() -> None: ...
+
+    @app.complete("early")
+    async def fail(partial: str) -> list[str]:
+        raise ValueError("secret")
+
+    @app.complete("late")
+    async def fail_later(partial: str) -> list[str]:
+        def failing() -> Any:
+            yield "red"
+            raise ValueError("secret")
+
+        return failing()  # type: ignore[no-any-return]  # an iterable, which a caller may return
+
+    async with MemoryHost(app, log=True) as host:
+        for command in ("early", "late"):
+            error = await host.refused("command/complete", complete(command))
+            assert error["code"] == -32603
+            assert error["data"]["correlation_id"] in error["message"]
+        await host.ping()
+    assert not [line for line in host.lines if b"secret" in line]
+
+
+@pytest.mark.parametrize("fields", [{"partial": 5}, {"partial": ["r"]}, {"context": None}], ids=repr)
+@on_each_loop
+async def test_params_that_are_no_completion_are_refused(fields: dict[str, object]) -> None:
+    """Trap 6: bad params → -32602, naming the field."""
+    async with MemoryHost(app_completing(["red"])) as host:
+        error = await host.refused("command/complete", {**complete("paint"), **fields})
+    assert error["code"] == -32602
+    assert [fault["path"] for fault in error["data"]["errors"]] == [f"$.{next(iter(fields))}"]
+
+
+def _ways(partial: str) -> list[str]:
+    return [partial]
+
+
+def _a_second_command(app: App) -> None:
+    app.command(name="paint")(lambda: None)
+
+
+def _a_second_completer(app: App) -> None:
+    app.complete("paint")(_ways)
+
+
+def _a_completer_for_nothing(app: App) -> None:
+    app.complete("pain")(_ways)
+    app.registrations()
+
+
+def _a_name_with_a_blank(app: App) -> None:
+    app.command(name="paint it")(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("register", "says"),
+    [
+        (_a_second_command, "'paint' is registered twice"),
+        (_a_second_completer, "'paint' is registered twice"),
+        (_a_completer_for_nothing, "'pain'.*did you mean 'paint'"),
+        (_a_name_with_a_blank, "write 'paint-it'"),
+    ],
+)
+def test_a_wrong_registration_of_a_command_is_an_error_where_it_is_written(
+    register: Callable[[App], None], says: str
+) -> None:
+    """Trap 43: a second registration of a name is an error where it is written; so is one for nothing."""
+    with pytest.raises(RegistrationError, match=says):
+        register(app_completing([]))

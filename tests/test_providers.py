@@ -1,0 +1,576 @@
+"""Providers of models: what they are asked, what they stream, what it comes to, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import pytest
+
+from sepkit import (
+    App,
+    Credentials,
+    Delta,
+    Done,
+    Model,
+    ModelUsed,
+    OAuthParams,
+    ProviderContext,
+    ProviderRequest,
+    Reasoning,
+    RpcError,
+    ToolCallArgumentsDelta,
+    ToolCallStart,
+    Usage,
+)
+from sepkit.errors import EncodeError
+from sepkit.streams import StreamFold
+from sepkit.wire.messages import StreamEvent
+from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
+
+REQUEST: dict[str, Any] = {
+    "request_id": "r1",
+    "provider": "p",
+    "model": "m",
+    "messages": [{"role": "user", "content": "hi"}],
+}
+EVENTS: list[StreamEvent] = [
+    ModelUsed("m-2024"),
+    Reasoning("hm"),
+    Delta("Hel"),
+    ToolCallStart(0, "c0", "look"),
+    Delta("lo"),
+    ToolCallArgumentsDelta(0, '{"at": '),
+    Usage(prompt_tokens=3),
+    ToolCallArgumentsDelta(0, "1}"),
+    Usage(completion_tokens=5, extra={"cost": 1}),
+    Done("tool_calls"),
+]
+RESULT = {
+    "content": "Hello",
+    "reasoning_content": "hm",
+    "resolved_model": "m-2024",
+    "tool_calls": [{"id": "c0", "name": "look", "arguments": {"at": 1}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 5, "cost": 1},
+    "finish_reason": "tool_calls",
+}
+ON_THE_WIRE = [
+    {"type": "Model", "name": "m-2024"},
+    {"type": "Reasoning", "content": "hm"},
+    {"type": "Delta", "content": "Hel"},
+    {"type": "ToolCallStart", "index": 0, "id": "c0", "name": "look"},
+    {"type": "Delta", "content": "lo"},
+    {"type": "ToolCallArgumentsDelta", "index": 0, "arguments_chunk": '{"at": '},
+    {"type": "Usage", "prompt_tokens": 3},
+    {"type": "ToolCallArgumentsDelta", "index": 0, "arguments_chunk": "1}"},
+    {"type": "Usage", "completion_tokens": 5, "cost": 1},
+    {"type": "Done", "finish_reason": "tool_calls"},
+]
+
+
+def app_yielding(*events: Any) -> App:
+    app = App("t")
+
+    @app.provider("p", models=[Model("m")])
+    async def complete() -> AsyncIterator[StreamEvent]:
+        for event in events:
+            await asyncio.sleep(0)
+            yield event
+
+    return app
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_with_stream_each_event_is_a_delta_and_all_come_before_the_result() -> None:
+    """Design section 2: with ``stream`` each goes out as a delta, and the final result is folded from them."""
+    async with MemoryHost(app_yielding(*EVENTS)) as host:
+        rid = host.start("provider/complete", {**REQUEST, "stream": True})
+        answer = await host.answer(rid)
+    assert answer["result"] == RESULT
+    assert host.told == [("provider/delta", {"request_id": "r1", "event": event}) for event in ON_THE_WIRE]
+    assert host.frames[-1] is answer
+
+
+@pytest.mark.parametrize("stream", [{}, {"stream": False}, {"stream": None}])
+@on_each_loop
+async def test_without_stream_there_is_only_the_result(stream: dict[str, Any]) -> None:
+    """Protocol section 3: ``stream?``; the result is the same."""
+    async with MemoryHost(app_yielding(*EVENTS)) as host:
+        assert await host.ask("provider/complete", {**REQUEST, **stream}) == RESULT
+    assert not host.told
+
+
+@on_each_loop
+async def test_what_a_provider_sends_itself_is_part_of_the_answer() -> None:
+    """Design section 2: ``ProviderContext`` adds ``await delta(event)``; the result is what was streamed."""
+    app = App("t")
+
+    @app.provider("p")
+    async def complete(request: ProviderRequest, ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
+        await ctx.delta(Delta("one, "))
+        yield Delta("two")
+        await ctx.delta(Usage(total_tokens=1))
+
+    expected = {"content": "one, two", "tool_calls": [], "finish_reason": "stop", "usage": {"total_tokens": 1}}
+    async with MemoryHost(app) as host:
+        assert await host.ask("provider/complete", REQUEST) == expected
+        assert not host.told
+        assert await host.ask("provider/complete", {**REQUEST, "stream": True}) == expected
+    assert [params["event"]["type"] for params in host.told_of("provider/delta")] == ["Delta", "Delta", "Usage"]
+
+
+@on_each_loop
+async def test_deltas_of_two_completions_are_told_apart() -> None:
+    """Protocol section 4: ``provider/delta`` carries the ``request_id``."""
+    app = App("t")
+    go_on = asyncio.Event()
+
+    @app.provider("p")
+    async def complete(request: ProviderRequest) -> AsyncIterator[StreamEvent]:
+        yield Delta(f"{request.request_id} begins, ")
+        await go_on.wait()
+        yield Delta(f"{request.request_id} ends")
+
+    async with MemoryHost(app) as host:
+        rids = [
+            host.start("provider/complete", {**REQUEST, "request_id": name, "stream": True}) for name in ("a", "b", "c")
+        ]
+        await host.until(lambda: len(host.told) == 3)
+        go_on.set()
+        for rid, name in zip(rids, ("a", "b", "c"), strict=True):
+            assert (await host.answer(rid))["result"]["content"] == f"{name} begins, {name} ends"
+    for name in ("a", "b", "c"):
+        texts = [p["event"]["content"] for p in host.told_of("provider/delta") if p["request_id"] == name]
+        assert texts == [f"{name} begins, ", f"{name} ends"]
+
+
+@on_each_loop
+async def test_a_provider_is_given_the_request_as_a_record_as_a_dict_or_as_its_own_class() -> None:
+    """Protocol section 3: ``provider/complete`` {request_id, provider, model, messages, tools?, …, context?}."""
+    app = App("t")
+    given: list[Any] = []
+
+    @attrs.frozen
+    class Mine:
+        model: str
+        thinking: str = "none"
+
+    @app.provider("p")
+    async def record(request: ProviderRequest, ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
+        given.append((request, ctx.context.tier, ctx.context.token))
+        yield Done("stop")
+
+    @app.provider("raw")
+    async def raw(request: dict[str, Any], ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
+        given.append((request, ctx.context.tier, ctx.context.token))
+        yield Done("stop")
+
+    @app.provider("mine")
+    async def mine(request: Mine) -> AsyncIterator[StreamEvent]:
+        given.append(request)
+        yield Done("stop")
+
+    full = {
+        **REQUEST,
+        "tools": [{"name": "t"}],
+        "response_format": {"type": "json"},
+        "thinking": "high",
+        "context": CONTEXT,
+        "new": 1,
+    }
+    async with MemoryHost(app) as host:
+        await host.ask("provider/complete", full)
+        await host.ask("provider/complete", {**REQUEST, "provider": "raw", "new": 1})
+        await host.ask("provider/complete", {**full, "provider": "mine"})
+        error = await host.refused("provider/complete", {**full, "provider": "mine", "thinking": 5})
+        assert error["code"] == -32602
+    (request, tier, token), raw_given, mine_given = given
+    assert (request.model, request.thinking, request.tools) == ("m", "high", [{"name": "t"}])
+    assert request.messages == REQUEST["messages"]
+    assert (tier, token) == ("command", "epoch-1")
+    assert raw_given == ({**REQUEST, "provider": "raw", "new": 1}, "event", ""), "no context, no rights"
+    assert mine_given == Mine("m", "high")
+
+
+# -- the fold ----------------------------------------------------------------------------------------------------------
+
+
+def folded(*events: object) -> dict[str, Any]:
+    fold = StreamFold()
+    for event in events:
+        fold.add(event)
+    return fold.result()
+
+
+NOTHING: dict[str, Any] = {"content": "", "tool_calls": [], "finish_reason": "stop", "usage": {}}
+
+
+@pytest.mark.parametrize(
+    ("events", "result"),
+    [
+        ([], NOTHING),
+        ([Delta("a"), Delta(""), Delta("b")], {**NOTHING, "content": "ab"}),
+        ([Done("length")], {**NOTHING, "finish_reason": "length"}),
+        ([Done("stop"), Done("length")], {**NOTHING, "finish_reason": "length"}),
+        ([Reasoning("a"), Delta("x"), Reasoning("b")], {**NOTHING, "content": "x", "reasoning_content": "ab"}),
+        ([ModelUsed("a"), ModelUsed("b")], {**NOTHING, "resolved_model": "b"}),
+        (
+            [Usage(prompt_tokens=1), Usage(completion_tokens=2), Usage(prompt_tokens=3, extra={"cost": 0.5})],
+            {**NOTHING, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.5}},
+        ),
+    ],
+    ids=["nothing", "text", "finish", "last finish", "reasoning", "model", "usage in pieces"],
+)
+def test_stream_events_fold_into_the_result(events: list[object], result: dict[str, Any]) -> None:
+    """Design section 2: the final result is folded from the stream; ``Done`` may be missing."""
+    assert folded(*events) == result
+
+
+def test_interleaved_tool_calls_are_put_together_by_their_index() -> None:
+    """Protocol section 4: ToolCallStart{index,id,name} · ToolCallArgumentsDelta{index,arguments_chunk}."""
+    result = folded(
+        ToolCallStart(1, "c1", "second"),
+        ToolCallArgumentsDelta(1, '{"b"'),
+        ToolCallStart(0, "c0", "first"),
+        ToolCallArgumentsDelta(0, "[1,"),
+        ToolCallArgumentsDelta(1, ":2}"),
+        ToolCallArgumentsDelta(0, ""),
+        ToolCallArgumentsDelta(0, "2]"),
+        ToolCallStart(7, "c7", "without arguments"),
+    )
+    assert result["tool_calls"] == [
+        {"id": "c0", "name": "first", "arguments": [1, 2]},
+        {"id": "c1", "name": "second", "arguments": {"b": 2}},
+        {"id": "c7", "name": "without arguments", "arguments": {}},
+    ]
+    assert result["finish_reason"] == "tool_calls", "where no Done says otherwise"
+    assert folded(ToolCallStart(0, "c", "n"), Done("stop"))["finish_reason"] == "stop"
+
+
+def test_a_start_may_come_in_pieces_and_after_its_chunks() -> None:
+    """Some upstreams repeat the start with the first chunk: a later name or id completes an earlier one."""
+    result = folded(ToolCallArgumentsDelta(0, "{}"), ToolCallStart(0, "c0", ""), ToolCallStart(0, "", "look"))
+    assert result["tool_calls"] == [{"id": "c0", "name": "look", "arguments": {}}]
+
+
+def test_chunks_that_make_no_json_are_named_by_their_tool_call() -> None:
+    """Trap 10's rule: with the path of the value."""
+    with pytest.raises(EncodeError, match=r"^\$\.tool_calls\[1\]\.arguments: the chunks make no JSON: "):
+        folded(ToolCallArgumentsDelta(0, "{}"), ToolCallArgumentsDelta(1, '{"secret'))
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Delta("x"), "text"],
+        [Delta("x"), None],
+        [{"type": "Delta", "content": "x"}],
+        [ToolCallArgumentsDelta(0, "{secret")],
+        [Delta(5)],  # type: ignore[arg-type]  # on purpose
+    ],
+    ids=["str", "None", "dict", "chunks", "content"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+@on_each_loop
+async def test_what_is_no_stream_event_fails_that_completion(
+    events: list[Any], stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 45: a mistake of the provider's crosses as a fixed text and an id; the process lives."""
+    async with MemoryHost(app_yielding(*events)) as host:
+        error = await host.refused("provider/complete", {**REQUEST, "stream": stream})
+        await host.ping()
+    assert error["code"] == -32603
+    assert error["message"].startswith("the provider p failed unexpectedly; its log names it ")
+    assert error["data"]["correlation_id"] in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret"), asyncio.CancelledError("secret")])
+@pytest.mark.parametrize("stream", [True, False])
+@on_each_loop
+async def test_what_a_provider_raises_does_not_cross(error: BaseException, stream: bool) -> None:
+    """Traps 45 and 46."""
+    app = App("t")
+    closed: list[str] = []
+
+    @app.provider("p")
+    async def complete() -> AsyncIterator[StreamEvent]:
+        try:
+            yield Delta("so far")
+            raise error
+        finally:
+            closed.append("closed")
+
+    async with MemoryHost(app, log=True) as host:
+        answer = await host.refused("provider/complete", {**REQUEST, "stream": stream})
+        await host.ping()
+    assert answer["code"] == -32603
+    assert answer["message"].startswith("the provider p failed unexpectedly")
+    assert closed == ["closed"]
+    assert not [line for line in host.lines if b"secret" in line]
+
+
+@on_each_loop
+async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
+    """Design section 3, decision 1: an unknown provider name → -32602."""
+    async with MemoryHost(app_yielding()) as host:
+        error = await host.refused("provider/complete", {**REQUEST, "provider": "q"})
+        assert error["code"] == -32602
+        assert error["data"] == {"known": ["p"]}
+        for method in ("provider/oauth_login", "provider/oauth_refresh"):
+            error = await host.refused(method, {"provider": "p"})
+            assert error["code"] == -32602
+            assert error["data"] == {"known": []}
+
+
+@pytest.mark.parametrize("field", ["request_id", "provider", "model", "messages"])
+@on_each_loop
+async def test_a_request_that_lacks_a_field_is_refused(field: str) -> None:
+    """Trap 6: bad params → -32602."""
+    async with MemoryHost(app_yielding()) as host:
+        error = await host.refused("provider/complete", {k: v for k, v in REQUEST.items() if k != field})
+        assert error["code"] == -32602
+
+
+@on_each_loop
+async def test_a_completion_that_fails_gives_its_slot_back() -> None:
+    """Trap 33: after any mixture of success, error and cancel every table is empty: with one slot, calls go on."""
+    app = app_yielding(Delta("x"))
+
+    @attrs.frozen
+    class Mine:
+        nowhere: str
+
+    @app.provider("mine")
+    async def mine(request: Mine) -> AsyncIterator[StreamEvent]:
+        yield Done("stop")
+
+    @app.provider("bad")
+    async def bad() -> AsyncIterator[StreamEvent]:
+        try:
+            yield Done("stop")
+        finally:
+            raise ValueError
+
+    async with MemoryHost(app, max_concurrency=1) as host:
+        for _ in range(3):
+            for name in ("mine", "bad", "unknown"):
+                await host.refused("provider/complete", {**REQUEST, "provider": name})
+            assert (await host.ask("provider/complete", REQUEST))["content"] == "x"
+
+
+# -- cancelling --------------------------------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_a_cancelled_provider_has_cleaned_up_before_its_answer() -> None:
+    """Protocol section 8: -32800 comes when its work has stopped: the generator's ``finally`` has run."""
+    app = App("t")
+    begun = asyncio.Event()
+    closed = False
+
+    @app.provider("p")
+    async def complete() -> AsyncIterator[StreamEvent]:
+        nonlocal closed
+        try:
+            yield Delta("x")
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not host.is_answered(rid)
+            closed = True
+
+    async with MemoryHost(app) as host:
+        rid = host.start("provider/complete", REQUEST)
+        await begun.wait()
+        host.cancel(rid)
+        assert (await host.answer(rid))["error"]["code"] == -32800
+        assert closed
+
+
+@on_each_loop
+async def test_a_provider_cancelled_between_two_events_has_cleaned_up_before_its_answer() -> None:
+    """Protocol section 8, while the host does not read: the generator stands at its ``yield``, and is closed."""
+    app = App("t")
+    full, closed = asyncio.Event(), asyncio.Event()
+    yielded = 0
+
+    @app.provider("p")
+    async def complete() -> AsyncIterator[StreamEvent]:
+        nonlocal yielded
+        try:
+            while True:
+                yielded += 1
+                if yielded == 12:  # more than 1 MiB waits
+                    full.set()
+                yield Delta("x" * 100_000)
+        finally:
+            await asyncio.sleep(0)
+            assert not host.is_answered(rid)
+            closed.set()
+
+    async with MemoryHost(app) as host:
+        host.pause_reading()
+        rid = host.start("provider/complete", {**REQUEST, "stream": True})
+        await full.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert yielded == 12, "it waits for the host"
+        host.cancel(rid)
+        await closed.wait()
+        host.resume_reading()
+        assert (await host.answer(rid))["error"]["code"] == -32800
+
+
+@on_each_loop
+async def test_a_provider_may_ask_the_host_while_it_cleans_up_with_one_slot_only() -> None:
+    """Trap 24: extension → host → extension works with ``max_concurrency=1``, to the very end of a stream."""
+    app = App("t")
+
+    @app.provider("p")
+    async def complete(ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
+        try:
+            yield Delta(str(await ctx.kv.get("key", int)))
+        finally:
+            await ctx.kv.set("key", 2)
+
+    async def kv_get(params: dict[str, Any]) -> dict[str, Any]:
+        return {"value": 1}
+
+    async with MemoryHost(app, {"kv/get": kv_get, "kv/set": {}}, max_concurrency=1) as host:
+        for _ in range(3):
+            assert (await host.ask("provider/complete", REQUEST))["content"] == "1"
+    assert len(host.asked_for("kv/set")) == 3
+
+
+# -- OAuth -------------------------------------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_a_login_and_a_refresh_give_credentials() -> None:
+    """Protocol section 3: {provider, refresh_token?, context?} → api_key?, access_token?, …, expires_at?, extra?."""
+    app = app_yielding()
+    given: list[Any] = []
+
+    @app.oauth_login("p")
+    async def login(ctx: ProviderContext) -> Credentials:
+        code = await ctx.ui.input("Code?")
+        return Credentials(access_token=code, refresh_token="r1", expires_at=1_700_000_000, extra={"scope": "all"})
+
+    @app.oauth_refresh("p")
+    async def refresh(request: OAuthParams) -> Credentials:
+        given.append((request.provider, request.refresh_token))
+        return Credentials(api_key="k")
+
+    async with MemoryHost(app, {"ui/request": {"text": "c"}}) as host:
+        (provider,) = host.initialized["registrations"]["providers"]
+        assert provider == {"name": "p", "oauth": True, "models": [{"id": "m"}]}
+        assert await host.ask("provider/oauth_login", {"provider": "p", "context": CONTEXT}) == {
+            "access_token": "c",
+            "refresh_token": "r1",
+            "expires_at": 1_700_000_000,
+            "extra": {"scope": "all"},
+        }
+        asked = {"provider": "p", "refresh_token": "r1", "new": 1}
+        assert await host.ask("provider/oauth_refresh", asked) == {"api_key": "k"}
+    assert given == [("p", "r1")]
+
+
+@pytest.mark.parametrize("kind", ["returns a dict", "returns nothing", "raises"])
+@on_each_loop
+async def test_an_oauth_handler_that_fails_tells_no_secret(kind: str) -> None:
+    """Trap 45: -32603 with a fixed text."""
+    app = app_yielding()
+
+    async def login(request: dict[str, Any]) -> Any:
+        if kind == "raises":
+            raise ValueError(f"bad token {request['refresh_token']}")
+        return {"access_token": "secret"} if kind == "returns a dict" else None
+
+    app.oauth_login("p")(login)
+    async with MemoryHost(app, log=True) as host:
+        error = await host.refused("provider/oauth_login", {"provider": "p", "refresh_token": "secret"})
+        await host.ping()
+    assert error["code"] == -32603
+    assert "failed unexpectedly" in error["message"]
+    assert not [line for line in host.lines if b"secret" in line]
+
+
+@on_each_loop
+async def test_a_login_that_waits_for_a_person_holds_no_slot() -> None:
+    """Design section 3, decision 4: ``max_concurrency`` counts tool and provider calls; a login is neither."""
+    app = App("t")
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    running, most = 0, 0
+
+    @app.tool
+    async def work() -> None:
+        """Work."""
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    @app.provider("p")
+    async def complete() -> AsyncIterator[StreamEvent]:
+        yield Done("stop")
+
+    @app.oauth_login("p")
+    async def login(ctx: ProviderContext) -> Credentials:
+        await ctx.ui.confirm("Log in?")
+        return Credentials(api_key="k")
+
+    async def confirmed(params: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        await go_on.wait()
+        return {"confirmed": True}
+
+    async with MemoryHost(app, {"ui/request": confirmed}, max_concurrency=1) as host:
+        login_rid = host.start("provider/oauth_login", {"provider": "p"})
+        await asked.wait()
+        rids = [host.start_tool("work") for _ in range(5)]
+        for rid in rids:
+            await host.answer(rid)
+        go_on.set()
+        assert (await host.answer(login_rid))["result"] == {"api_key": "k"}
+    assert most == 1, "and lends none that it does not have"
+
+
+def test_an_oauth_handler_of_a_provider_that_is_not_there_is_a_mistake() -> None:
+    """Design section 2: it fails when the app is loaded, and names what is near."""
+    app = app_yielding()
+
+    @app.oauth_login("pp")
+    async def login() -> Credentials:
+        return Credentials()
+
+    with pytest.raises(
+        Exception, match=r"^OAuth login of provider 'pp' \(.*\): there is no such provider; did you mean 'p'\?"
+    ):
+        app.registrations()
+
+
+@on_each_loop
+async def test_an_error_of_the_host_fails_the_completion() -> None:
+    """Trap 19's rule for this side: what the host refuses is an error that the provider may catch."""
+    app = App("t")
+
+    @app.provider("p")
+    async def complete(ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
+        try:
+            await ctx.kv.get("key")
+        except RpcError as error:
+            yield Delta(f"{error.code}")
+
+    async with MemoryHost(app, {"kv/get": RpcError("no", code=-32004)}) as host:
+        assert (await host.ask("provider/complete", REQUEST))["content"] == "-32004"
