@@ -39,6 +39,7 @@ class ToolSpec:
     deferred: bool
     timeout: float | None
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
+    call: Callable[[Mapping[str, Any], object], Any] = field(repr=False)
     context: str | None
     is_async: bool
     is_plain: bool
@@ -171,6 +172,7 @@ def make_tool(
         deferred=deferred,
         timeout=timeout,
         bind=signature.bind,
+        call=signature.call,
         context=signature.context,
         is_async=is_async(fn),
         is_plain=is_async(fn) and timeout is None,

@@ -42,7 +42,7 @@ class Extension:
     """A running extension.
 
     Args:
-        source: The app's module; written to ``app.py`` in a folder of its own.
+        source: The app's module, written to ``app.py`` in a folder of its own; or, as a Path, a folder with an app.
         options: More of ``sepkit run``'s options.
         env: Its environment; this process's by default.
         read_stderr: Whether anybody reads its stderr; else it is a pipe that fills up.
@@ -51,7 +51,7 @@ class Extension:
 
     def __init__(
         self,
-        source: str,
+        source: str | Path,
         *options: str,
         env: Mapping[str, str] | None = None,
         read_stderr: bool = True,
@@ -59,8 +59,9 @@ class Extension:
         python: tuple[str, ...] = (sys.executable,),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sepkit-test-")
-        self.folder = Path(self._folder.name)
-        (self.folder / "app.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        self.folder = source if isinstance(source, Path) else Path(self._folder.name)
+        if isinstance(source, str):
+            (self.folder / "app.py").write_text(textwrap.dedent(source), encoding="utf-8")
         self.process = subprocess.Popen(
             [*python, "-m", "sepkit", "run", "app:app", *options],
             cwd=self.folder,

@@ -1,11 +1,13 @@
 """Blocks shell commands that destroy what cannot be brought back.
 
-The patterns are few and meant to be read; a gate that nobody understands is switched off. It looks at what the agent's
-own shell tools are about to run (``tool_call``) and at what the user types (``user_bash``).
+The rules are few and meant to be read; a gate that nobody understands is switched off. It looks at what the agent's own
+shell tools are about to run (``tool_call``) and at what the user types (``user_bash``). Where a shell would read a
+command in a way that this does not, it errs on the side of the block.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from typing import Final
@@ -14,66 +16,128 @@ from sepkit import App, Block, HookContext, ToolCall, UserBash
 
 app = App("permission-gate", version="0.1.0")
 
-SHELL_TOOLS: Final = frozenset({"bash", "shell", "sh", "run_command", "execute"})
+SHELL_TOOLS: Final = frozenset({"bash", "sh", "shell", "terminal", "exec", "execute", "execute_command", "run_command"})
 _ARGUMENTS: Final = ("command", "cmd", "script")
-_ROOTS: Final = re.compile(
-    r"/|/\*|~/?|~/\*|\$HOME/?|\$\{HOME\}/?|/(bin|boot|dev|etc|home|lib|lib64|opt|root|sbin|srv|usr|var)(/\*?)?"
+
+# What a path comes to, once `..`, doubled slashes and the names of the home folder are out of the way.
+_SYSTEM: Final = re.compile(r"/(\.?\*)?|/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|sbin|sys|usr|var)(/\.?\*)?")
+_DATA: Final = re.compile(r"(~\w*|/(home|opt|srv|mnt|media|Users)|/(home|Users)/[^/]+)(/\.?\*)?")
+_DEVICE: Final = re.compile(r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|md|dm-|mapper/|r?disk)\w*")
+_FORK_BOMB: Final = re.compile(r"(?<![\w:])([\w:]{1,64})\s*\(\s*\)\s*\{[^}]{0,200}?\1\s*\|\s*\1\s*&")
+
+_OPERATORS: Final = "();<>|&`\n"
+_REDIRECTION: Final = re.compile(r"&?>{1,2}[|&]?|<{1,3}&?|<>")
+_SUBSTITUTION: Final = re.compile(r"(?s)\$\((.*)\)|`(.*)`")
+_SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "su"})
+# What runs the command that follows it, or stands before one in a script.
+_WRAPPERS: Final = frozenset(
+    ("sudo", "doas", "env", "nohup", "time", "timeout", "exec", "command", "builtin", "nice", "ionice", "setsid")
+    + ("stdbuf", "xargs", "if", "then", "elif", "else", "while", "until", "do", "!", "{")
 )
-_DEVICE: Final = re.compile(r"/dev/(sd|nvme|vd|hd|mmcblk|disk)\w*")
-_FORK_BOMB: Final = re.compile(r":\s*\(\s*\)\s*\{.*:\s*\|\s*:.*\}")
-_SEPARATORS: Final = re.compile(r"&&|\|\||[;&|\n()]")
-_WRAPPERS: Final = frozenset({"sudo", "doas", "env", "nohup", "time", "exec", "command", "nice", "xargs"})
+_FILTERS: Final = frozenset({"-name", "-iname", "-path", "-ipath", "-regex", "-user", "-newer", "-mtime", "-maxdepth"})
+_MAX_LENGTH: Final = 100_000
+_MAX_DEPTH: Final = 8
 
 
-def danger(command: str) -> str | None:
+def danger(command: str, depth: int = 0) -> str | None:
     """Why ``command`` must not run; None where nothing speaks against it."""
+    if len(command) > _MAX_LENGTH or depth > _MAX_DEPTH:
+        return "it is too long, or nested too deeply, to be read"
     if _FORK_BOMB.search(command):
         return "it is a fork bomb"
-    for part in _SEPARATORS.split(command):
+    words: list[str] = []
+    redirected = False
+    for token in [*_tokens(command), "\n"]:
+        if set(token) <= set(_OPERATORS):
+            redirected = token.rstrip("|&").endswith(">")
+            if not _REDIRECTION.fullmatch(token):
+                if reason := _danger_of_words(words, depth):
+                    return reason
+                words = []
+            continue
+        # In single quotes a shell would leave a substitution alone, but the quotes are gone here.
+        for inner in _SUBSTITUTION.findall(token):
+            if reason := danger("".join(inner), depth + 1):
+                return reason
+        if not redirected:
+            words.append(token)
+        elif _DEVICE.match(token):
+            return f"it overwrites the device {token}"
+        redirected = False
+    return None
+
+
+def _tokens(command: str) -> list[str]:
+    """The words of a command without their quotes, and the operators between them."""
+    command = command.replace("\\\n", " ")
+    for text in (command, re.sub(r"['\"\\]", " ", command)):  # the second: bare words
+        lexer = shlex.shlex(text, posix=True, punctuation_chars=_OPERATORS)
+        lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
         try:
-            words = shlex.split(part, comments=False)
-        except ValueError:  # quotes that a separator cut apart: look at the bare words
-            words = part.replace('"', " ").replace("'", " ").split()
-        if reason := _danger_of_words(words):
+            return list(lexer)
+        except ValueError:  # a quote without its end, in a here-document, say
+            continue
+    return []
+
+
+def _danger_of_words(words: list[str], depth: int) -> str | None:
+    wrapped = False
+    for number, word in enumerate(words):
+        program = word.rsplit("/", 1)[-1]
+        if reason := _danger_of_program(program, words[number + 1 :], depth):
             return reason
+        if program in _WRAPPERS:
+            wrapped = True  # options, their values and assignments may follow: any word may be the program
+        elif not wrapped and "=" not in word:
+            return None
     return None
 
 
-def _danger_of_words(words: list[str]) -> str | None:
-    while words and (words[0].rsplit("/", 1)[-1] in _WRAPPERS or "=" in words[0] or words[0].startswith("-")):
-        words = words[1:]
-    if not words:
-        return None
-    program = words[0].rsplit("/", 1)[-1]
-    arguments = words[1:]
-    options = "".join(word.lstrip("-") for word in arguments if word.startswith("-") and not word.startswith("--"))
-    targets = [word for word in arguments if not word.startswith("-")]
-    if program in ("sh", "bash", "zsh", "dash") and "c" in options and targets:
-        return danger(targets[0])
-    recursive = "r" in options.lower() or "--recursive" in arguments
-    if program == "rm" and recursive and (hit := next((t for t in targets if _ROOTS.fullmatch(t)), None)):
-        return f"rm -r of {hit} destroys the system or the home folder"
-    if program in ("chmod", "chown") and recursive and "/" in targets:
-        return f"{program} -R of / breaks the system"
-    if program.startswith("mkfs") or program in ("wipefs", "shred"):
-        return f"{program} destroys a file system"
-    if program == "dd" and (hit := next((t for t in targets if t.startswith("of=") and _DEVICE.match(t[3:])), None)):
-        return f"dd overwrites the device {hit[3:]}"
-    for word in words:
-        if (match := re.match(r"\d?>{1,2}(.*)", word)) and _DEVICE.match(match.group(1)):
-            return f"it overwrites the device {match.group(1)}"
-    return None
+def _danger_of_program(program: str, arguments: list[str], depth: int) -> str | None:
+    options = {word for word in arguments if word.startswith("-") and word != "-"}
+    letters = {letter for word in options if not word.startswith("--") for letter in word[1:]}
+    targets = [word for word in arguments if word not in options]
+    paths = [_plain(target) for target in targets]
+    if program in _SHELLS and "c" in letters:
+        return next((reason for target in targets if (reason := danger(target, depth + 1))), None)
+    if program == "eval":
+        return danger(" ".join(arguments), depth + 1)
+    recursive = "R" in letters or "--recursive" in options
+    if program == "rm" and (recursive or "r" in letters):
+        hit = next((path for path in paths if _SYSTEM.fullmatch(path) or _DATA.fullmatch(path)), None)
+        return hit and f"rm -r of {hit} destroys the system or the data of its users"
+    if program in ("chmod", "chown", "chgrp") and recursive:
+        hit = next((path for path in paths if _SYSTEM.fullmatch(path)), None)
+        return hit and f"{program} -R of {hit} breaks the system"
+    if program == "find" and ("-delete" in options or "rm" in targets) and not options & set(_FILTERS):
+        hit = next((path for path in paths if _SYSTEM.fullmatch(path) or _DATA.fullmatch(path)), None)
+        return hit and f"find deletes {hit}"
+    written = [word.removeprefix("of=") for word in targets] if program == "dd" else []
+    if program.startswith("mkfs") or program in ("wipefs", "shred", "blkdiscard", "tee"):
+        written = targets
+    elif program in ("cp", "mv"):
+        written = targets[-1:]
+    hit = next((word for word in written if _DEVICE.match(word)), None)
+    return hit and f"{program} overwrites the device {hit}"
+
+
+def _plain(path: str) -> str:
+    path = re.sub(r"^(\$HOME|\$\{HOME\})(?=/|$)", "~", path)
+    return posixpath.normpath(re.sub("/+", "/", path)) if path else ""
 
 
 @app.hook("tool_call")
 async def gate_tools(call: ToolCall, ctx: HookContext) -> Block | None:
-    if call.tool.rsplit(".", 1)[-1] not in SHELL_TOOLS:
+    if call.tool.rsplit(".", 1)[-1].lower() not in SHELL_TOOLS:
         return None
     for name in _ARGUMENTS:
         command = call.arguments.get(name)
         if isinstance(command, list):
             command = shlex.join(str(word) for word in command)
-        if isinstance(command, str) and (reason := danger(command)):
+        if command is None:
+            continue
+        reason = danger(command) if isinstance(command, str) else "it is no text"
+        if reason:
             ctx.log.warning("blocked %s: %s", call.tool, reason)
             return Block(f"{command!r} is blocked: {reason}")
     return None

@@ -73,7 +73,7 @@ def settle_class_hints(annotation: Any) -> None:
         except NameError:
             hints = resolve_class_hints(found)
             for cls in found.__mro__:
-                own = cls.__dict__.get("__annotations__", {})
+                own = cls.__dict__.get("__annotations__", {})  # noqa: RUF063  (they are changed in place)
                 own.update({n: hints[n] for n, written in own.items() if isinstance(written, str | typing.ForwardRef)})
         left += hints.values()
 

@@ -13,7 +13,7 @@ import orjson
 
 from sepkit.errors import Fault, InvalidData
 
-from .binder import Bind, compile_binder
+from .binder import Bind, Call, compile_binder, compile_call
 from .docstrings import read_docstring
 from .forms import REFUSED, Field, Form, FormError, json_word, object_form, prefix
 from .hints import HintError, annotations_of, refusal, resolve_hint
@@ -35,6 +35,9 @@ class Signature:
 
     bind: Bind
     """Arguments as they came → keyword arguments. Raises InvalidData with every fault: ``$.name``, ``$.tags[2]``."""
+
+    call: Call
+    """Arguments and context as they came → the call of the function with them. Raises as ``bind`` does."""
 
     context: str | None
     """The parameter that takes the context."""
@@ -65,10 +68,12 @@ def inspect_signature(
     mode = Mode(strict=strict, forbid=extra == "forbid")
     if parameters is not None:
         bind = inspection.raw(parameters, mode)
+        fields: list[Field] = []
     else:
-        form, bind = inspection.typed(documented, mode)
+        form, bind, fields = inspection.typed(documented, mode)
         parameters = form.schema
-    return Signature(parameters, description, bind, inspection.context)
+    call = compile_call(fn, bind, inspection.context, fields)
+    return Signature(parameters, description, bind, call, inspection.context)
 
 
 def compile_type(
@@ -148,8 +153,8 @@ class _Inspection:
             self.context = name
         return bool(found)
 
-    def typed(self, documented: dict[str, str], mode: Mode) -> tuple[Form, Bind]:
-        """The form of the arguments object, from the annotations, and its binder."""
+    def typed(self, documented: dict[str, str], mode: Mode) -> tuple[Form, Bind, list[Field]]:
+        """The form of the arguments object, from the annotations, its binder and its fields."""
         fields: list[Field] = []
         for parameter, annotation in self.parameters:
             try:
@@ -158,7 +163,7 @@ class _Inspection:
                 self.problems.append(str(error))
         self._refuse()
         form = object_form(fields, lambda members: members, forbid=mode.forbid, noun="argument")
-        return form, compile_binder(form, fields)
+        return form, compile_binder(form, fields), fields
 
     def raw(self, schema: dict[str, Any], mode: Mode) -> Bind:
         """A binder for the author's own schema."""

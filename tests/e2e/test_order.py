@@ -1,4 +1,4 @@
-"""What overtakes what: a cancel its call, a call back the call it serves. And what may not: events, progress, replies."""
+"""What overtakes what: a cancel its call, a call back the call it serves. What may not: events, progress, replies."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1525 @@
+"""The peer: whoever is on either side may ask, each question gets one answer, and nothing is left in any table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+import tracemalloc
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import hypothesis.strategies as st
+import orjson
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sepkit.errors import (
+    Code,
+    ConnectionClosed,
+    EncodeError,
+    FrameError,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    MethodNotFound,
+    RequestTimeout,
+    RpcError,
+)
+from sepkit.peer import NotificationHandler, Peer, RequestHandler
+from sepkit.transports import HIGH_WATER, Transport
+from sepkit.transports.descriptors import DescriptorTransport
+from sepkit.transports.memory import MemoryTransport, memory_pair
+from tests.driver import PATIENCE, Recorder
+from tests.virtual_clock import VirtualClockLoop
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Routes = Mapping[str, RequestHandler]
+
+
+# -- two ends ----------------------------------------------------------------------------------------------------------
+
+
+async def ping(params: dict[str, Any]) -> object:
+    return {}
+
+
+async def echo(params: dict[str, Any]) -> object:
+    return params
+
+
+def peer_over(transport: Transport, routes: Routes | None = None, **more: Any) -> Peer:
+    return Peer(transport, routes={"ping": ping, "echo": echo, **(routes or {})}, **more)
+
+
+def tables(peer: Peer) -> dict[str, object]:
+    """What a peer and its transport still hold of requests, answers, and who waits for them."""
+    held = {}
+    for part in (peer, peer.transport):
+        for name, value in vars(part).items():
+            if isinstance(value, (dict, set, list, deque)) and value and not isinstance(value, Counter):
+                held[name] = value
+    for name in ("routes", "notifications"):
+        held.pop(name, None)
+    return held
+
+
+def linked_transports(kind: str) -> tuple[Transport, Transport]:
+    if kind == "memory":
+        return memory_pair()
+    ours, theirs = socket.socketpair()
+    one, two = (DescriptorTransport(os.dup(end.fileno()), end.detach()) for end in (ours, theirs))
+    return one, two
+
+
+async def close_now(peer: Peer) -> None:
+    closing = asyncio.ensure_future(peer.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+
+
+async def turns(count: int = 10) -> None:
+    """Let the loop turn: whatever could happen by itself, happens."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def watched() -> AsyncIterator[None]:
+    """Fails where something was raised into the loop, or a task is left."""
+    raised: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: raised.append(context))
+    before = asyncio.all_tasks()
+    yield
+    await turns()
+    gc.collect(0)  # a future with an exception that nobody has looked at says so when it is collected
+    assert raised == []
+    assert asyncio.all_tasks() <= before
+
+
+@contextlib.asynccontextmanager
+async def two_peers(
+    here: Routes | None = None, there: Routes | None = None, *, kind: str = "memory", **more: Any
+) -> AsyncIterator[tuple[Peer, Peer]]:
+    """Two linked peers, closed in the end; then all tables are empty."""
+    async with watched():
+        one, two = linked_transports(kind)
+        ours, theirs = peer_over(one, here), peer_over(two, there, **more)
+        ours.start()
+        theirs.start()
+        try:
+            yield ours, theirs
+        finally:
+            for peer in (ours, theirs):
+                peer.cancel_all()
+                await peer.wait_idle(PATIENCE)
+                await close_now(peer)
+            await turns()
+        assert [tables(ours), tables(theirs)] == [{}, {}]
+
+
+class Wire:
+    """The other side of a peer, at byte level."""
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.transport = transport
+        self.told = Recorder()
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        """What has come so far. A line that is no JSON fails the test."""
+        return [orjson.loads(line) for line in self.told.lines if isinstance(line, bytes)]
+
+    def send(self, *frames: Mapping[str, Any] | bytes) -> None:
+        """Send frames, or raw lines, in one piece."""
+        lines = [frame if isinstance(frame, bytes) else orjson.dumps(frame) for frame in frames]
+        self.transport.write(b"\n".join(lines) + b"\n")
+
+    def answers(self, rid: object) -> list[dict[str, Any]]:
+        """The answers to ``rid``: 1, "1", 1.0 and True are four things."""
+        return [f for f in self.frames if "method" not in f and repr(f.get("id")) == repr(rid)]
+
+    async def answer(self, rid: object) -> dict[str, Any]:
+        """Wait for the answer to ``rid``."""
+        while not (found := self.answers(rid)):
+            await self.told.wait_lines(len(self.told.lines) + 1)
+        return found[0]
+
+    async def ping(self) -> None:
+        """Check that the peer lives, and that all it had to say before has come."""
+        self.send(request("ping", rid="is it alive?"))
+        assert (await self.answer("is it alive?"))["result"] == {}
+        self.told.lines.pop()
+
+
+def request(method: str, params: Mapping[str, Any] | None = None, *, rid: object = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": rid, "method": method, "params": params or {}}
+
+
+def cancel(rid: object) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": "$/cancel", "params": {"id": rid}}
+
+
+@contextlib.asynccontextmanager
+async def raw(routes: Routes | None = None, **more: Any) -> AsyncIterator[tuple[Peer, Wire]]:
+    """A peer, and the other side of it at byte level; in the end all tables are empty."""
+    async with watched():
+        one, two = memory_pair(max_frame_bytes=more.pop("max_frame_bytes", 64 * 2**20))
+        peer, wire = peer_over(one, routes, **more), Wire(two)
+        peer.start()
+        two.start(wire.told)
+        try:
+            yield peer, wire
+        finally:
+            peer.cancel_all()
+            await peer.wait_idle(PATIENCE)
+            await close_now(peer)
+            await turns()
+            await wire.transport.aclose()
+        assert tables(peer) == {}
+
+
+class Handler:
+    """A handler that waits to be told what to do, and keeps what becomes of it."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.cancelled = asyncio.Event()
+        self.release: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, params: dict[str, Any]) -> object:
+        self.begun.put_nowait(params)
+        try:
+            return await asyncio.shield(self.release)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+# -- the four ends of a request ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_returns_to_who_asked(run: Run) -> None:
+    """The table of ``sepkit.peer``, *answered*: params and result cross as they are; both entries are taken out."""
+
+    async def main() -> None:
+        async with two_peers() as (here, there):
+            params = {"text": "é\u2028\n", "numbers": [0, -1, 2**63, 1.5], "nothing": None, "deep": {"a": [{}]}}
+            assert await here.request("echo", params) == params
+            assert await there.request("echo", {"other": "way"}) == {"other": "way"}
+            assert await asyncio.gather(*(here.request("echo", {"n": n}) for n in range(100))) == [
+                {"n": n} for n in range(100)
+            ]
+            assert (here.pending, here.busy, there.busy) == (0, False, False)
+
+    run(main())
+
+
+@pytest.mark.parametrize("result", [None, {}, [], "", 0, False, "text", [1, {"a": None}]])
+def test_any_result_is_a_result(run: Run, result: object) -> None:
+    """Protocol section 1: ``id`` + ``result`` is a success, whatever is false in Python."""
+
+    async def give(params: dict[str, Any]) -> object:
+        return result
+
+    async def main() -> None:
+        async with two_peers(there={"give": give}) as (here, _):
+            answer = await here.request("give", {})
+            assert answer == result
+            assert type(answer) is type(result)
+
+    run(main())
+
+
+@pytest.mark.parametrize("code", [*Code, -32050, 7])
+def test_an_error_is_raised_in_the_class_of_its_code(run: Run, code: int) -> None:
+    """Protocol section 8: code, message and data cross; each code that SEP names has a class of its own."""
+
+    async def fail(params: dict[str, Any]) -> object:
+        raise RpcError("because", code=int(code), data={"reason": ["x"]})
+
+    async def main() -> None:
+        async with two_peers(there={"fail": fail}) as (here, _):
+            with pytest.raises(RpcError) as caught:
+                await here.request("fail", {})
+            assert (caught.value.code, caught.value.message, caught.value.data) == (code, "because", {"reason": ["x"]})
+            assert (type(caught.value) is RpcError) is (code not in list(Code))
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+def test_an_asker_that_is_cancelled_tells_the_handler_and_the_answer_comes_once(run: Run, kind: str) -> None:
+    """The table, *cancelled*: ``$/cancel`` is sent, the handler is cancelled; -32800 when it has stopped, and ignored."""
+
+    async def main() -> None:
+        work = Handler()
+        async with two_peers(there={"work": work}, kind=kind) as (here, there):
+            asking = asyncio.create_task(here.request("work", {"n": 1}))
+            assert await work.begun.get() == {"n": 1}
+            assert (here.pending, there.busy) == (1, True)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert here.pending == 0
+            await asyncio.wait_for(work.cancelled.wait(), PATIENCE)
+            assert await here.request("ping", {}) == {}  # the -32800, which nobody waits for, has come before this
+            assert not there.busy
+
+    run(main())
+
+
+def test_a_cancelled_request_is_answered_when_its_work_has_stopped_and_not_before(run: Run) -> None:
+    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+
+    async def main() -> None:
+        cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+        async def work(params: dict[str, Any]) -> object:
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                cleaning.set()
+                await cleaned.wait()
+
+        async with raw({"work": work}) as (_, wire):
+            wire.send(request("work", rid="a"))
+            await wire.ping()
+            wire.send(cancel("a"))
+            await cleaning.wait()
+            await wire.ping()
+            assert wire.frames == []
+            cleaned.set()
+            assert (await wire.answer("a"))["error"]["code"] == Code.CANCELLED
+            await wire.ping()
+            assert len(wire.frames) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+def test_a_request_that_is_given_up_raises_and_cancels_the_handler(run: Run, kind: str) -> None:
+    """The table, *given up*: time is over: RequestTimeout, which is a TimeoutError, and ``$/cancel``."""
+
+    async def main() -> None:
+        work = Handler()
+        async with two_peers(there={"work": work}, kind=kind) as (here, _):
+            with pytest.raises(RequestTimeout, match=r"work: no answer within 0\.01 s") as caught:
+                await here.request("work", {}, timeout=0.01)
+            assert isinstance(caught.value, TimeoutError)
+            assert (caught.value.method, caught.value.seconds) == ("work", 0.01)
+            await asyncio.wait_for(work.cancelled.wait(), PATIENCE)
+            assert await here.request("echo", {}, timeout=PATIENCE) == {}
+
+    run(main())
+
+
+def test_a_request_is_given_up_in_time_though_the_other_side_does_not_read(run: Run) -> None:
+    """The table, *given up*: the time counts from the call on, also while nothing can be sent (trap 29)."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+            wire.transport.pause_reading()
+            peer.notify("large", {"x": "x" * 2 * HIGH_WATER})
+            assert peer.congested
+            with pytest.raises(RequestTimeout) as caught:
+                await asyncio.wait_for(peer.request("late", {}, timeout=0.02), PATIENCE)
+            assert caught.value.seconds == 0.02
+            wire.transport.resume_reading()
+            await wire.ping()
+            # What was never asked is not cancelled either.
+            assert [frame["method"] for frame in wire.frames] == ["large"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["end of input", "lost", "closed here"])
+def test_a_request_whose_connection_ends_raises_connection_closed(run: Run, end: str) -> None:
+    """The table, *connection gone*, and trap 20: no ExceptionGroup, and no CancelledError that is not the caller's own."""
+
+    async def main() -> None:
+        ended: list[Exception | None] = []
+        async with raw(on_end=ended.append) as (peer, wire):
+            asking = [asyncio.create_task(peer.request("never", {"n": n}, timeout=PATIENCE)) for n in range(3)]
+            await turns()
+            if end == "end of input":
+                peer.transport.end_input()  # type: ignore[attr-defined]
+            elif end == "lost":
+                await wire.transport.aclose()
+                peer.notify("anybody?", {})
+            else:
+                await peer.aclose()
+            done, _ = await asyncio.wait(asking, timeout=PATIENCE)
+            assert [type(task.exception()) for task in done] == [ConnectionClosed] * 3
+            assert peer.pending == 0
+            assert len(ended) == 1
+            with pytest.raises(ConnectionClosed):
+                await peer.request("too late", {}, timeout=PATIENCE)
+            assert peer.notify("too late", {}) is (end == "end of input"), "what is written may still go out then"
+
+    run(main())
+
+
+def test_what_was_asked_of_us_is_not_answered_when_the_connection_is_gone(run: Run) -> None:
+    """The table, *connection gone*: nothing is written, nothing raises; the handler ends as it will."""
+
+    async def main() -> None:
+        work = Handler()
+        async with raw({"work": work}) as (peer, wire):
+            wire.send(request("work", rid=1), request("work", rid=2))
+            await work.begun.get()
+            await work.begun.get()
+            await peer.aclose()
+            assert peer.busy
+            work.release.set_result({})
+            assert await peer.wait_idle(PATIENCE)
+            assert wire.frames == []
+            assert not peer.busy
+
+    run(main())
+
+
+def test_what_was_asked_before_the_end_of_input_is_still_answered(run: Run) -> None:
+    """Trap 12: accepted requests finish, and their replies are flushed."""
+
+    async def main() -> None:
+        work = Handler()
+        async with raw({"work": work}) as (peer, wire):
+            wire.send(request("work", rid="last"))
+            await work.begun.get()
+            peer.transport.end_input()  # type: ignore[attr-defined]
+            work.release.set_result({"done": True})
+            assert (await wire.answer("last"))["result"] == {"done": True}
+
+    run(main())
+
+
+def test_a_caller_cancelled_in_the_moment_of_the_answer_is_cancelled_and_nothing_is_left(run: Run) -> None:
+    """Traps 20 and 33: its own CancelledError, whatever arrived in the same turn: answer, error, or the end."""
+
+    async def main() -> None:
+        for frames in ([{"result": 1}], [{"error": {"code": -1, "message": ""}}], []):
+            async with raw() as (peer, wire):
+                asking = asyncio.create_task(peer.request("work", {}))
+                await turns()
+                (asked,) = wire.frames
+                for frame in frames:
+                    peer.transport.feed(  # type: ignore[attr-defined]
+                        orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], **frame}) + b"\n"
+                    )
+                if not frames:
+                    peer.transport.end_input()  # type: ignore[attr-defined]
+                asking.cancel()
+                await asyncio.wait([asking])
+                assert asking.cancelled()
+                await turns()
+                assert len(wire.frames) == 1, "an answer that has come is not cancelled"
+
+    run(main())
+
+
+# -- what is no request ------------------------------------------------------------------------------------------------
+
+BAD_LINES: Final[dict[str, tuple[bytes, int, object]]] = {
+    "bad JSON": (b"{", -32700, None),
+    "bad UTF-8": (b'"\xff"', -32700, None),
+    "a NUL": (b"\x00", -32700, None),
+    "NaN": (b"NaN", -32700, None),
+    "null": (b"null", -32600, None),
+    "a number": (b"5", -32600, None),
+    "a string": (b'"x"', -32600, None),
+    "true": (b"true", -32600, None),
+    "[]": (b"[]", -32600, None),
+    "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}]', -32600, None),
+    "no jsonrpc": (b'{"id":"a","method":"ping","params":{}}', -32600, "a"),
+    "jsonrpc 1.0": (b'{"jsonrpc":"1.0","id":"a","method":"ping","params":{}}', -32600, "a"),
+    "a method that is no string": (b'{"jsonrpc":"2.0","id":0,"method":["ping"],"params":{}}', -32600, 0),
+    "params that are a list": (b'{"jsonrpc":"2.0","id":"","method":"ping","params":[]}', -32600, ""),
+    "id null": (b'{"jsonrpc":"2.0","id":null,"method":"ping","params":{}}', -32600, None),
+    "id true": (b'{"jsonrpc":"2.0","id":true,"method":"ping","params":{}}', -32600, None),
+    "id 1.0": (b'{"jsonrpc":"2.0","id":1.0,"method":"ping","params":{}}', -32600, None),
+    "id {}": (b'{"jsonrpc":"2.0","id":{},"method":"ping","params":{}}', -32600, None),
+    "nested": (b"[" * 100_000, -32700, None),
+    "over-long": (b"x" * 200_000, -32600, None),
+}
+
+
+@pytest.mark.parametrize(("line", "code", "rid"), BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_line_that_is_no_frame_is_answered_with_one_error_and_the_peer_lives(
+    run: Run, line: bytes, code: int, rid: object
+) -> None:
+    """Traps 4 and 5: → one -32700 or -32600, with the id where it can be read; after each of them a ping is answered."""
+
+    async def main() -> None:
+        async with raw(max_frame_bytes=150_000) as (_, wire):
+            wire.send(line)
+            await wire.ping()
+            (answer,) = wire.frames
+            assert (answer["error"]["code"], repr(answer["id"])) == (code, repr(rid))
+            # Among others in one piece, too.
+            wire.send(request("ping", rid=10), line, b"", b" \r", request("ping", rid=11))
+            await wire.ping()
+            assert [frame["id"] for frame in wire.frames] == [rid, 10, rid, 11]
+
+    run(main())
+
+
+def test_a_flood_of_bad_lines_is_one_warning(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Trap 5: each is answered, and only the first is a warning: a hostile peer does not fill our log."""
+
+    async def main() -> None:
+        async with raw() as (_, wire):
+            wire.send(*[b"bad"] * 100)
+            await wire.ping()
+            assert [frame["error"]["code"] for frame in wire.frames] == [Code.PARSE_ERROR] * 100
+
+    with caplog.at_level(logging.INFO, "sepkit"):
+        run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_unknown_methods_and_bad_params_are_never_mixed_up(run: Run) -> None:
+    """Trap 6: unknown method → -32601, bad params → -32602, never mixed up; also where a handler asks for what is not."""
+
+    async def picky(params: dict[str, Any]) -> object:
+        raise InvalidParams("x is missing", data={"errors": ["$.x"]})
+
+    async def main() -> None:
+        async with two_peers(there={"picky": picky}) as (here, _):
+            with pytest.raises(MethodNotFound, match="nothing/here"):
+                await here.request("nothing/here", {})
+            with pytest.raises(InvalidParams) as caught:
+                await here.request("picky", {})
+            assert caught.value.data == {"errors": ["$.x"]}
+
+    run(main())
+
+
+def test_a_request_without_params_is_a_request(run: Run) -> None:
+    """JSON-RPC 2.0: params may be left out; the handler gets an empty object."""
+
+    async def main() -> None:
+        async with raw() as (_, wire):
+            wire.send(b'{"jsonrpc":"2.0","id":5,"method":"echo"}')
+            assert (await wire.answer(5))["result"] == {}
+
+    run(main())
+
+
+def test_a_notification_is_never_answered(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Trap 11: a notification is never answered; an unknown one is one debug line; one that fails is our own affair."""
+    got: list[object] = []
+
+    def take(params: dict[str, Any]) -> None:
+        got.append(params)
+
+    def fail(params: dict[str, Any]) -> None:
+        raise RuntimeError("oh no")
+
+    async def main() -> None:
+        async with raw(notifications={"take": take, "fail": fail}) as (_, wire):
+            for method in ("unknown", "fail", "take", "ping", "$/unknown"):
+                wire.send({"jsonrpc": "2.0", "method": method, "params": {"x": 1}})
+            wire.send({"jsonrpc": "2.0", "method": "take"})
+            wire.send(cancel("nobody"), cancel(None), cancel([1]), cancel({}), cancel(True))
+            wire.send({"jsonrpc": "2.0", "method": "$/cancel", "params": {}})
+            await wire.ping()
+            assert wire.frames == []
+            assert got == [{"x": 1}, {}]
+
+    with caplog.at_level(logging.DEBUG, "sepkit"):
+        run(main())
+    unknown = [record.levelname for record in caplog.records if "unknown'" in record.getMessage()]
+    assert unknown == ["DEBUG", "DEBUG"]
+    assert [record.levelname for record in caplog.records if "fail" in record.getMessage()] == ["ERROR"]
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rid", [0, "", 1, "1", -5, 2**64 - 1, "a\nb", "é"])
+def test_ids_come_back_as_they_came(run: Run, rid: object) -> None:
+    """Trap 7: ids come back as they came: ``0`` and ``""`` work, in results, in errors, and for a cancel."""
+
+    async def main() -> None:
+        work = Handler()
+        async with raw({"work": work}) as (_, wire):
+            wire.send(request("ping", rid=rid))
+            wire.send(request("unknown", rid=rid))
+            wire.send(request("work", rid=rid))
+            await work.begun.get()
+            wire.send(cancel(rid))
+            await asyncio.wait_for(work.cancelled.wait(), PATIENCE)
+            await wire.ping()
+            assert [repr(frame["id"]) for frame in wire.frames] == [repr(rid)] * 3
+            assert [frame.get("error", {}).get("code") for frame in wire.frames] == [None, -32601, -32800]
+
+    run(main())
+
+
+def test_a_duplicate_of_an_id_in_flight_is_refused_and_the_first_call_lives(run: Run) -> None:
+    """Trap 7: a duplicate of an id in flight → -32600, and the first call lives. Afterwards the id is free."""
+
+    async def main() -> None:
+        work = Handler()
+        async with raw({"work": work}) as (peer, wire):
+            wire.send(request("work", {"first": 1}, rid=7), request("work", {"second": 2}, rid=7))
+            wire.send(request("ping", rid=7), request("unknown", rid=7), b'{"jsonrpc":"2.0","id":7,"method":"ping"}')
+            await wire.ping()
+            assert [(f["id"], f["error"]["code"]) for f in wire.frames] == [(7, Code.INVALID_REQUEST)] * 4
+            assert work.begun.get_nowait() == {"first": 1}
+            assert work.begun.empty()
+            assert not work.cancelled.is_set()
+            work.release.set_result("lives")
+            assert await peer.wait_idle(PATIENCE)
+            wire.send(request("ping", rid=7))
+            await wire.ping()
+            assert [frame.get("result") for frame in wire.frames] == [None] * 4 + ["lives", {}]
+
+    run(main())
+
+
+def test_ids_that_python_calls_equal_never_meet(run: Run) -> None:
+    """Trap 7: ``1``, ``"1"``, ``true``, ``1.0`` never meet: as ids in flight, in a cancel, in an answer."""
+
+    async def main() -> None:
+        number, text = Handler(), Handler()
+        async with raw({"number": number, "text": text}) as (peer, wire):
+            wire.send(request("number", rid=1), request("text", rid="1"))
+            await number.begun.get()
+            await text.begun.get()
+            wire.send(request("ping", rid=True), request("ping", rid=1.0))
+            wire.send(cancel(True), cancel(1.0), cancel([1]))
+            await wire.ping()
+            assert [(f["id"], f["error"]["code"]) for f in wire.frames] == [(None, Code.INVALID_REQUEST)] * 2
+            wire.send(cancel("1"))
+            assert (await wire.answer("1"))["error"]["code"] == Code.CANCELLED
+            assert not number.cancelled.is_set()
+            number.release.set_result("number")
+            assert (await wire.answer(1))["result"] == "number"
+            # An answer finds its question by the very id that we gave it.
+            asking = asyncio.create_task(peer.request("ours", {}))
+            await turns()
+            ours = wire.frames[-1]["id"]
+            assert type(ours) is int
+            for other in (str(ours), float(ours), True, None, [ours], {"id": ours}):
+                wire.send({"jsonrpc": "2.0", "id": other, "result": "wrong"})
+            await wire.ping()
+            assert not asking.done()
+            wire.send({"jsonrpc": "2.0", "id": ours, "result": "right"})
+            assert await asking == "right"
+
+    run(main())
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+MALFORMED: Final[dict[str, dict[str, Any]]] = {
+    "no jsonrpc": {"result": {}},
+    "jsonrpc 1.0": {"jsonrpc": "1.0", "result": {}},
+    "an error of jsonrpc 1.0": {"jsonrpc": "1.0", "error": {"code": -32601, "message": "x"}},
+    "an error that is null": {"jsonrpc": "2.0", "error": None},
+    "an error that is a string": {"jsonrpc": "2.0", "error": "oops"},
+    "an error without a code": {"jsonrpc": "2.0", "error": {"message": "x"}},
+    "an error without a message": {"jsonrpc": "2.0", "error": {"code": -32601}},
+    "a code that is a string": {"jsonrpc": "2.0", "error": {"code": "-32601", "message": "x"}},
+    "a code that is true": {"jsonrpc": "2.0", "error": {"code": True, "message": "x"}},
+    "a message that is a number": {"jsonrpc": "2.0", "error": {"code": -32601, "message": 5}},
+    "an error in a list": {"jsonrpc": "2.0", "error": [{"code": -32601, "message": "x"}]},
+}
+
+
+@pytest.mark.parametrize("fields", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_answer_fails_who_waits_for_it_and_is_never_answered(run: Run, fields: dict[str, Any]) -> None:
+    """Protocol section 1: an answer is never answered; who asked is not left waiting for a better one."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+            asking = asyncio.create_task(peer.request("work", {}))
+            await turns()
+            rid = wire.frames[0]["id"]
+            wire.send({"id": rid, **fields})
+            with pytest.raises(InternalError, match="answer") as caught:
+                await asyncio.wait_for(asking, PATIENCE)
+            assert type(caught.value) is InternalError
+            wire.send({"jsonrpc": "2.0", "id": rid, "result": "a better one"})
+            wire.send({"id": "unknown", **fields})
+            await wire.ping()
+            assert len(wire.frames) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"result": 1, "error": None}, 1),
+        ({"result": None, "error": {"code": -32601, "message": "no"}}, MethodNotFound),
+        ({"result": 1, "new": [1]}, 1),
+        ({"error": {"code": -32002, "message": "", "new": 1}}, "NotTrusted"),
+    ],
+)
+def test_an_answer_is_read_as_json_rpc_says(run: Run, fields: dict[str, Any], outcome: object) -> None:
+    """Protocol section 1: unknown fields are ignored; where an error stands, it is one."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+            asking = asyncio.create_task(peer.request("work", {}))
+            await turns()
+            wire.send({"jsonrpc": "2.0", "id": wire.frames[0]["id"], **fields})
+            await asyncio.wait([asking], timeout=PATIENCE)
+            error = asking.exception()
+            if error is None:
+                assert asking.result() == outcome
+            else:
+                assert outcome in (type(error), type(error).__name__)
+
+    run(main())
+
+
+def test_late_and_unknown_answers_are_ignored(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """The table: a late answer finds no entry; nor does one to what was never asked, or a second one."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+            with pytest.raises(RequestTimeout):
+                await peer.request("slow", {}, timeout=0.001)
+            asking = asyncio.create_task(peer.request("cancelled", {}))
+            await turns()
+            asking.cancel()
+            await asyncio.wait([asking])
+            await turns()
+            late = [frame["id"] for frame in wire.frames if "id" in frame]
+            for rid in (*late, 999, -1, "x", None, 1.5):
+                wire.send({"jsonrpc": "2.0", "id": rid, "result": "late"})
+                wire.send({"jsonrpc": "2.0", "id": rid, "error": {"code": -32800, "message": "cancelled"}})
+            wire.send({"jsonrpc": "2.0", "result": "to whom?"})
+            before = len(wire.frames)
+            await wire.ping()
+            assert len(wire.frames) == before
+            assert tables(peer) == {}
+
+    with caplog.at_level(logging.INFO, "sepkit"):
+        run(main())
+    assert caplog.records == []
+
+
+# -- exceptions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopAsyncIteration(), asyncio.CancelledError()]
+)
+def test_what_would_end_the_process_fails_that_call_only(
+    run: Run, error: BaseException, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 46: ``sys.exit()`` in a handler fails that call, not the process; nor does what asyncio lets through."""
+
+    async def leave(params: dict[str, Any]) -> object:
+        if waits:
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        async with two_peers(there={"leave": leave}) as (here, _):
+            with pytest.raises(InternalError):
+                await here.request("leave", {})
+            assert await here.request("ping", {}) == {}
+
+    run(main())
+    assert type(error).__name__ in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
+def test_an_unexpected_exception_crosses_as_a_fixed_text_and_a_correlation_id(
+    run: Run, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 45: a fixed text and an id cross; the traceback with that id is on our side; a planted secret is not."""
+
+    async def leak(params: dict[str, Any]) -> object:
+        if waits:
+            await asyncio.sleep(0)
+        raise ValueError("hunter2")
+
+    async def main() -> None:
+        async with raw({"leak": leak}) as (_, wire):
+            wire.send(request("leak", rid=1), request("leak", rid=2))
+            errors = [(await wire.answer(rid))["error"] for rid in (1, 2)]
+            ids = [error["data"]["correlation_id"] for error in errors]
+            assert len({*ids}) == 2
+            for error, correlation in zip(errors, ids, strict=True):
+                assert error["code"] == Code.INTERNAL_ERROR
+                assert error["message"] == f"leak failed unexpectedly; its log names it {correlation}"
+                (record,) = (record for record in caplog.records if correlation in record.getMessage())
+                assert record.levelname == "ERROR"
+                assert record.exc_info is not None
+                assert "hunter2" in str(record.exc_info[1])
+            assert not [line for line in wire.told.lines if isinstance(line, bytes) and b"hunter2" in line]
+
+    run(main())
+    assert "in leak" in caplog.text, "the traceback says where"
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
+@pytest.mark.parametrize(
+    "bad", ["\ud800", 2**64, object(), {1: 2}, {"deep": {"er": {"\udfff"}}}], ids=lambda bad: type(bad).__name__
+)
+def test_a_result_that_cannot_be_sent_fails_that_call_and_nothing_else(run: Run, waits: bool, bad: object) -> None:
+    """Trap 10: an integer past 64 bits or a lone surrogate in a result fails that call, and nothing else."""
+
+    async def give(params: dict[str, Any]) -> object:
+        if waits:
+            await asyncio.sleep(0)
+        return bad
+
+    async def data(params: dict[str, Any]) -> object:
+        if waits:
+            await asyncio.sleep(0)
+        raise RpcError("see its data", code=7, data=bad)
+
+    async def text(params: dict[str, Any]) -> object:
+        if waits:
+            await asyncio.sleep(0)
+        raise EncodeError("$.\ud800", "\ud800")
+
+    async def main() -> None:
+        async with two_peers(there={"give": give, "data": data, "text": text}) as (here, _):
+            for method in ("give", "data", "text"):
+                with pytest.raises(InternalError, match="cannot be sent"):
+                    await asyncio.wait_for(here.request(method, {}), PATIENCE)
+            assert await here.request("ping", {}) == {}
+
+    run(main())
+
+
+def test_params_that_cannot_be_sent_raise_where_they_were_given(run: Run) -> None:
+    """``Peer.request``: EncodeError, and nothing waits; the next request is none the worse for it."""
+
+    async def main() -> None:
+        async with two_peers() as (here, _):
+            with pytest.raises(EncodeError):
+                await here.request("echo", {"x": object()})
+            with pytest.raises(EncodeError):
+                here.notify("echo", {"x": "\ud800"})
+            assert here.pending == 0
+            assert await here.request("echo", {"x": 1}) == {"x": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize("params", [b"", b',"params":{}'], ids=["without params", "with params"])
+def test_a_handler_that_raises_before_it_returns_a_coroutine_fails_that_call_only(run: Run, params: bytes) -> None:
+    """``RequestHandler`` is any callable: what it raises at once is answered, and the lines behind it are read."""
+
+    def refuse(params: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        raise InvalidRequest("not now")
+
+    def break_(params: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        async with raw({"refuse": refuse, "break": break_}) as (_, wire):
+            wire.send(
+                b'{"jsonrpc":"2.0","id":1,"method":"refuse"%b}' % params,
+                b'{"jsonrpc":"2.0","id":2,"method":"break"%b}' % params,
+                b'{"jsonrpc":"2.0","id":3,"method":"ping"%b}' % params,
+            )
+            assert (await wire.answer(3))["result"] == {}
+            assert (await wire.answer(1))["error"] == {"code": Code.INVALID_REQUEST, "message": "not now"}
+            assert (await wire.answer(2))["error"]["code"] == Code.INTERNAL_ERROR
+
+    run(main())
+
+
+# -- cancelling --------------------------------------------------------------------------------------------------------
+
+
+async def every_await(peer: Peer) -> None:
+    """Wait in each way there is."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(0)
+    await asyncio.sleep(1e-6)
+    done = loop.create_future()
+    done.set_result(None)
+    await done
+    soon = loop.create_future()
+    loop.call_soon(lambda: None if soon.done() else soon.set_result(None))
+    await soon
+    event = asyncio.Event()
+    loop.call_soon(event.set)
+    await event.wait()
+    await asyncio.shield(asyncio.ensure_future(asyncio.sleep(0)))
+    await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+    await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0))])
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.sleep(0)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(0))
+    lock = asyncio.Lock()
+    async with lock:
+        await asyncio.sleep(0)
+    assert await peer.request("echo", {"from": "the handler"}) == {"from": "the handler"}
+
+
+async def lets_go(peer: Peer) -> object:
+    await every_await(peer)
+    return "finished"
+
+
+async def cleans_up(peer: Peer) -> object:
+    try:
+        await every_await(peer)
+    finally:
+        await asyncio.sleep(0)
+        await asyncio.shield(asyncio.sleep(0))
+    return "finished"
+
+
+async def swallows(peer: Peer) -> object:
+    with contextlib.suppress(asyncio.CancelledError):
+        await every_await(peer)
+        return "finished"
+    await asyncio.sleep(0)
+    return "swallowed"
+
+
+async def fails(peer: Peer) -> object:
+    try:
+        await every_await(peer)
+    except asyncio.CancelledError:
+        raise RuntimeError("while it was cancelled") from None
+    return "finished"
+
+
+@pytest.mark.parametrize("way", [lets_go, cleans_up, swallows, fails], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("params", [b"", b',"params":{}'], ids=["without params", "with params"])
+def test_a_cancel_at_every_await_point_gives_exactly_one_answer(
+    run: Run, way: Callable[[Peer], Awaitable[object]], params: bytes
+) -> None:
+    """Trap 22: a cancel at every await point of a call gives exactly one answer and a live process.
+
+    After 0, 1, 2, … turns of the loop, until the call has ended before its cancel comes. "0" is one write for both: the
+    cancel arrives in the same batch as the request, before a task of its own has begun.
+    """
+
+    async def main() -> None:
+        async def work(params: dict[str, Any]) -> object:
+            return await way(peer)
+
+        async with watched():
+            # The other side is a peer too, so that what the handler asks for is answered.
+            one, two = memory_pair()
+            peer, other = peer_over(one, {"work": work}), peer_over(two)
+            answers: list[dict[str, Any]] = []
+            settle = other._settle
+            other._settle = lambda frame: answers.append(frame) or settle(frame)  # type: ignore[method-assign, func-returns-value]
+            peer.start()
+            other.start()
+            outcomes: list[int | str] = []
+            for count in range(1_000):
+                rid = f"call-{count}"
+                asked = b'{"jsonrpc":"2.0","id":"%b","method":"work"%b}\n' % (rid.encode(), params)
+                cancelled = orjson.dumps(cancel(rid)) + b"\n"
+                if count == 0:
+                    two.write(asked + cancelled)
+                else:
+                    two.write(asked)
+                    await turns(count)
+                    two.write(cancelled)
+                async with asyncio.timeout(PATIENCE):
+                    assert await other.request("ping", {}) == {}, "a cancel never waits behind what it cancels"
+                    await turns(3)
+                    while peer.busy:
+                        await turns(1)
+                assert await other.request("ping", {}) == {}
+                (answer,) = (frame for frame in answers if frame.get("id") == rid)
+                outcomes.append(answer["error"]["code"] if "error" in answer else answer["result"])
+                answers.clear()
+                if outcomes[-3:] == ["finished"] * 3:
+                    break
+            assert outcomes[-1] == "finished"
+            assert set(outcomes[:-3]) == {Code.CANCELLED}
+            assert len(outcomes) > 20, "each of the awaits was hit"
+            assert [tables(peer), tables(other)] == [{}, {}]
+            await peer.aclose()
+            await other.aclose()
+
+    run(main())
+
+
+def test_an_asker_cancelled_at_every_await_point_leaves_nothing_behind(run: Run) -> None:
+    """Trap 22, from the other side: whenever who asks is cancelled, both sides' tables end empty, and both live."""
+
+    async def work(params: dict[str, Any]) -> object:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return {}
+
+    async def main() -> None:
+        async with two_peers(there={"work": work}) as (here, there):
+            cancelled = []
+            for count in range(40):
+                asking = asyncio.create_task(here.request("work", {}))
+                await turns(count)
+                asking.cancel()
+                await asyncio.wait([asking])
+                cancelled.append(asking.cancelled())
+                assert await here.request("ping", {}) == {}
+                assert await there.wait_idle(PATIENCE)
+                await here.request("ping", {})
+                assert [tables(here), tables(there)] == [{}, {}]
+            assert cancelled[0]
+            assert not cancelled[-1]
+            assert sorted(cancelled, reverse=True) == cancelled
+
+    run(main())
+
+
+def test_a_cancel_for_an_id_that_is_free_again_cancels_the_new_call_only(run: Run) -> None:
+    """Protocol section 8: a cancel for an unknown id is a no-op; one that came too late hits nobody who comes after."""
+
+    async def main() -> None:
+        work = Handler()
+        async with raw({"work": work}) as (_, wire):
+            wire.send(request("ping", rid=1), cancel(1), cancel(1))
+            wire.send(request("work", rid=1))
+            await work.begun.get()
+            await wire.ping()
+            assert not work.cancelled.is_set()
+            wire.send(cancel(1), cancel(1))
+            await asyncio.wait_for(work.cancelled.wait(), PATIENCE)
+            await wire.ping()
+            assert [frame.get("error", {}).get("code") for frame in wire.answers(1)] == [None, Code.CANCELLED]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+@pytest.mark.parametrize("how", ["timed out", "cancelled"])
+def test_the_handler_sees_within_100_ms_that_its_caller_has_left(run: Run, kind: str, how: str) -> None:
+    """Trap 23: the caller that times out or is cancelled sends ``$/cancel``, and the handler sees it within 100 ms."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        seen: asyncio.Queue[float] = asyncio.Queue()
+
+        async def work(params: dict[str, Any]) -> object:
+            try:
+                await asyncio.sleep(PATIENCE)
+            except asyncio.CancelledError:
+                seen.put_nowait(loop.time())
+                raise
+
+        async with two_peers(there={"work": work}, kind=kind) as (here, there):
+            took = []
+            for _ in range(5):  # the best of five: what others do on this machine is not our promise
+                asking = asyncio.create_task(here.request("work", {}, timeout=0.01 if how == "timed out" else None))
+                while not there.busy:
+                    await asyncio.sleep(0)
+                if how == "cancelled":
+                    asking.cancel()
+                await asyncio.wait([asking])
+                left = loop.time()
+                took.append(await asyncio.wait_for(seen.get(), PATIENCE) - left)
+            assert min(took) < 0.1
+
+    run(main())
+
+
+# -- calling back, order -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+def test_five_calls_deep_each_side_asks_the_other(run: Run, kind: str) -> None:
+    """Trap 24: the reader never awaits the user's code: extension → host → extension → host, five deep, works."""
+
+    async def main() -> None:
+        peers: dict[str, Peer] = {}
+
+        def deeper(side: str) -> RequestHandler:
+            async def handler(params: dict[str, Any]) -> object:
+                if not params["depth"]:
+                    return []
+                return [side, *await peers[side].request("deeper", {"depth": params["depth"] - 1})]
+
+            return handler
+
+        async with two_peers({"deeper": deeper("here")}, {"deeper": deeper("there")}, kind=kind) as (here, there):
+            peers.update(here=here, there=there)
+            found = await asyncio.gather(*(here.request("deeper", {"depth": 5}) for _ in range(20)))
+            assert found == [["there", "here", "there", "here", "there"]] * 20
+
+    run(main())
+
+
+def test_a_handler_that_never_ends_delays_nobody(run: Run) -> None:
+    """Trap 24: the reader never awaits the user's code."""
+
+    async def main() -> None:
+        work = Handler()
+        async with two_peers(there={"work": work}) as (here, there):
+            asking = [asyncio.create_task(here.request("work", {})) for _ in range(100)]
+            assert await asyncio.wait_for(here.request("echo", {"n": 1}), PATIENCE) == {"n": 1}
+            assert len(there.working_on) == 100
+            work.release.set_result("at last")
+            assert await asyncio.gather(*asking) == ["at last"] * 100
+
+    run(main())
+
+
+def test_requests_begin_and_notifications_are_told_in_the_order_of_the_wire(run: Run) -> None:
+    """Traps 21 and 25: what came first, begins first; in one write, and in several."""
+
+    async def main() -> None:
+        order: list[int] = []
+
+        async def work(params: dict[str, Any]) -> object:
+            order.append(params["n"])
+            await asyncio.sleep(0)
+            return {}
+
+        def tell(params: dict[str, Any]) -> None:
+            order.append(params["n"])
+
+        async with raw({"work": work}, notifications={"tell": tell}) as (_, wire):
+            frames = [
+                request("work", {"n": n}, rid=n) if n % 3 else {"jsonrpc": "2.0", "method": "tell", "params": {"n": n}}
+                for n in range(60)
+            ]
+            wire.send(*frames[:30])
+            for frame in frames[30:]:
+                wire.send(frame)
+            await wire.answer(59)
+            assert order == list(range(60))
+
+    run(main())
+
+
+def test_what_a_handler_says_before_it_returns_comes_before_its_answer(run: Run) -> None:
+    """Trap 26: progress sent before ``return`` is on the wire before the reply; from the loop and from a thread."""
+
+    async def main() -> None:
+        async def work(params: dict[str, Any]) -> object:
+            peer.notify("progress", {"n": 1})
+            await asyncio.sleep(0)
+            peer.notify("progress", {"n": 2})
+            await asyncio.to_thread(lambda: [peer.notify("progress", {"n": n}) for n in range(3, 30)])
+            peer.notify("progress", {"n": 30})
+            return {}
+
+        async with raw({"work": work}) as (peer, wire):
+            wire.send(request("work"))
+            await wire.answer(1)
+            assert [frame.get("params", {}).get("n") for frame in wire.frames] == [*range(1, 31), None]
+
+    run(main())
+
+
+def test_notifications_from_threads_keep_the_order_of_each_thread(run: Run) -> None:
+    """``Peer.notify``: from any thread, in the order of its calls; each line is whole (trap 9)."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+
+            def say(thread: int) -> None:
+                for n in range(300):
+                    assert peer.notify("said", {"thread": thread, "n": n})
+
+            saying = [asyncio.to_thread(say, thread) for thread in range(4)]
+            await asyncio.gather(*saying, asyncio.to_thread(lambda: None))
+            await wire.told.wait_lines(1_200)
+            for thread in range(4):
+                said = [f["params"]["n"] for f in wire.frames if f["params"]["thread"] == thread]
+                assert said == list(range(300))
+            assert len(wire.frames) == 1_200
+
+    run(main())
+
+
+def test_a_notification_from_a_thread_when_all_is_over_is_not_sent_and_does_not_raise() -> None:
+    """``Peer.notify``: whether it was sent; a thread that outlives the connection, or the loop, is told False."""
+
+    async def main() -> Peer:
+        one, two = memory_pair()
+        peer = peer_over(one)
+        peer.start()
+        two.start(Recorder())
+        assert await asyncio.to_thread(peer.notify, "now", {})
+        await turns()
+        return peer
+
+    peer = asyncio.run(main())
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(peer.notify("later", {})))
+    thread.start()
+    thread.join(PATIENCE)
+    assert told == [False]
+
+
+# -- a peer that does not read -----------------------------------------------------------------------------------------
+
+
+def test_lossy_notifications_are_dropped_and_counted_while_the_other_side_does_not_read(run: Run) -> None:
+    """Trap 29: the peer does not read with 10 MiB waiting: senders wait, lossy frames are counted, order holds."""
+
+    async def main() -> None:
+        async with raw({"work": echo}) as (peer, wire):
+            assert peer.notify("progress", {"n": 0}, lossy=True)
+            await turns()
+            wire.transport.pause_reading()
+            chunk = "x" * 100_000
+            for n in range(100):
+                assert peer.notify("delta", {"n": n, "chunk": chunk}), "what is not lossy is never dropped"
+            assert peer.congested
+            assert [peer.notify("progress", {"n": n}, lossy=True) for n in (1, 2)] == [False, False]
+            assert not await asyncio.to_thread(peer.notify, "log", {}, lossy=True)
+            assert peer.dropped == {"progress": 2, "log": 1}
+            # A question waits before it is asked; an answer does not wait.
+            asking = asyncio.create_task(peer.request("question", {}))
+            draining = asyncio.create_task(peer.drain())
+            wire.send(request("work", {"n": "answer"}))
+            await turns(20)
+            assert not asking.done()
+            assert not draining.done()
+            assert peer.pending == 0
+            wire.transport.resume_reading()
+            await draining
+            assert not peer.congested
+            await turns()
+            assert [frame.get("method", "answer") for frame in wire.frames] == [
+                "progress",
+                *["delta"] * 100,
+                "answer",
+                "question",
+            ]
+            assert [frame["params"]["n"] for frame in wire.frames[1:101]] == list(range(100))
+            assert peer.notify("progress", {"n": 3}, lossy=True)
+            wire.send({"jsonrpc": "2.0", "id": wire.frames[-1]["id"], "result": "at last"})
+            assert await asking == "at last"
+            assert peer.dropped == {"progress": 2, "log": 1}
+
+    run(main())
+
+
+def test_an_asker_that_waits_to_ask_can_be_cancelled_and_learns_of_the_end(run: Run) -> None:
+    """Traps 20 and 29: who waits for a peer that does not read is not bound to it; nothing was asked, so nothing is told."""
+
+    async def main() -> None:
+        async with raw() as (peer, wire):
+            wire.transport.pause_reading()
+            peer.notify("large", {"x": "x" * 2 * HIGH_WATER})
+            cancelled, ended = (asyncio.create_task(peer.request("question", {})) for _ in range(2))
+            await turns()
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            assert cancelled.cancelled()
+            await close_now(peer)
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(ended, PATIENCE)
+            wire.transport.resume_reading()
+            await turns()
+            assert [frame["method"] for frame in wire.frames] == ["large"]
+
+    run(main())
+
+
+# -- what a handler can rely on ----------------------------------------------------------------------------------------
+
+
+def test_a_handler_is_one_task_from_its_first_step_to_its_last(run: Run) -> None:
+    """``current_task`` is the same before and after a wait, and no two handlers at work share one."""
+
+    async def main() -> None:
+        everybody: list[asyncio.Task[Any] | None] = []
+        together = asyncio.Event()
+
+        async def work(params: dict[str, Any]) -> object:
+            first = asyncio.current_task()
+            everybody.append(first)
+            for _ in range(2):
+                await asyncio.sleep(0)
+                assert asyncio.current_task() is first
+            if len(everybody) == 5:
+                together.set()
+            await together.wait()
+            assert asyncio.current_task() is first
+            return {}
+
+        async with two_peers(there={"work": work}) as (here, there):
+            asking = asyncio.gather(*(here.request("work", {}) for _ in range(5)))
+            await turns(1)
+            await asking
+            assert None not in everybody
+            assert len({*everybody}) == 5
+            assert not there.busy
+
+    run(main())
+
+
+mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="unset")
+
+
+def test_what_a_handler_sets_in_its_context_nobody_else_sees(run: Run) -> None:
+    """Context variables live as long as the call, in its first step as in its last."""
+
+    async def main() -> None:
+        async def work(params: dict[str, Any]) -> object:
+            before = mark.get()
+            mark.set(params["name"])
+            if params["waits"]:
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            inner = await asyncio.create_task(read()) if params["waits"] else ""
+            return [before, mark.get(), inner]
+
+        async def read() -> str:
+            return mark.get()
+
+        async with two_peers(there={"work": work}) as (here, _):
+            names = [str(n) for n in range(6)]
+            found = await asyncio.gather(
+                *(here.request("work", {"name": name, "waits": int(name) % 2}) for name in names)
+            )
+            assert found == [["unset", name, name if int(name) % 2 else ""] for name in names]
+
+    run(main())
+
+
+def test_time_limits_and_task_groups_work_from_the_first_step_on(run: Run) -> None:
+    """``asyncio.timeout`` and ``TaskGroup`` cancel the handler they are in, and no other one."""
+
+    async def main() -> None:
+        async def limited(params: dict[str, Any]) -> object:
+            try:
+                async with asyncio.timeout(params["seconds"]):
+                    await asyncio.sleep(PATIENCE)
+            except TimeoutError:
+                return "timed out"
+            return "not"
+
+        async def grouped(params: dict[str, Any]) -> object:
+            async def fail() -> None:
+                raise ValueError("in a group")
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+                    await asyncio.sleep(PATIENCE)
+            except* ValueError:
+                pass
+            return "grouped"
+
+        async with two_peers(there={"limited": limited, "grouped": grouped}) as (here, _):
+            asked = [here.request("limited", {"seconds": seconds}) for seconds in (0, 0.001, -1)]
+            asked += [here.request("grouped", {}), here.request("echo", {})]
+            assert await asyncio.gather(*asked) == ["timed out"] * 3 + ["grouped", {}]
+
+    run(main())
+
+
+@pytest.mark.parametrize("waits", [0, 1], ids=["ends at once", "waits"])
+def test_a_handler_that_cancels_its_own_task_cancels_nobody_else(run: Run, waits: int) -> None:
+    """Trap 20: whatever a handler does to its own task, be it after its end, hits its own call at most."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def own() -> asyncio.Task[Any]:
+            task = asyncio.current_task()
+            assert task is not None
+            return task
+
+        async def now(params: dict[str, Any]) -> object:
+            own().cancel()
+            await turns(waits)
+            return "not cancelled"
+
+        async def soon(params: dict[str, Any]) -> object:
+            loop.call_soon(own().cancel)
+            await turns(waits)
+            return "not cancelled yet"
+
+        async def others(params: dict[str, Any]) -> object:
+            await turns(5)
+            return "unharmed"
+
+        async with two_peers(there={"now": now, "soon": soon, "others": others}) as (here, there):
+            for method in ("now", "soon"):
+                for pause in range(4):
+                    first = asyncio.create_task(here.request("others", {}))
+                    asking = asyncio.create_task(here.request(method, {}))
+                    second = asyncio.create_task(here.request("others", {}))
+                    await turns(pause)
+                    third = asyncio.create_task(here.request("others", {}))
+                    assert await asyncio.gather(first, second, third) == ["unharmed"] * 3
+                    await asyncio.wait([asking])
+            assert not there.busy
+
+    run(main())
+
+
+def test_wait_idle_waits_for_all_but_one_and_no_longer_than_it_may(run: Run) -> None:
+    """Trap 12: accepted requests finish within the grace; the one that asks for it is not waited for."""
+
+    async def main() -> None:
+        work = Handler()
+        idle: list[bool] = []
+
+        async def finish(params: dict[str, Any]) -> object:
+            idle.append(await there.wait_idle(0.01, except_for=asyncio.current_task()))
+            there.cancel_all(except_for=asyncio.current_task())
+            idle.append(await there.wait_idle(PATIENCE, except_for=asyncio.current_task()))
+            return "finished"
+
+        async with two_peers(there={"work": work, "finish": finish}) as (here, there):
+            assert await there.wait_idle(PATIENCE)
+            asking = asyncio.create_task(here.request("work", {}))
+            await work.begun.get()
+            assert await here.request("finish", {}) == "finished"
+            assert idle == [False, True]
+            with pytest.raises(RpcError) as caught:
+                await asking
+            assert caught.value.code == Code.CANCELLED
+
+    run(main())
+
+
+def test_what_comes_later_goes_to_the_routes_of_then(run: Run) -> None:
+    """``Peer.routes`` may be exchanged at any time; what came before keeps its handler."""
+
+    async def main() -> None:
+        work = Handler()
+
+        async def other(params: dict[str, Any]) -> object:
+            return "other"
+
+        def refuse(method: str) -> RequestHandler:
+            raise InvalidRequest(f"no {method} any more")
+
+        async with two_peers(there={"work": work}) as (here, there):
+            asking = asyncio.create_task(here.request("work", {}))
+            await work.begun.get()
+            there.routes, there.fallback = {"work": other}, refuse
+            assert await here.request("work", {}) == "other"
+            with pytest.raises(InvalidRequest, match="no ping any more"):
+                await here.request("ping", {})
+            work.release.set_result("first")
+            assert await asking == "first"
+
+    run(main())
+
+
+# -- soak --------------------------------------------------------------------------------------------------------------
+
+CALLS: Final = 100_000 if os.environ.get("SEPKIT_SOAK") else 20_000
+
+
+@pytest.mark.timeout(600)
+def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
+    loop_kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 33: after 100,000 calls mixed of success, error, time-out, cancel and late replies every table is empty and
+    memory has grown < 5 MiB. (20,000, unless ``SEPKIT_SOAK`` is set.)
+    """
+    caplog.set_level(logging.CRITICAL + 1, "sepkit")
+
+    async def succeed(params: dict[str, Any]) -> object:
+        return params
+
+    async def wait_and_succeed(params: dict[str, Any]) -> object:
+        await asyncio.sleep(0)
+        return params
+
+    async def fail(params: dict[str, Any]) -> object:
+        raise RpcError("no", code=-32002)
+
+    async def break_(params: dict[str, Any]) -> object:
+        await asyncio.sleep(0)
+        raise ValueError("unforeseen")
+
+    async def hang(params: dict[str, Any]) -> object:
+        await asyncio.sleep(PATIENCE)
+        return {}
+
+    async def answer_late(params: dict[str, Any]) -> object:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE)
+        await asyncio.sleep(0.001)
+        return "late"
+
+    routes: Routes = {
+        "succeed": succeed, "wait": wait_and_succeed, "fail": fail, "break": break_, "hang": hang, "late": answer_late
+    }  # fmt: skip
+
+    async def call(peer: Peer, n: int) -> str:
+        match n % 8:
+            case 0 | 1:
+                assert await peer.request("succeed", {"n": n}) == {"n": n}
+                return "success"
+            case 2:
+                assert await peer.request("wait", {"n": n}) == {"n": n}
+                return "success"
+            case 3 | 4:
+                with pytest.raises(RpcError):
+                    await peer.request("fail" if n % 8 == 3 else "break", {})
+                return "error"
+            case 5:
+                with pytest.raises(RequestTimeout):
+                    await peer.request("hang", {}, timeout=0.001)
+                return "time-out"
+            case 6:
+                asking = asyncio.ensure_future(peer.request("hang", {}))
+                await asyncio.sleep(0)
+                asking.cancel()
+                await asyncio.wait([asking])
+                return "cancel"
+            case _:
+                with pytest.raises(RequestTimeout):
+                    await peer.request("late", {}, timeout=0.001)
+                return "late reply"
+
+    async def main() -> None:
+        async with two_peers(routes, routes) as (here, there):
+
+            async def some(first: int) -> Counter[str]:
+                found = await asyncio.gather(*(call(here if n % 3 else there, n) for n in range(first, first + 400)))
+                return Counter(found)
+
+            async def settle() -> None:
+                while here.busy or there.busy:
+                    await asyncio.sleep(0.001)
+                await turns()
+                gc.collect()
+
+            await some(0)
+            await settle()
+            tracemalloc.start()
+            try:
+                outcomes: Counter[str] = Counter()
+                for first in range(0, CALLS, 400):
+                    outcomes += await some(first)
+                await settle()
+                grown, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert sum(outcomes.values()) == CALLS
+            assert set(outcomes) == {"success", "error", "time-out", "cancel", "late reply"}
+            assert [tables(here), tables(there)] == [{}, {}]
+            assert grown < 5 * 2**20
+
+    from sepkit.runner import new_loop
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
+        runner.run(main())
