@@ -41,8 +41,10 @@ class Pump:
         began = time.perf_counter()
         # A user has bytecode; a shell that forbids writing it would have each start compile everything.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-        env=environment) assert self.child.stdin is not None
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+        )
+        assert self.child.stdin is not None
         assert self.child.stdout is not None
         self._in, self._out = self.child.stdin.fileno(), self.child.stdout.fileno()
         os.write(self._in, INITIALIZE)

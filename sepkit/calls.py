@@ -25,7 +25,6 @@ from sepkit.results import (
     command_result,
     completions_result,
     patched,
-    sayable,
     tool_failure,
     tool_result,
 )
@@ -204,7 +203,7 @@ class Calls:
         try:
             value = await (command.fn(**values) if command.is_async else self._threads.run(command.fn, **values))
         except ToolError as error:
-            raise InternalError(sayable(str(error))) from None
+            raise InternalError(str(error)) from None
         except BaseException as error:
             if _is_cancellation(error):
                 raise

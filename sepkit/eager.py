@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine
+from sys import getrefcount
 from types import TracebackType
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ class Starter:
         self._closed = False
         self.current: asyncio.Task[None]
         """The spare task, while a batch is entered."""
+        self.holders = 0
+        """How many hold the spare task. Once it is one more, a work has kept it, and may cancel it after its own end:
+        from then on nobody else may go on as it."""
 
     def enter(self) -> bool:
         """Begin a batch. Whether works can begin at once: not within another task, since there is one at a time."""
@@ -49,8 +53,7 @@ class Starter:
             return False
         if self._spare is None or self._spare.task.done():
             self._spare = _Carrier(self._loop, self._done)
-        self.current = self._spare.task
-        _enter_task(self._loop, self.current)
+        self._make_current(self._spare)
         return True
 
     def leave(self) -> None:
@@ -76,8 +79,12 @@ class Starter:
         """Take another spare task; the current one is in use."""
         _leave_task(self._loop, self.current)
         self._spare = _Carrier(self._loop, self._done)
-        self.current = self._spare.task
-        _enter_task(self._loop, self.current)
+        self._make_current(self._spare)
+
+    def _make_current(self, carrier: _Carrier) -> None:
+        self.current = carrier.task
+        _enter_task(self._loop, carrier.task)
+        self.holders = getrefcount(self.current)
 
     def close(self) -> None:
         """Let go of what is kept for the next work."""

@@ -99,6 +99,10 @@ def _file_of(name: str) -> str | None:
     return None if spec is None else spec.origin
 
 
+def _is_there(name: str) -> bool:
+    return name in sys.modules or _file_of(name) is not None
+
+
 def _with_file(name: str, file: str | None) -> str:
     return name if file is None or file == name else f"{name} ({file})"
 
@@ -132,7 +136,7 @@ def _reason(error: BaseException) -> str:
     except Exception:
         text = "(its text could not be made)"
     hint = ""
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in sys.modules:
+    if isinstance(error, ModuleNotFoundError) and error.name and not _is_there(error.name.partition(".")[0]):
         hint = f"; install what it is in for {sys.executable}, or run sepkit with the Python that has it"
     return f"could not be imported: {type(error).__name__}{': ' if text else ''}{text}{hint}"
 

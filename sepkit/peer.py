@@ -25,6 +25,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
+from sys import getrefcount
 from typing import Any, Final
 
 from sepkit.eager import Starter
@@ -86,6 +87,7 @@ class Peer:
         self._inbound: dict[frames.Id, tuple[asyncio.Task[None], str, dict[str, Any]]] = {}
         self._to_cancel: set[frames.Id] = set()  # a subset of _inbound's ids
         self._posted: deque[tuple[bytes, Callable[[], bool] | None]] = deque()  # by other threads, and until when
+        self._woken = False  # whether the loop is going to send them
         self._ended = False
         self._closed = False
         self._bad_lines = 0
@@ -117,8 +119,9 @@ class Peer:
                 if not plain or rid in self._inbound:
                     self._receive(line)
                     continue
-                work, context = handler(params), copy_context()
+                context = copy_context()
                 try:
+                    work = handler(params)
                     waits_for = context.run(work.send, None)
                 except StopIteration as end:
                     try:
@@ -129,8 +132,9 @@ class Peer:
                     write(self._encode_exception(rid, method, error))
                 else:
                     self._inbound[rid] = (starter.go_on(work, context, rid, method, waits_for), method, params)
-                if starter.current.cancelling():
-                    starter.renew()  # a work that cancelled its own task, and ended all the same, cancels nobody else
+                # A work that has cancelled its own task, or kept it to cancel it later, cancels nobody else.
+                if getrefcount(starter.current) != starter.holders or starter.current.cancelling():
+                    starter.renew()
         finally:
             if entered:
                 starter.leave()
@@ -195,8 +199,8 @@ class Peer:
             return
         try:
             work = (self.routes.get(method) or self.fallback(method))(params)
-        except RpcError as error:
-            self.transport.write(frames.encode_error(rid, error.code, error.message, error.data))
+        except BaseException as error:
+            self.transport.write(self._encode_exception(rid, method, error))
             return
         self._inbound[rid] = (self._starter.go_on(work, copy_context(), rid, method), method, params)
 
@@ -283,15 +287,23 @@ class Peer:
             ConnectionClosed: The connection ended first.
             EncodeError: ``params`` is no plain JSON data.
         """
+        deadline = None if timeout is None else self._loop.time() + timeout
         if self.transport.congested:
-            await self.transport.drain()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self.transport.drain()
+            except TimeoutError:
+                assert timeout is not None
+                raise RequestTimeout(method, timeout) from None
         if self._ended:
             raise ConnectionClosed(f"{method}: the connection has ended")
         rid = self._next_id
         self._next_id += 1
         self.transport.write(frames.encode_request(rid, method, params))
         answer = self._pending[rid] = self._loop.create_future()
-        alarm = None if timeout is None else self._loop.call_later(timeout, self._give_up, rid, method, timeout)
+        alarm = None
+        if timeout is not None and deadline is not None:
+            alarm = self._loop.call_at(deadline, self._give_up, rid, method, timeout)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -334,14 +346,18 @@ class Peer:
             self.transport.write(data)
             return True
         self._posted.append((data, unless))
-        try:
-            self._loop.call_soon_threadsafe(self.send_posted)
-        except RuntimeError:  # the loop has been closed
-            return False
+        # Once for all that comes before it runs: asyncio reads its wake-ups for as long as there are any.
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self.send_posted)
+            except RuntimeError:  # the loop has been closed
+                return False
         return True
 
     def send_posted(self) -> None:
         """Send now what other threads have given so far. In the loop's thread only."""
+        self._woken = False  # before it looks: whoever adds from now on wakes it again
         for _ in range(len(self._posted)):  # not what they add meanwhile, or it might never end
             data, unless = self._posted.popleft()
             if unless is None or not unless():

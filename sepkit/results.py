@@ -13,7 +13,7 @@ from attrs import field, frozen, validators
 from sepkit.errors import EncodeError, InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure, to_json
-from sepkit.wire.frames import dumps
+from sepkit.wire.frames import dumps, sayable
 
 
 @frozen
@@ -209,11 +209,6 @@ def _field_names(cls: Any) -> list[str]:
 def _same(one: object, other: object) -> bool:
     # As JSON: to Python 1, True and 1.0 are equal.
     return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
-
-
-def sayable(text: str) -> str:
-    """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _sendable(text: str, path: str = "$.content") -> str:

@@ -91,10 +91,14 @@ class Extension:
         self.registrations: dict[str, Any] = {}
         if handshake:
             try:
-                self.registrations = self.ask("initialize", HANDSHAKE)["registrations"]
+                self.greet()
             except BaseException:
                 self.__exit__(None, None, None)  # nobody has entered it, and nobody will leave it
                 raise
+
+    def greet(self) -> None:
+        """Do the handshake."""
+        self.registrations = self.ask("initialize", HANDSHAKE)["registrations"]
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 

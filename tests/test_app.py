@@ -862,13 +862,16 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from _imports(node, package)
 
 
-def _modules() -> Iterator[tuple[str, str, set[str]]]:
-    """The name of each module of the package, the package that it is in, and what it imports of sepkit."""
+@functools.cache
+def _modules() -> dict[str, set[str]]:
+    """The modules of the package, and what each of them imports of sepkit."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         imported = set(_imports(ast.parse(path.read_text(encoding="utf-8")), package))
-        yield name, package, {one for one in imported if one.split(".")[0] == "sepkit"}
+        found[name] = {one for one in imported if one.split(".")[0] == "sepkit"}
+    return found
 
 
 def test_imports_go_downwards_only() -> None:
@@ -876,7 +879,7 @@ def test_imports_go_downwards_only() -> None:
     layer = {name: number for number, names in enumerate(LAYERS) for name in names}
     wrong = []
     walked = 0
-    for name, _, imported in _modules():
+    for name, imported in _modules().items():
         if name == "sepkit":
             assert all(layer[one.split(".")[1]] <= layer["app"] for one in imported if "." in one)
             continue
@@ -895,7 +898,7 @@ def test_imports_go_downwards_only() -> None:
 @pytest.mark.parametrize("room", ["app", "handlers", "contexts", "tasks", "schema", "render", "streams"])
 def test_what_may_be_served_over_another_wire_knows_no_transport_and_no_frame(room: str) -> None:
     """Design section 1: app, handlers, contexts and tasks know no transport and no frame."""
-    found = [(name, imported) for name, _, imported in _modules() if name.split(".")[1:2] == [room]]
+    found = [(name, imported) for name, imported in _modules().items() if name.split(".")[1:2] == [room]]
     assert found
     for name, imported in found:
         for other in imported:

@@ -406,7 +406,7 @@ async def test_an_event_in_the_same_write_as_the_handshake_waits_for_the_lifespa
 
 
 @on_each_loop
-async def test_events_before_the_handshake_are_ignored() -> None:
+async def test_events_before_the_handshake_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     """Protocol section 2: only what follows the handshake is of the session; an event is never answered (trap 11)."""
     app = App("t")
     got: asyncio.Queue[int] = asyncio.Queue()
@@ -422,6 +422,7 @@ async def test_events_before_the_handshake_are_ignored() -> None:
         host.send(host.event("turn_start", {"n": 1}))
         assert await got.get() == 1
         assert len(host.frames) == 2
+    assert not warnings(caplog)
 
 
 @on_each_loop

@@ -25,24 +25,30 @@ _DATA: Final = re.compile(r"(~\w*|/(home|opt|srv|mnt|media|Users)|/(home|Users)/
 _DEVICE: Final = re.compile(r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|md|dm-|mapper/|r?disk)\w*")
 _FORK_BOMB: Final = re.compile(r"(?<![\w:])([\w:]{1,64})\s*\(\s*\)\s*\{[^}]{0,200}?\1\s*\|\s*\1\s*&")
 
+# Without one of these in it no command is dangerous; most have none, and need not be read.
+_TELLING: Final = re.compile(r"rm|dd|find|ch(mod|own|grp)|mkfs|wipefs|shred|blkdiscard|tee|cp|mv|/dev/|\)\s*\{")
+
 _OPERATORS: Final = "();<>|&`\n"
 _REDIRECTION: Final = re.compile(r"&?>{1,2}[|&]?|<{1,3}&?|<>")
 _SUBSTITUTION: Final = re.compile(r"(?s)\$\((.*)\)|`(.*)`")
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "su"})
-# What runs the command that follows it, or stands before one in a script.
-_WRAPPERS: Final = frozenset(
-    ("sudo", "doas", "env", "nohup", "time", "timeout", "exec", "command", "builtin", "nice", "ionice", "setsid")
-    + ("stdbuf", "xargs", "if", "then", "elif", "else", "while", "until", "do", "!", "{")
-)
+# What runs the command that follows it, and what stands before one in a script.
+_RUNNERS: Final = frozenset({"sudo", "doas", "env", "nohup", "time", "timeout", "nice", "ionice", "setsid", "xargs"})
+_KEYWORDS: Final = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{"})
+_WRAPPERS: Final = _RUNNERS | _KEYWORDS | {"exec", "command", "builtin"}
 _FILTERS: Final = frozenset({"-name", "-iname", "-path", "-ipath", "-regex", "-user", "-newer", "-mtime", "-maxdepth"})
-_MAX_LENGTH: Final = 100_000
+_MAX_LENGTH: Final = 400_000
 _MAX_DEPTH: Final = 8
+_MAX_PREFIX: Final = 20  # words of `sudo`, its options and the like before the program
 
 
 def danger(command: str, depth: int = 0) -> str | None:
     """Why ``command`` must not run; None where nothing speaks against it."""
     if len(command) > _MAX_LENGTH or depth > _MAX_DEPTH:
         return "it is too long, or nested too deeply, to be read"
+    command = command.replace("\\\n", "")
+    if not _TELLING.search(re.sub("['\"\\\\]", "", command)):
+        return None
     if _FORK_BOMB.search(command):
         return "it is a fork bomb"
     words: list[str] = []
@@ -69,7 +75,6 @@ def danger(command: str, depth: int = 0) -> str | None:
 
 def _tokens(command: str) -> list[str]:
     """The words of a command without their quotes, and the operators between them."""
-    command = command.replace("\\\n", " ")
     for text in (command, re.sub(r"['\"\\]", " ", command)):  # the second: bare words
         lexer = shlex.shlex(text, posix=True, punctuation_chars=_OPERATORS)
         lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
@@ -82,7 +87,7 @@ def _tokens(command: str) -> list[str]:
 
 def _danger_of_words(words: list[str], depth: int) -> str | None:
     wrapped = False
-    for number, word in enumerate(words):
+    for number, word in enumerate(words[:_MAX_PREFIX]):
         program = word.rsplit("/", 1)[-1]
         if reason := _danger_of_program(program, words[number + 1 :], depth):
             return reason
@@ -97,12 +102,12 @@ def _danger_of_program(program: str, arguments: list[str], depth: int) -> str | 
     options = {word for word in arguments if word.startswith("-") and word != "-"}
     letters = {letter for word in options if not word.startswith("--") for letter in word[1:]}
     targets = [word for word in arguments if word not in options]
-    paths = [_plain(target) for target in targets]
+    paths = map(_plain, targets)
     if program in _SHELLS and "c" in letters:
         return next((reason for target in targets if (reason := danger(target, depth + 1))), None)
     if program == "eval":
         return danger(" ".join(arguments), depth + 1)
-    recursive = "R" in letters or "--recursive" in options
+    recursive = "R" in letters or any(len(word) > 2 and "--recursive".startswith(word) for word in options)
     if program == "rm" and (recursive or "r" in letters):
         hit = next((path for path in paths if _SYSTEM.fullmatch(path) or _DATA.fullmatch(path)), None)
         return hit and f"rm -r of {hit} destroys the system or the data of its users"
@@ -133,17 +138,21 @@ async def gate_tools(call: ToolCall, ctx: HookContext) -> Block | None:
     for name in _ARGUMENTS:
         command = call.arguments.get(name)
         if isinstance(command, list):
-            command = shlex.join(str(word) for word in command)
-        if command is None:
-            continue
-        reason = danger(command) if isinstance(command, str) else "it is no text"
-        if reason:
+            command = shlex.join(map(str, command))
+        if isinstance(command, str) and isinstance(more := call.arguments.get("args"), list):
+            command = f"{command} {shlex.join(map(str, more))}"
+        if isinstance(command, str) and (reason := danger(command)):
             ctx.log.warning("blocked %s: %s", call.tool, reason)
-            return Block(f"{command!r} is blocked: {reason}")
+            return _block(command, reason)
     return None
 
 
 @app.hook("user_bash")
 async def gate_user(typed: UserBash) -> Block | None:
     reason = danger(typed.command)
-    return Block(f"{typed.command!r} is blocked: {reason}") if reason else None
+    return _block(typed.command, reason) if reason else None
+
+
+def _block(command: str, reason: str) -> Block:
+    # Cut short: some hosts take no line over 64 KiB.
+    return Block(f"{command[:1000]!r}{'…' * (len(command) > 1000)} is blocked: {reason}")

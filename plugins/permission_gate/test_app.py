@@ -51,6 +51,7 @@ DANGEROUS = [
     "\\rm -rf /",
     "'rm' -rf /",
     "rm -rf \\\n/",
+    "r\\\nm -rf /",
     "rm -rf / >/dev/null 2>&1",
     "rm 2>/dev/null -rf /",
     "sudo rm -rf /*",
@@ -104,6 +105,17 @@ DANGEROUS = [
     ":(){ :|:& };:",
     ":() { : | : & }; :",
     "bomb() { bomb | bomb & }; bomb",
+    "rm -rf /home/ada/../..",
+    "su root -c 'rm -rf /'",
+    "case x in a) rm -rf / ;; esac",
+    "cat <<END\nit's\nEND\nrm -rf /",
+    "find / -delete",
+    "find ~ -type f -exec rm {} +",
+    "chmod -R 777 /etc",
+    "blkdiscard /dev/nvme0n1",
+    "echo x 2>/dev/sda",
+    "cat x > >(tee /dev/sda)",
+    "dd if=x | cat >| /dev/sdb",
 ]
 
 HARMLESS = [
@@ -158,6 +170,13 @@ HARMLESS = [
     "A=1",
     ";;",
     "> out",
+    'rm -rf ""',
+    "find . -delete",
+    "find / -name x -delete",
+    "shred secret.txt",
+    "du -sh /*",
+    "cp -r / /mnt/backup",
+    "docker run --rm -v /:/host x",
     "$(",
 ]
 
@@ -241,6 +260,14 @@ def test_a_long_command_is_decided_on_soon(gate: Extension, command: str) -> Non
     """A gate that doesn't answer fails closed: it would stop what is harmless."""
     outcome = gate.ask("hook", {"hook": "user_bash", "context": CONTEXT, "input": {"command": command}}, 5)
     assert outcome == {"action": "continue"}
+
+
+def test_the_reason_of_a_long_command_is_short(gate: Extension) -> None:
+    """Protocol section 9: the Python reference host reads with a 64 KiB line limit."""
+    reason = of_tool(gate, "bash", command=f"{'x' * 100_000}; rm -rf /")
+    assert reason is not None
+    assert len(reason) < 2_000
+    assert "… is blocked: rm -r of / destroys" in reason
 
 
 def test_a_block_is_logged(gate: Extension) -> None:

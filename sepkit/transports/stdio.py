@@ -41,11 +41,12 @@ def claim_stdio() -> Wire:
     if not _is_open(2):
         _point(2, os.open(os.devnull, os.O_WRONLY))
     wire = _claimed = Wire(_private_copy(0), _private_copy(1))
-    _point(0, os.open(os.devnull, os.O_RDONLY))
-    os.dup2(2, 1)
-    # Python chose its buffer for a pipe. What the author prints shall appear on stderr when it is printed.
+    # Python chose its buffer for a pipe. What the author prints shall appear on stderr when it is printed. (Before the
+    # descriptor changes: where it is a file, Python asks it for its position, which a pipe does not have.)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    _point(0, os.open(os.devnull, os.O_RDONLY))
+    os.dup2(2, 1)
     if hasattr(os, "register_at_fork"):
         # exec closes them by itself; a bare fork (multiprocessing) would hold the host's pipe open.
         os.register_at_fork(after_in_child=_let_go)

@@ -209,9 +209,14 @@ def encode_result(rid: Id, result: object) -> bytes:
         raise EncodeError("$", str(error)) from None
 
 
+def sayable(text: str) -> str:
+    """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:
     """An error response, line end included. ``data`` is left out where it is None."""
-    error: dict[str, object] = {"code": code, "message": message}
+    error: dict[str, object] = {"code": code, "message": sayable(message)}
     if data is not None:
         error["data"] = data
     return dumps({"jsonrpc": "2.0", "id": rid, "error": error}) + b"\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +133,14 @@ LOOPS: tuple[LoopKind, ...] = ("asyncio", "uvloop")
 """Where a test has to wait for time to pass, it waits for both of them at once."""
 
 
+def start(stack: contextlib.ExitStack, extensions: Iterable[Extension]) -> list[Extension]:
+    """Start several, made without a handshake, at once."""
+    started = [stack.enter_context(extension) for extension in extensions]
+    for extension in started:
+        extension.greet()
+    return started
+
+
 def begin(extension: Extension, tool: str, **arguments: object) -> Any:
     """Call a tool of ``LIFE``, and wait until it is under way; the request's id."""
     rid = extension.start_tool(tool, **arguments)
@@ -164,11 +171,11 @@ def test_end_of_file_is_the_end_whatever_hangs(stack: contextlib.ExitStack) -> N
     Even with a stuck thread, a task that swallows cancellation, or an open socket.
     """
     grace = 2.0
-    running = [
-        (hazards, stack.enter_context(Extension(LIFE, "--loop", loop, "--grace", str(grace))))
-        for hazards in ((), *HAZARDS)
-        for loop in LOOPS
-    ]
+    kinds = [(hazards, loop) for hazards in ((), *HAZARDS) for loop in LOOPS]
+    extensions = start(
+        stack, (Extension(LIFE, "--loop", loop, "--grace", str(grace), handshake=False) for _, loop in kinds)
+    )
+    running = [(hazards, extension) for (hazards, _), extension in zip(kinds, extensions, strict=True)]
     rids = {}
     for hazards, extension in running:
         for hazard in hazards:
@@ -188,8 +195,7 @@ def test_end_of_file_is_the_end_whatever_hangs(stack: contextlib.ExitStack) -> N
 def test_replies_are_flushed_for_a_host_that_reads_late(stack: contextlib.ExitStack) -> None:
     """Trap 12: what waits for the host when its end-of-file comes has the grace to be read in."""
     rids = {}
-    for loop in LOOPS:
-        extension = stack.enter_context(Extension(LIFE, "--loop", loop))
+    for extension in start(stack, (Extension(LIFE, "--loop", loop, handshake=False) for loop in LOOPS)):
         extension.tool("big", size=1)
         extension.pause()
         rids[extension] = [extension.start_tool("big", size=1_000_000) for _ in range(4)]
@@ -207,8 +213,10 @@ def test_replies_are_flushed_for_a_host_that_reads_late(stack: contextlib.ExitSt
 def test_a_host_that_neither_reads_nor_closes_is_left_after_the_grace(stack: contextlib.ExitStack) -> None:
     """Trap 12: nobody reads stdout, nor stderr; end-of-file on stdin is still the end."""
     began = {}
-    for loop in LOOPS:
-        extension = stack.enter_context(Extension(LIFE, "--loop", loop, "--grace", "1", read_stderr=False))
+    options = ("--grace", "1", "--loop")
+    for extension in start(
+        stack, (Extension(LIFE, *options, loop, read_stderr=False, handshake=False) for loop in LOOPS)
+    ):
         extension.tool("log", size=2_000_000)
         extension.pause()
         for _ in range(4):
@@ -418,8 +426,8 @@ def test_logging_to_a_dead_stderr_neither_raises_nor_recurses(loop_kind: LoopKin
 def test_sigterm_sigint_and_end_of_file_run_the_same_shutdown(loop_kind: LoopKind, stack: contextlib.ExitStack) -> None:
     """Trap 15: what was accepted finishes, the lifespan ends, exit 0, without a traceback."""
     ways = ("SIGTERM", "SIGINT", "end-of-file")
-    extensions = {way: stack.enter_context(Extension(LIFE, "--loop", loop_kind)) for way in ways}
-    for way, extension in extensions.items():
+    extensions = start(stack, (Extension(LIFE, "--loop", loop_kind, handshake=False) for _ in ways))
+    for way, extension in zip(ways, extensions, strict=True):
         rid = begin(extension, "slow")
         if way == "end-of-file":
             extension.close_stdin()
@@ -474,9 +482,10 @@ def test_ctrl_c_outside_of_the_session_leaves_no_traceback_either(
         print("under way", file=sys.stderr, flush=True)
         time.sleep(3600)
     """
-    importing = stack.enter_context(Extension(source, "--loop", loop_kind, handshake=False))
-    unborn = stack.enter_context(Extension(LIFE, "--loop", loop_kind, handshake=False))
-    over = stack.enter_context(Extension(LIFE, "--loop", loop_kind))
+    importing, unborn, over = (
+        stack.enter_context(Extension(app, "--loop", loop_kind, handshake=False)) for app in (source, LIFE, LIFE)
+    )
+    over.greet()
     importing.wait_for_stderr("under way")
     unborn.ping()
     begin(over, "thread")
@@ -494,7 +503,7 @@ def test_ctrl_c_outside_of_the_session_leaves_no_traceback_either(
 
 def test_a_sync_tool_in_a_long_sleep_is_left_behind_and_named(stack: contextlib.ExitStack) -> None:
     """Trap 16: ``time.sleep(3600)`` does not keep the process alive past the grace; the log names it."""
-    extensions = [stack.enter_context(Extension(LIFE, "--loop", loop, "--grace", "1")) for loop in LOOPS]
+    extensions = start(stack, (Extension(LIFE, "--loop", loop, "--grace", "1", handshake=False) for loop in LOOPS))
     rids = [begin(extension, "asleep_for_an_hour") for extension in extensions]
     began = time.monotonic()
     for extension in extensions:
@@ -552,11 +561,15 @@ def _shut_down_with_hazards() -> float:
     """Shut down an extension with each of the hazards, side by side; the seconds that the slowest took."""
     hanging = LIFE.replace("await asyncio.sleep(0.01)", "await asyncio.sleep(3600)")
     with contextlib.ExitStack() as stack:
-        running = [
-            (hazards, stack.enter_context(Extension(source, "--loop", loop)))
-            for hazards, source in (*((hazards, LIFE) for hazards in HAZARDS), (("lifespan",), hanging))
-            for loop in LOOPS
-        ]
+        kinds = [(hazards, loop) for hazards in (*HAZARDS, ("lifespan",)) for loop in LOOPS]
+        extensions = start(
+            stack,
+            (
+                Extension(hanging if hazards == ("lifespan",) else LIFE, "--loop", loop, handshake=False)
+                for hazards, loop in kinds
+            ),
+        )
+        running = [(hazards, extension) for (hazards, _), extension in zip(kinds, extensions, strict=True)]
         waiting = {}
         for hazards, extension in running:
             for hazard in hazards:
@@ -685,17 +698,24 @@ def test_a_handshake_that_is_cancelled_can_be_made_again(loop_kind: LoopKind) ->
 
 def test_a_lifespan_that_fails_at_its_end_is_said_and_the_end_is_orderly(stack: contextlib.ExitStack) -> None:
     """Trap 12: whether it raises, hangs, or hangs and swallows its cancellation; by end-of-file and by ``shutdown``."""
-    endings = {
-        "raise RuntimeError('planted')": "RuntimeError: planted",
-        "await asyncio.sleep(3600)": "the lifespan did not end within the grace",
-        "while True:\n        try: await asyncio.sleep(3600)\n        except asyncio.CancelledError: pass": (
-            "the lifespan did not end within the grace"
+    hangs = "await asyncio.sleep(3600)"
+    swallows = f"while True:\n        try: {hangs}\n        except asyncio.CancelledError: pass"
+    endings = (
+        ("raise RuntimeError('planted')", "end-of-file", "RuntimeError: planted"),
+        ("raise RuntimeError('planted')", "shutdown", "RuntimeError: planted"),
+        (hangs, "end-of-file", "the lifespan did not end within the grace"),
+        (swallows, "shutdown", "the lifespan did not end within the grace"),
+    )
+    kinds = [(*ending, loop) for ending in endings for loop in LOOPS]
+    extensions = start(
+        stack,
+        (
+            Extension(FAILING.format(before="pass", after=after), "--loop", loop, "--grace", "1", handshake=False)
+            for after, _, _, loop in kinds
         ),
-    }
+    )
     running = []
-    for (after, said), way, loop in itertools.product(endings.items(), ("end-of-file", "shutdown"), LOOPS):
-        source = FAILING.format(before="pass", after=after)
-        extension = stack.enter_context(Extension(source, "--loop", loop, "--grace", "1"))
+    for (_, way, said, _), extension in zip(kinds, extensions, strict=True):
         rid = begin(extension, "slow")
         running.append((extension, rid, way, said))
         if way == "shutdown":

@@ -71,6 +71,10 @@ async def gate(call: ToolCall) -> None:
 async def observe(payload: dict) -> None:
     pass
 
+@app.on("turn_start")
+async def observe_too(payload: dict) -> None:
+    pass
+
 @app.command
 async def greet(name: str = "you") -> str:
     return f"Hello, {name}!"
@@ -844,9 +848,10 @@ def test_nesting_to_the_parsers_limit_is_no_trouble(table: Table) -> None:
             assert len(found) == 1
             assert found[0][0] == f"{method} {name}"
             assert found[0][1] in (RESULT, INVALID_PARAMS)
-    for name in ("input", "arguments"):
-        params = {**REQUESTS["hook"].value, "input": {"tool": "bash", "arguments": {"deep": deep}}}
-        table.expect(frame("hook", params, rid=name) + b"\n", [(name, RESULT)])
+    # Handlers have copies of these; a copy may be as deep.
+    hook = {**REQUESTS["hook"].value, "input": {"tool": "bash", "arguments": {"deep": deep}}}
+    table.expect(frame("hook", hook, rid="hook") + b"\n", [("hook", RESULT)])
+    table.expect(frame("event", {**EVENT.value, "payload": {"deep": deep}}) + b"\n", [])
 
 
 def test_a_million_wrong_values_are_one_answer_of_bounded_size(table: Table) -> None:

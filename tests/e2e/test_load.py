@@ -198,7 +198,7 @@ def test_logging_for_nobody_delays_nothing(loop_kind: LoopKind, tool: str) -> No
                 slowest = max(slowest, time.monotonic() - began)
                 pings += 1
 
-        assert best_of(4, slowest_ping, 0.1) < 0.1
+        assert best_of(6, slowest_ping, 0.1) < 0.1
         stderr = Collected(extension.stderr_pipe.fileno())
         assert extension.end() == 0
         said = stderr.result().decode()
@@ -326,7 +326,7 @@ def held_up(extensions: list[Extension]) -> dict[Extension, float]:
                 )
                 answered.append(provider)
         assert numbers == list(range(deltas)), "the order holds"
-        assert [rid for rid in answered if rid != provider] == list(rids)
+        assert sorted(answered) == sorted([provider, *rids]), "one answer each"
         report = extension.tool("report")["details"]
         # The mark, what the pipe and a reader hold, and the one that crossed the mark.
         assert report["deltas"] + report["replies"] < HIGH_WATER + 128 * KIB + 2 * 256 * KIB, report

@@ -691,30 +691,30 @@ async def stream(request: dict):
 """
 
 
-@pytest.mark.parametrize("tool", ["coroutine", "function", "helped", "joined", "leaves_a_thread", "fails"])
-def test_progress_is_on_the_wire_before_the_reply_or_not_at_all(loop_kind: LoopKind, tool: str) -> None:
+def test_progress_is_on_the_wire_before_the_reply_or_not_at_all(loop_kind: LoopKind) -> None:
     """Trap 26: progress sent before ``return`` is on the wire before the reply; progress after it is dropped."""
     with Extension(PROGRESS, "--loop", loop_kind, "--log-level", "error") as extension:
-        rids = []
-        for _ in range(20):
-            rids += [extension.start_tool(tool) for _ in range(5)]
-            extension.ping()
-            extension.tool("hush")
+        tools: dict[Any, str] = {}
+        for tool in ("coroutine", "function", "helped", "joined", "leaves_a_thread", "fails"):
+            for _ in range(20):
+                tools |= {extension.start_tool(tool): tool for _ in range(5)}
+                extension.ping()
+                extension.tool("hush")
         extension.ping()
         extension.close_stdin()
-        frames = extension.rest()
-        answered: dict[str, bool] = {}
-        updates: dict[str, list[str]] = {f"call-{rid}": [] for rid in rids}
-        for frame in frames:
+        updates: dict[str, list[str]] = {f"call-{rid}": [] for rid in tools}
+        answered = set()
+        for frame in extension.rest():
             if frame.get("method") == "tool/update":
-                assert not answered.get(frame["params"]["call_id"]), "progress after the reply"
+                assert frame["params"]["call_id"] not in answered, "progress after the reply"
                 updates[frame["params"]["call_id"]].append(frame["params"]["message"])
-            elif frame.get("id") in rids:
-                answered[f"call-{frame['id']}"] = True
-        assert len(answered) == len(rids)
-        for told in updates.values():
-            assert told[:10] == [str(number) for number in range(10)]
-            assert set(told[10:]) <= {"spam"}
+            elif frame.get("id") in tools:
+                answered.add(f"call-{frame['id']}")
+        assert len(answered) == len(tools)
+        for rid, tool in tools.items():
+            told = updates[f"call-{rid}"]
+            assert told[:10] == [str(number) for number in range(10)], tool
+            assert set(told[10:]) <= {"spam"}, tool
         assert extension.wait() == 0
 
 

@@ -1,4 +1,4 @@
-"""The reference host, as published, finds the plugins by their manifests, loads them and uses them. Nothing is mocked."""
+"""The reference host, as published, finds the plugins by their manifests, loads and uses them. Nothing is mocked."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_the_gate_blocks_and_lets_pass(loaded: tuple[Any, Delegate]) -> No
 
 @pytest.mark.asyncio
 async def test_a_hook_that_fails_blocks_and_can_be_told_from_a_denial(loaded: tuple[Any, Delegate]) -> None:
-    """Trap 34: "denied" and "failed" can be told apart: a ``tool_call`` without a tool does not fit, and fails closed."""
+    """Trap 34: "denied" and "failed" can be told apart: a ``tool_call`` without a tool fails closed."""
     host, _ = loaded
     failed = await host.run_hook(reference.HookType.TOOL_CALL, {"arguments": {}})
     assert failed.blocked

@@ -22,8 +22,15 @@ async def echo(text: str) -> str:
     \"\"\"Return the text.\"\"\"
     return text
 """
-FOREIGN = ("sepkit.host", "sepkit.testing", "sepkit.conformance", "rich", "docstring_parser", "jsonschema_rs",
-"watchfiles")
+FOREIGN = (
+    "sepkit.host",
+    "sepkit.testing",
+    "sepkit.conformance",
+    "rich",
+    "docstring_parser",
+    "jsonschema_rs",
+    "watchfiles",
+)
 
 
 def test_run_loads_nothing_that_it_does_not_need() -> None:
@@ -31,8 +38,9 @@ def test_run_loads_nothing_that_it_does_not_need() -> None:
     with Extension(APP, python=(sys.executable, "-X", "importtime")) as extension:
         assert extension.tool("echo", text="x") == {"content": "x"}
         assert extension.end() == 0
-    loaded = {line.rsplit("|", 1)[-1].strip() for line in extension.stderr.splitlines() if line.startswith("import
-    time:")} assert "sepkit.dispatcher" in loaded, "importtime has been read"
+    lines = [line for line in extension.stderr.splitlines() if line.startswith("import time:")]
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in lines}
+    assert "sepkit.dispatcher" in loaded, "importtime has been read"
     for name in FOREIGN:
         assert not [one for one in loaded if one == name or one.startswith(f"{name}.")]
 
