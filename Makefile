@@ -31,9 +31,10 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 
-# The rounds that the suite runs a few of, all of them.
+# All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)
-	SEPKIT_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+	SEPKIT_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/test_peer.py tests/e2e/test_load.py \
+		tests/e2e/test_arbitrary_bytes.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

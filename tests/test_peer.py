@@ -208,7 +208,7 @@ def test_an_answer_returns_to_who_asked(run: Run) -> None:
 
     async def main() -> None:
         async with two_peers() as (here, there):
-            params = {"text": "é\u2028\n", "numbers": [0, -1, 2**63, 1.5], "nothing": None, "deep": {"a": [{}]}}
+            params: dict[str, Any] = {"text": "é\u2028\n", "numbers": [0, -1, 2**63, 1.5], "nothing": None, "deep": {"a": [{}]}}
             assert await here.request("echo", params) == params
             assert await there.request("echo", {"other": "way"}) == {"other": "way"}
             assert await asyncio.gather(*(here.request("echo", {"n": n}) for n in range(100))) == [
@@ -285,6 +285,7 @@ def test_a_cancelled_request_is_answered_when_its_work_has_stopped_and_not_befor
             finally:
                 cleaning.set()
                 await cleaned.wait()
+            return None
 
         async with raw({"work": work}) as (_, wire):
             wire.send(request("work", rid="a"))
@@ -917,7 +918,12 @@ def test_a_cancel_at_every_await_point_gives_exactly_one_answer(
             peer, other = peer_over(one, {"work": work}), peer_over(two)
             answers: list[dict[str, Any]] = []
             settle = other._settle
-            other._settle = lambda frame: answers.append(frame) or settle(frame)  # type: ignore[method-assign, func-returns-value]
+
+            def keep(frame: dict[str, Any]) -> None:
+                answers.append(frame)
+                settle(frame)
+
+            other._settle = keep  # type: ignore[method-assign]
             peer.start()
             other.start()
             outcomes: list[int | str] = []
@@ -1014,6 +1020,7 @@ def test_the_handler_sees_within_100_ms_that_its_caller_has_left(run: Run, kind:
             except asyncio.CancelledError:
                 seen.put_nowait(loop.time())
                 raise
+            raise AssertionError("its caller stayed")
 
         async with two_peers(there={"work": work}, kind=kind) as (here, there):
             took = []
@@ -1190,7 +1197,7 @@ def test_lossy_notifications_are_dropped_and_counted_while_the_other_side_does_n
             assert peer.pending == 0
             wire.transport.resume_reading()
             await draining
-            assert not peer.congested
+            assert not bool(peer.congested)  # not narrowed by what it was
             await turns()
             assert [frame.get("method", "answer") for frame in wire.frames] == [
                 "progress",
@@ -1357,7 +1364,7 @@ def test_a_handler_that_cancels_its_own_task_cancels_nobody_else(run: Run, waits
                     second = asyncio.create_task(here.request("others", {}))
                     await turns(pause)
                     third = asyncio.create_task(here.request("others", {}))
-                    assert await asyncio.gather(first, second, third) == ["unharmed"] * 3
+                    assert [*await asyncio.gather(first, second, third)] == ["unharmed"] * 3
                     await asyncio.gather(asking, return_exceptions=True)  # it may have been cancelled
             assert not there.busy
 

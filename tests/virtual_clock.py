@@ -16,11 +16,11 @@ T = TypeVar("T")
 _MAX_TURNS: Final = 100_000  # of the loop, at one moment
 
 
-class Deadlock(AssertionError):  # noqa: N818
+class Deadlock(AssertionError):
     """Nothing is ready and no timer is armed: nothing would ever happen again."""
 
 
-class BusyLoop(AssertionError):  # noqa: N818
+class BusyLoop(AssertionError):
     """Something is always ready: no time would ever pass again."""
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ class Delegate(reference.HostDelegate):  # type: ignore[misc]  # the reference h
 
 
 @pytest.fixture
-def extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A global extensions folder with both plugins in it, as a user would have installed them."""
     folder = tmp_path / "home" / "extensions"
     for name in ("hello", "permission_gate"):
         shutil.copytree(PLUGINS / name, folder / name)
     # The manifests say `python3`; a user has sepkit in the one that comes first.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    yield folder
+    return folder
 
 
 @pytest_asyncio.fixture
