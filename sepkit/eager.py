@@ -72,11 +72,15 @@ class Starter:
             carrier.take(work, context, key, name, waits_for)
         else:
             carrier.take(work, context, key, name, waits_for)
-            self.renew()
+            self._renew()
         return carrier.task
 
-    def renew(self) -> None:
-        """Take another spare task; the current one is in use."""
+    def give_up(self) -> None:
+        """Let the spare task end, since somebody may still cancel it, and take another."""
+        self.current.cancel()
+        self._renew()
+
+    def _renew(self) -> None:
         _leave_task(self._loop, self.current)
         self._spare = _Carrier(self._loop, self._done)
         self._make_current(self._spare)

@@ -134,7 +134,7 @@ class Peer:
                     self._inbound[rid] = (starter.go_on(work, context, rid, method, waits_for), method, params)
                 # A work that has cancelled its own task, or kept it to cancel it later, cancels nobody else.
                 if getrefcount(starter.current) != starter.holders or starter.current.cancelling():
-                    starter.renew()
+                    starter.give_up()
         finally:
             if entered:
                 starter.leave()

@@ -208,7 +208,12 @@ def test_an_answer_returns_to_who_asked(run: Run) -> None:
 
     async def main() -> None:
         async with two_peers() as (here, there):
-            params: dict[str, Any] = {"text": "é\u2028\n", "numbers": [0, -1, 2**63, 1.5], "nothing": None, "deep": {"a": [{}]}}
+            params: dict[str, Any] = {
+                "text": "é\u2028\n",
+                "numbers": [0, -1, 2**63, 1.5],
+                "nothing": None,
+                "deep": {"a": [{}]},
+            }
             assert await here.request("echo", params) == params
             assert await there.request("echo", {"other": "way"}) == {"other": "way"}
             assert await asyncio.gather(*(here.request("echo", {"n": n}) for n in range(100))) == [
