@@ -114,6 +114,7 @@ class _Carrier(Coroutine[Any, Any, None]):
         """Go on with ``work``, whose first step waits for ``waits_for``."""
         self._work, self._run, self._key, self._name = work, context.run, key, name
         self._untold = waits_for  # the task has not been told of it yet
+        self.task.set_name(name)
         if self._begun is not None and not self._begun.done():
             self._begun.set_result(None)
 
