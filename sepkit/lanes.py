@@ -26,8 +26,8 @@ class Slots:
     only it would wait for itself. When its answer comes it goes on at once, so that for a moment more than ``size`` may
     run.
 
-    Invariant: ``running`` is the number of calls between ``acquire`` (or ``enter``) and ``release`` that have not lent
-    their slot; nobody waits while it is below ``size``.
+    Invariant: ``running`` is the number of calls that have taken a slot, and have neither given it back nor lent it;
+    nobody waits while it is below ``size``.
     """
 
     __slots__ = ("_waiting", "queue", "running", "size")
@@ -56,7 +56,7 @@ class Slots:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release()  # the slot had been handed over in the same moment
-            else:
+            elif turn in self.queue:  # else it was passed over already, as one that is done
                 self.queue.remove(turn)
             raise
 

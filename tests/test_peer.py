@@ -30,6 +30,7 @@ from sepkit.errors import (
     RpcError,
 )
 from sepkit.peer import Peer, RequestHandler
+from sepkit.runner import LoopKind, new_loop
 from sepkit.transports import HIGH_WATER, Transport
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.transports.memory import MemoryTransport, memory_pair
@@ -1435,7 +1436,7 @@ CALLS: Final = 100_000 if os.environ.get("SEPKIT_SOAK") else 20_000
 
 @pytest.mark.timeout(600)
 def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
-    loop_kind: Any, caplog: pytest.LogCaptureFixture
+    loop_kind: LoopKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Trap 33: after 100,000 calls of all kinds every table is empty and memory has grown < 5 MiB.
 
@@ -1504,12 +1505,13 @@ def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
                 await turns()
                 gc.collect()
 
-            await some(0)
-            await settle()
-            tracemalloc.start()
+            outcomes: Counter[str] = Counter()
+            # Following each allocation is slow: the second half stands for the whole, and may grow by half as much.
             try:
-                outcomes: Counter[str] = Counter()
                 for first in range(0, CALLS, 400):
+                    if first == CALLS // 2:
+                        await settle()
+                        tracemalloc.start()
                     outcomes += await some(first)
                 await settle()
                 grown, _ = tracemalloc.get_traced_memory()
@@ -1521,9 +1523,7 @@ def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
                 *("hang: time-out", "hang: cancel", "late: time-out"),
             }
             assert [tables(here), tables(there)] == [{}, {}]
-            assert grown < 5 * 2**20
-
-    from sepkit.runner import new_loop
+            assert grown < 5 * 2**20 / 2
 
     with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
         runner.run(main())
