@@ -1,0 +1,137 @@
+"""``sepkit call`` and ``sepkit inspect`` as a user runs them; ``run`` has its tests in ``e2e``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+APP = '''
+import os
+from sepkit import App, Block, ToolCall, ToolContext, ToolError
+
+print("printed at import")
+app = App("shown", version="1.2.3")
+app.flag("verbose", default=False)
+
+@app.tool
+async def repeat(text: str, ctx: ToolContext, times: int = 1, tags: list[str] = []) -> dict:
+    """Repeat a text."""
+    ctx.update("on it", progress=0.25)
+    return {"said": text * times, "tags": tags}
+
+@app.tool(timeout=5)
+def fail() -> str:
+    """Fail."""
+    raise ToolError("it gave up")
+
+@app.tool
+async def die() -> str:
+    os._exit(9)
+
+@app.hook("tool_call")
+async def first(call: ToolCall) -> Block | None:
+    return None
+
+@app.hook("tool_call")
+async def second(call: ToolCall) -> Block | None:
+    return None
+
+@app.task(restart="on-failure", max_restarts=3, autostart=False)
+async def tidy() -> None:
+    """Tidy up."""
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
+    return tmp_path
+
+
+def sepkit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sepkit", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_call_prints_the_result_on_stdout_and_the_progress_on_stderr(folder: Path) -> None:
+    """Design section 4: data on stdout, human text on stderr. A value that is JSON is sent as such."""
+    done = sepkit(folder, "call", "app:app", "repeat", "text=ab", "times=2", 'tags=["x"]')
+    assert json.loads(done.stdout) == {"said": "abab", "tags": ["x"]}
+    assert "[ 25%] on it" in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_value_can_be_said_to_be_text_or_json(folder: Path) -> None:
+    """``==`` is always text, ``:=`` always JSON; ``5`` would be coerced for a text parameter by nobody."""
+    done = sepkit(folder, "call", "app:app", "repeat", "text==5", "times:=2")
+    assert json.loads(done.stdout)["said"] == "55"
+    wrong = sepkit(folder, "call", "app:app", "repeat", "text:=five")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "the value is no JSON" in wrong.stderr
+    assert sepkit(folder, "call", "app:app", "repeat", "text").returncode == 2
+
+
+def test_the_whole_result_can_be_had_as_json(folder: Path) -> None:
+    """``--json`` prints what crossed the wire; ``--quiet`` leaves stderr to errors."""
+    done = sepkit(folder, "call", "--json", "--quiet", "app:app", "repeat", "text=a")
+    assert json.loads(done.stdout) == {"content": '{"said":"a","tags":[]}', "details": {"said": "a", "tags": []}}
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["app:app", "fail"], "it gave up"),
+        (["app:app", "nope"], "There is no tool 'nope'. Known: repeat, fail, die."),
+        (["app:app", "repeat", "txt=a"], "no such argument; known: text, times, tags"),
+        (["app:app", "die"], "app:app ended before it answered"),
+        (["nothing:app", "x"], "there is no module 'nothing'"),
+    ],
+)
+def test_a_call_that_fails_says_why_and_exits_with_1(folder: Path, words: list[str], told: str) -> None:
+    """Design section 4: exit 1 on an error, and nothing on stdout."""
+    done = sepkit(folder, "call", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert "site-packages/sepkit" not in done.stderr
+    assert "sepkit/cli" not in done.stderr
+
+
+def test_inspect_shows_what_is_registered_and_the_order_of_hooks(folder: Path) -> None:
+    """Design section 4: registrations, effective hook order, policies; what the module prints is no data."""
+    done = sepkit(folder, "inspect", "app:app")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "shown 1.2.3"
+    assert "  repeat(text: string, times: integer (optional), tags: array (optional))" in done.stdout
+    assert "app.py:15, in a thread, at most 5 s" in done.stdout
+    assert "  tool_call (runs 1 of 2)  first  app.py:24" in done.stdout
+    assert "  tool_call (runs 2 of 2)  second  app.py:28" in done.stdout
+    assert "on demand; restart on-failure, at most 3 times, after 1 to 60 s" in done.stdout
+    assert "  verbose  default False" in done.stdout
+    assert "printed at import" in done.stderr
+
+
+def test_inspect_as_json_is_json_alone(folder: Path) -> None:
+    """``--json`` for programs: nothing else on stdout, though the module prints."""
+    shown = json.loads(sepkit(folder, "inspect", "--json", "app:app").stdout)
+    assert [tool["name"] for tool in shown["tools"]] == ["repeat", "fail", "die"]
+    assert [handler["function"] for handler in shown["hooks"]["tool_call"]] == ["first", "second"]
+    assert shown["tasks"][0]["policy"]["max_restarts"] == 3
+    assert shown["flags"] == {"verbose": False}
+
+
+def test_inspect_of_what_is_no_app_fails_as_run_does(folder: Path) -> None:
+    """The exit codes of ``run``: 3 no module, 4 no attribute, 5 no App."""
+    assert sepkit(folder, "inspect", "nothing:app").returncode == 3
+    assert sepkit(folder, "inspect", "app:application").returncode == 4
+    assert sepkit(folder, "inspect", "app:os").returncode == 5
