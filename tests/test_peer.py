@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import gc
 import logging
 import os
@@ -15,13 +16,17 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
+import hypothesis.strategies as st
 import orjson
 import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sepkit.errors import (
     Code,
     ConnectionClosed,
     EncodeError,
+    FrameError,
     InternalError,
     InvalidParams,
     InvalidRequest,
@@ -35,6 +40,7 @@ from sepkit.transports import HIGH_WATER, Transport
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.transports.memory import MemoryTransport, memory_pair
 from tests.driver import PATIENCE, Recorder
+from tests.virtual_clock import VirtualClockLoop
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Routes = Mapping[str, RequestHandler]
@@ -1427,6 +1433,283 @@ def test_what_comes_later_goes_to_the_routes_of_then(run: Run) -> None:
             assert await asking == "first"
 
     run(main())
+
+
+# -- any order ---------------------------------------------------------------------------------------------------------
+
+OUTCOMES: Final = {
+    "result": "result",
+    "error": "error",
+    "break": "internal",
+    "unsendable": "internal",
+    "exit": "internal",
+    "foreign cancel": "internal",
+}
+"""What a handler may do, and what its asker is told of it."""
+
+
+class Call:
+    """A question, what may become of it, and the handler that it meets."""
+
+    def __init__(self, n: int, asker: int, stubborn: bool, timeout: float | None, release: asyncio.Future[str]) -> None:
+        self.n = n
+        self.asker = asker
+        self.stubborn = stubborn  # its handler does not heed its cancellation
+        self.timeout = timeout
+        self.release = release  # what its handler shall do, when it shall do it
+        self.begun = 0
+        self.allowed = set() if timeout is None else {"time-out"}
+        self.task: asyncio.Task[Any]
+
+    async def handle(self) -> object:
+        self.begun += 1
+        while True:
+            try:
+                outcome = await asyncio.shield(self.release)
+            except asyncio.CancelledError:
+                if not self.stubborn:
+                    raise
+                continue
+            match outcome:
+                case "result":
+                    return {"n": self.n}
+                case "error":
+                    raise RpcError("as planned", code=7)
+                case "break":
+                    raise ValueError("unforeseen")
+                case "unsendable":
+                    return object()
+                case "exit":
+                    raise SystemExit(1)
+                case _:
+                    raise asyncio.CancelledError
+
+    @property
+    def outcome(self) -> str:
+        """What its asker was told."""
+        if self.task.cancelled():
+            return "cancelled"
+        match self.task.exception():
+            case None:
+                assert self.task.result() == {"n": self.n}
+                return "result"
+            case RequestTimeout():
+                return "time-out"
+            case ConnectionClosed():
+                return "closed"
+            case RpcError(code=Code.CANCELLED):
+                return "cancelled over there"
+            case RpcError(code=7):
+                return "error"
+            case InternalError():
+                return "internal"
+            case error:
+                return repr(error)
+
+
+class Tapped(Peer):
+    """A peer that counts what comes in: requests, and answers, by their id."""
+
+    def __init__(self, transport: Transport, **more: Any) -> None:
+        super().__init__(transport, **more)
+        self.requests: Counter[int] = Counter()
+        self.answers: Counter[int] = Counter()
+
+    def frames_received(self, lines: list[bytes | FrameError]) -> None:
+        for line in lines:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                frame = orjson.loads(line) if isinstance(line, bytes) else {}
+                if type(frame.get("id")) is int and frame["id"] < NOISE:
+                    (self.requests if "method" in frame else self.answers)[frame["id"]] += 1
+        super().frames_received(lines)
+
+
+NOISE: Final = 1_000_000
+SIDES: Final = st.integers(0, 1)
+TURNS: Final = st.integers(0, 4)
+NOISES: Final = st.sampled_from(
+    [
+        b'{"jsonrpc":"2.0","id":1000000,"result":"late"}',
+        b'{"jsonrpc":"2.0","id":1000001,"error":{"code":-32800,"message":"cancelled"}}',
+        b'{"id":1000002,"result":{}}',
+        b'{"jsonrpc":"2.0","id":"1","result":"not yours"}',
+        b'{"jsonrpc":"2.0","id":1.0,"result":"not yours"}',
+        b'{"jsonrpc":"2.0","method":"$/cancel","params":{"id":1000003}}',
+        b'{"jsonrpc":"2.0","method":"$/cancel","params":{"id":"1"}}',
+        b'{"jsonrpc":"2.0","method":"unknown"}',
+        b"no JSON",
+        b"",
+    ]
+)
+
+
+class TwoPeers(RuleBasedStateMachine):
+    """Two peers, and whatever may happen to what they ask each other, in any order, on a virtual clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        logging.getLogger("sepkit.peer").disabled = True
+        self.calls: list[Call] = []
+        self.closing: list[asyncio.Task[None]] = []
+        self.over = False  # whether either side has closed, or been told of the other's end
+        self.raised: list[dict[str, Any]] = []
+        self.loop = VirtualClockLoop()
+        self.loop.set_exception_handler(lambda loop, context: self.raised.append(context))
+        self.transports = memory_pair()
+        self.peers = [Tapped(transport, routes={"work": self.work}) for transport in self.transports]
+        self.do(*(peer.start for peer in self.peers))
+
+    async def work(self, params: dict[str, Any]) -> object:
+        return await self.calls[params["n"]].handle()
+
+    def do(self, *actions: Callable[[], object], count: int = 0, seconds: float = 0) -> None:
+        """Do something in the loop, then let it turn, then let time pass."""
+
+        async def run() -> None:
+            for action in actions:
+                action()
+            await turns(count)
+            if seconds:
+                await asyncio.sleep(seconds)
+
+        self.loop.run_until_complete(run())
+
+    def open(self, which: Callable[[Call], bool] = lambda call: True) -> list[Call]:
+        return [call for call in self.calls if not call.task.done() and which(call)]
+
+    def everything_is_over(self) -> None:
+        self.over = True
+        for call in self.open():
+            call.allowed.add("closed")
+
+    @rule(
+        side=SIDES,
+        timeout=st.sampled_from([None, None, 0.0, 0.1, 1.0]),
+        stubborn=st.booleans(),
+        at_once=st.none() | st.sampled_from(sorted(OUTCOMES)),
+        large=st.sampled_from([0, 0, 0, 0, HIGH_WATER]),
+        count=TURNS,
+    )
+    def ask(
+        self, side: int, timeout: float | None, stubborn: bool, at_once: str | None, large: int, count: int
+    ) -> None:
+        call = Call(len(self.calls), side, stubborn, timeout, self.loop.create_future())
+        if at_once is not None:
+            call.release.set_result(at_once)
+            call.allowed.add(OUTCOMES[at_once])
+        if self.over:
+            call.allowed.add("closed")
+        self.calls.append(call)
+        asking = self.peers[side].request("work", {"n": call.n, "large": "x" * large}, timeout=timeout)
+        call.task = self.loop.create_task(asking)
+        self.do(count=count)
+
+    @precondition(lambda self: any(not call.release.done() for call in self.calls))
+    @rule(data=st.data(), outcome=st.sampled_from(sorted(OUTCOMES)), count=TURNS)
+    def finish(self, data: st.DataObject, outcome: str, count: int) -> None:
+        call = data.draw(st.sampled_from([call for call in self.calls if not call.release.done()]))
+        call.allowed.add(OUTCOMES[outcome])
+        self.do(lambda: call.release.set_result(outcome), count=count)
+
+    @precondition(lambda self: self.open())
+    @rule(data=st.data(), count=TURNS)
+    def cancel(self, data: st.DataObject, count: int) -> None:
+        call = data.draw(st.sampled_from(self.open()))
+        call.allowed.add("cancelled")
+        self.do(call.task.cancel, count=count)
+
+    @rule(side=SIDES, count=TURNS)
+    def cancel_all(self, side: int, count: int) -> None:
+        for call in self.open(lambda call: call.asker != side):
+            call.allowed.add("cancelled over there")
+        self.do(self.peers[side].cancel_all, count=count)
+
+    @rule(seconds=st.sampled_from([0.05, 0.1, 1.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.do(seconds=seconds)
+
+    @rule(side=SIDES, count=TURNS)
+    def stop_reading(self, side: int, count: int) -> None:
+        self.do(self.transports[side].pause_reading, count=count)
+
+    @rule(side=SIDES, count=TURNS)
+    def read_again(self, side: int, count: int) -> None:
+        self.do(self.transports[side].resume_reading, count=count)
+
+    @rule(side=SIDES, noise=NOISES, count=TURNS)
+    def hear_noise(self, side: int, noise: bytes, count: int) -> None:
+        self.do(lambda: self.transports[side].feed(noise + b"\n"), count=count)
+
+    @rule(count=TURNS)
+    def turn(self, count: int) -> None:
+        self.do(count=count)
+
+    @precondition(lambda self: len(self.calls) > 3)
+    @rule(side=SIDES, at_once=st.booleans(), count=TURNS)
+    def close(self, side: int, at_once: bool, count: int) -> None:
+        self.everything_is_over()
+
+        def close() -> None:
+            closing = self.loop.create_task(self.peers[side].aclose())
+            self.closing.append(closing)
+            if at_once:
+                self.loop.call_soon(lambda: self.loop.call_soon(closing.cancel))
+
+        self.do(close, count=count)
+
+    @precondition(lambda self: len(self.calls) > 3)
+    @rule(side=SIDES, count=TURNS)
+    def hear_the_end(self, side: int, count: int) -> None:
+        self.everything_is_over()
+        self.do(self.transports[side].end_input, count=count)
+
+    @invariant()
+    def each_request_begins_and_settles_at_most_once_and_as_it_may(self) -> None:
+        assert self.raised == []
+        for call in self.calls:
+            assert call.begun <= 1
+            if call.task.done():
+                assert call.outcome in call.allowed
+        for peer in self.peers:
+            assert not [rid for rid, count in peer.answers.items() if count > 1]
+
+    def teardown(self) -> None:
+        try:
+            self.look_at_the_end()
+        finally:
+            logging.getLogger("sepkit.peer").disabled = False
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.do(count=5)
+            self.loop.close()
+
+    def look_at_the_end(self) -> None:
+        def finish() -> None:
+            for transport in self.transports:
+                transport.resume_reading()
+            for call in self.calls:
+                if not call.release.done():
+                    call.allowed.add("result")
+                    call.release.set_result("result")
+
+        self.do(finish, count=20, seconds=5)
+        one, two = self.peers
+        assert not one.busy
+        assert not two.busy
+        if not self.over:
+            assert self.open() == []
+            # On the wire, too: exactly one answer for each question that was asked.
+            assert (one.answers, two.answers) == (two.requests, one.requests)
+        self.everything_is_over()
+        self.do(*(functools.partial(self.loop.create_task, peer.aclose()) for peer in self.peers), count=20)
+        self.each_request_begins_and_settles_at_most_once_and_as_it_may()
+        assert self.open() == []
+        assert [tables(peer) for peer in self.peers] == [{}, {}]
+        assert asyncio.all_tasks(self.loop) == set()
+
+
+TestTwoPeers = TwoPeers.TestCase
+TestTwoPeers.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
 # -- soak --------------------------------------------------------------------------------------------------------------
