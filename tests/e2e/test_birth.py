@@ -346,12 +346,12 @@ def test_the_reader_takes_other_line_ends_and_the_writer_writes_one(loop_kind: L
     text = "a\r\nb\u2028c\x85ä→🎉\n"
     env = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     with Extension(ECHO, "--loop", loop_kind, env=env, handshake=False) as extension:
-        extension.write(b"\xef\xbb\xbf\r\n\n  \n" + frame(1, "initialize", HANDSHAKE)[:-1] + b"\r\n\r\n\n")
+        extension.write(b"\xef\xbb\xbf" + frame(1, "initialize", HANDSHAKE)[:-1] + b"\r\n\r\n\n  \n")
         extension.write(tool_call(2, "echo", text=text)[:-1] + b"\r\n")
         extension.write(json.dumps(json.loads(tool_call(3, "echo", text=text)), ensure_ascii=False).encode() + b"\n")
-        assert extension.answer(1)["result"]["protocol_version"] == 1
         assert extension.end() == 0
-        lines = list(iter(extension.lines.get, None))
+        handshake, *lines = iter(extension.lines.get, None)
+        assert json.loads(handshake)["result"]["protocol_version"] == 1
         assert [json.loads(line)["id"] for line in lines] == [2, 3], "nothing else was answered"
         for line in lines:
             assert json.loads(line)["result"] == {"content": text}
@@ -590,13 +590,14 @@ def test_one_socket_may_be_both_stdin_and_stdout(
 ) -> None:
     """Trap 13, as inetd would start it."""
     ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            running = spawn(stack, tmp_path, MARKS, theirs.fileno(), theirs.fileno(), "--loop", loop_kind)
+    with ours, theirs:
+        process, stderr = spawn(stack, tmp_path, MARKS, theirs.fileno(), theirs.fileno(), "--loop", loop_kind)
         collected = Collected(ours.fileno())
         ours.sendall(CONVERSATION)
         ours.shutdown(socket.SHUT_WR)
-        ended_orderly(*running)
+        ended_orderly(process, stderr)
+        assert os.get_blocking(theirs.fileno()), "whoever else uses it finds it as it was"
+        theirs.close()
         answers = {answer["id"]: answer for answer in map(json.loads, collected.result().splitlines())}
     assert sorted(answers) == [1, 2, 3]
     assert answers[2]["result"] == {"content": "Hello, Ada!"}

@@ -608,7 +608,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def mixed_calls(extension: Extension, rounds: int, window: int = 10) -> None:
-    """Make ``rounds`` calls of each kind, several rounds at once; answer each late question twice."""
+    """Make ``rounds`` calls of each kind, several rounds at once; answer what is asked twice, or too late, or never."""
     for _ in range(rounds // window):
         rids, write, hanging = {}, [], []
         for _ in range(window):
@@ -629,9 +629,10 @@ def mixed_calls(extension: Extension, rounds: int, window: int = 10) -> None:
                 tool = rids.pop(frame["id"])
                 assert EXPECTED[tool](frame), (tool, frame)
             elif frame["method"] == "kv/get":
-                for _ in range(2):
+                late = frame["params"]["key"] == "late"
+                for _ in range(frame["id"] % 2 if late else 2):  # half of what has been given up is never answered
                     extension.send({"jsonrpc": "2.0", "id": frame["id"], "result": {"value": "value"}})
-            elif frame["method"] == "$/cancel":
+            elif frame["method"] == "$/cancel" and frame["params"]["id"] % 2:
                 # Too late as well, and an error for a change.
                 error = {"code": -32800, "message": "cancelled"}
                 extension.send({"jsonrpc": "2.0", "id": frame["params"]["id"], "error": error})

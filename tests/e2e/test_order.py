@@ -331,6 +331,44 @@ def test_a_cancel_never_waits_behind_what_it_cancels(loop_kind: LoopKind) -> Non
         assert extension.tool("blank") == {"content": ""}
 
 
+TURNS = """
+import asyncio
+from sepkit import App
+
+app = App("turns")
+gate = asyncio.Event()
+
+@app.tool
+async def waits() -> None:
+    await gate.wait()
+    gate.clear()
+
+@app.tool
+async def blank() -> str:
+    return ""
+
+@app.command
+async def release() -> None:
+    gate.set()
+"""
+
+
+def test_a_cancel_at_the_moment_of_its_turn_loses_no_slot(loop_kind: LoopKind) -> None:
+    """Trap 22: whoever is cancelled just when the slot is handed over hands it on."""
+    with Extension(TURNS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
+        for number in range(20):
+            running, queued, last = (f"{name} {number}" for name in ("running", "queued", "last"))
+            release = line(
+                {"id": "release", "method": "command/execute", "params": {"command": "release", "context": CONTEXT}}
+            )
+            extension.write(call_line(running, "waits") + call_line(queued, "waits") + call_line(last, "blank"))
+            extension.ping()
+            extension.write(release + cancel_line(queued) if number % 2 else cancel_line(queued) + release)
+            assert "result" in extension.answer(running)
+            assert extension.answer(queued)["error"]["code"] == CANCELLED
+            assert extension.answer(last)["result"] == {"content": ""}
+
+
 EVERYTHING = """
 import asyncio, threading
 from sepkit import App, HookContext, CommandContext, ProviderContext
