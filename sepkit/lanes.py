@@ -135,17 +135,21 @@ class Mailbox(Generic[T]):
                 _log.warning(
                     "%s is too slow for its events: the oldest are shed (more than %d wait)", self.name, self._size
                 )
-        if self._task is None:
+        if self.task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
 
     async def _run(self) -> None:
         try:
             while self._items:
-                await self._handle(self._items.popleft())
+                try:
+                    await self._handle(self._items.popleft())
+                except Exception:
+                    _log.exception("%s failed", self.name)
         finally:
             self._task = None
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The task that works on the items; None while there are none."""
-        return self._task
+        # One that was cancelled before it began could not say that it has ended.
+        return None if self._task is None or self._task.done() else self._task

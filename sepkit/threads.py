@@ -34,7 +34,8 @@ class DaemonThreads:
     async def run(self, function: Callable[..., R], /, **arguments: Any) -> R:
         """Call ``function`` in a thread, with this task's context variables.
 
-        A cancelled caller goes on at once; its thread cannot be stopped, and what it returns is dropped.
+        A cancelled caller goes on at once; its thread cannot be stopped, and what it returns is dropped. Where none has
+        begun with it yet, none will.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
@@ -50,6 +51,8 @@ class DaemonThreads:
                 answer.set_result(result)  # type: ignore[arg-type]
 
         def job() -> None:
+            if answer.cancelled():
+                return
             result, failure = None, None
             thread = threading.get_ident()
             self._running[thread] = getattr(function, "__name__", repr(function))
@@ -75,9 +78,16 @@ class DaemonThreads:
         with self._lock:
             self._idle -= 1
             if self._idle < 0 and self._count < self._size:
-                self._count += 1
-                self._idle += 1
-                threading.Thread(target=self._work, name=f"sepkit-handler-{self._count}", daemon=True).start()
+                name = f"sepkit-handler-{self._count + 1}"
+                try:
+                    threading.Thread(target=self._work, name=name, daemon=True).start()
+                except RuntimeError:  # the system has no more
+                    if self._count == 0:  # else one of those there are will take it
+                        self._idle += 1
+                        raise
+                else:
+                    self._count += 1
+                    self._idle += 1
         self._jobs.put(job)
 
     def _work(self) -> None:

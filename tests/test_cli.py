@@ -135,3 +135,12 @@ def test_inspect_of_what_is_no_app_fails_as_run_does(folder: Path) -> None:
     assert sepkit(folder, "inspect", "nothing:app").returncode == 3
     assert sepkit(folder, "inspect", "app:application").returncode == 4
     assert sepkit(folder, "inspect", "app:os").returncode == 5
+
+
+def test_a_loop_that_is_not_installed_is_said(folder: Path) -> None:
+    """A wrong option is a matter of usage, and no traceback."""
+    code = "import sys; sys.modules['uvloop'] = None; from sepkit.cli import main; main()"
+    words = [sys.executable, "-c", code, "run", "--loop", "uvloop", "app:app"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "uvloop is not installed; install it, or leave --loop at auto" in done.stderr

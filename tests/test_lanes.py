@@ -101,6 +101,154 @@ def test_a_call_lends_its_one_slot_while_it_asks_anything(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_any_of_those_who_wait_may_give_up_and_the_others_keep_their_order(run: Run, number: int) -> None:
+    """Trap 22, and first come first served: who gives up leaves no gap, and no slot is lost."""
+
+    async def main() -> None:
+        slots = Slots(1, 9)
+        slots.running += 1
+        order: list[int] = []
+
+        async def call(number: int) -> None:
+            await slots.wait()
+            order.append(number)
+            await turns()
+            slots.release()
+
+        calls = [asyncio.create_task(call(number)) for number in range(4)]
+        await turns()
+        calls[number].cancel()
+        slots.release()
+        await asyncio.wait(calls, timeout=20)
+        assert order == [n for n in range(4) if n != number]
+        assert (slots.running, len(slots)) == (0, 0)
+
+    run(main())
+
+
+def test_who_gives_up_waiting_makes_room_for_another(run: Run) -> None:
+    """Trap 31: the queue is bounded by those who wait, not by those who have ever waited."""
+
+    async def main() -> None:
+        slots = Slots(1, 1)
+        slots.running += 1
+        for _ in range(3):
+            waiting = asyncio.create_task(slots.wait())
+            await turns()
+            with pytest.raises(InternalError, match="overloaded: 1 calls are running and 1 are waiting"):
+                await slots.wait()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        last = asyncio.create_task(slots.wait())
+        await turns()
+        slots.release()
+        await asyncio.wait_for(last, 20)
+        assert (slots.running, len(slots)) == (1, 0)
+
+    run(main())
+
+
+def test_no_place_to_wait_is_refused_at_once(run: Run) -> None:
+    """Trap 31: past the queue they are refused at once, also where there is none."""
+
+    async def main() -> None:
+        slots = Slots(1, 0)
+        slots.running += 1
+        with pytest.raises(InternalError, match="overloaded"):
+            await asyncio.wait_for(slots.wait(), 20)
+        assert slots.running == 1
+
+    run(main())
+
+
+def test_five_calls_deep_one_slot_is_enough(run: Run) -> None:
+    """Trap 24: extension → host → extension → host, five deep, works with ``max_concurrency=1``."""
+
+    async def main() -> None:
+        slots = Slots(1, 9)
+        most = 0
+
+        async def call(depth: int) -> list[int]:
+            nonlocal most
+            if slots.running < slots.size:
+                slots.running += 1
+            else:
+                await slots.wait()
+            most = max(most, slots.running)
+            hold = Hold(slots)
+            try:
+                await asyncio.sleep(0)
+                below = await hold.lend(asyncio.ensure_future(call(depth - 1))) if depth else []
+                await asyncio.sleep(0)
+                return [depth, *below]
+            finally:
+                hold.end()
+                slots.release()
+
+        assert await asyncio.wait_for(call(5), 20) == [5, 4, 3, 2, 1, 0]
+        assert (slots.running, len(slots)) == (0, 0)
+        assert most == 1
+        # Many at once, each of them deep: nobody waits for itself.
+        found = await asyncio.wait_for(asyncio.gather(*(call(5) for _ in range(5))), 20)
+        assert found == [[5, 4, 3, 2, 1, 0]] * 5
+        assert (slots.running, len(slots)) == (0, 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["error", "cancel"])
+def test_a_lent_slot_comes_back_whatever_became_of_the_question(run: Run, how: str) -> None:
+    """Trap 33: a slot that was lent for a question that failed, or was cancelled, is there again for the next call."""
+
+    async def main() -> None:
+        slots = Slots(1, 9)
+        slots.running += 1
+        hold = Hold(slots)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asking = asyncio.create_task(hold.lend(answer))
+        await turns()
+        assert slots.running == 0
+        if how == "error":
+            answer.set_exception(ValueError("no"))
+        else:
+            asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled() or isinstance(asking.exception(), ValueError)
+        assert slots.running == 1
+        hold.end()
+        slots.release()
+        assert slots.running == 0
+
+    run(main())
+
+
+def test_a_call_goes_on_at_once_when_its_answer_comes_and_then_nobody_begins_too_early(run: Run) -> None:
+    """``Slots``: for a moment more than ``size`` may run; until they are fewer again, nobody else begins."""
+
+    async def main() -> None:
+        slots = Slots(1, 9)
+        slots.running += 1
+        hold = Hold(slots)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asking = asyncio.create_task(hold.lend(answer))
+        await turns()
+        slots.running += 1  # a second call takes what was lent
+        third = asyncio.create_task(slots.wait())
+        await turns()
+        answer.set_result(None)
+        await asking
+        assert slots.running == 2
+        slots.release()
+        await turns()
+        assert not third.done()
+        slots.release()
+        await asyncio.wait_for(third, 20)
+        assert slots.running == 1
+
+    run(main())
+
+
 def test_a_mailbox_hands_out_in_order_one_at_a_time_and_sheds_the_oldest(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,3 +285,121 @@ def test_a_mailbox_hands_out_in_order_one_at_a_time_and_sheds_the_oldest(
     assert [record.message for record in caplog.records] == [
         "slow handler is too slow for its events: the oldest are shed (more than 10 wait)"
     ]
+
+
+def test_a_slow_mailbox_delays_no_other(run: Run) -> None:
+    """Trap 25: one at a time per handler; a slow handler delays nothing else."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+        seen: list[str] = []
+
+        async def slow(item: int) -> None:
+            await go.wait()
+            seen.append(f"slow {item}")
+
+        async def quick(item: int) -> None:
+            seen.append(f"quick {item}")
+
+        boxes = [Mailbox("slow", slow), Mailbox("quick", quick)]
+        for item in range(3):
+            for box in boxes:
+                box.put(item)
+        await turns(10)
+        assert seen == ["quick 0", "quick 1", "quick 2"]
+        go.set()
+        assert boxes[0].task is not None
+        await asyncio.wait_for(boxes[0].task, 20)
+        assert seen[3:] == ["slow 0", "slow 1", "slow 2"]
+        assert [box.shed for box in boxes] == [0, 0]
+
+    run(main())
+
+
+def test_what_is_put_while_the_last_item_is_handled_is_handled_next(run: Run) -> None:
+    """Trap 25: no item is left lying, whenever it comes: from within the handler, at its end, or when all is done."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def handle(item: int) -> None:
+            seen.append(item)
+            if item < 3:
+                box.put(item + 1)
+            await asyncio.sleep(0)
+
+        box = Mailbox("handler", handle)
+        box.put(0)
+        for expected in ([0, 1, 2, 3], [0, 1, 2, 3, 9]):
+            while box.task is not None:
+                await asyncio.wait_for(box.task, 20)
+            assert seen == expected
+            box.put(9)
+
+        for pause in range(6):
+            await turns(pause)
+            box.put(100 + pause)
+        await turns(20)
+        assert seen[-6:] == [100, 101, 102, 103, 104, 105]
+        assert box.task is None
+
+    run(main())
+
+
+def test_an_item_whose_handling_fails_is_said_and_the_next_one_is_handled(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``Mailbox``: a failing handler delays nothing, not even what comes behind in its own mailbox."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def handle(item: int) -> None:
+            if item == 1:
+                raise ValueError("this one")
+            seen.append(item)
+
+        box = Mailbox("picky handler", handle)
+        for item in range(3):
+            box.put(item)
+        assert box.task is not None
+        await asyncio.wait_for(box.task, 20)
+        assert seen == [0, 2]
+        assert box.task is None
+
+    run(main())
+    (record,) = caplog.records
+    assert record.getMessage() == "picky handler failed"
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_mailbox_that_was_cancelled_takes_up_its_work_again(run: Run, begun: bool) -> None:
+    """``Mailbox.task`` is None while nothing runs, also where its task was cancelled before it began."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def handle(item: int) -> None:
+            await asyncio.sleep(0)
+            seen.append(item)
+
+        box = Mailbox("handler", handle)
+        box.put(0)
+        box.put(1)
+        task = box.task
+        assert task is not None
+        if begun:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        running = [box.task]
+        box.put(2)
+        running.append(box.task)
+        assert running[0] is None
+        assert running[1] is not None
+        await asyncio.wait_for(running[1], 20)
+        assert seen == ([1, 2] if begun else [0, 1, 2])
+
+    run(main())

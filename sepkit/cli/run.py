@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 
 import click
 
@@ -27,6 +28,8 @@ def command(
     target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
 ) -> None:
     """Serve MODULE:APP, such as app:app or path/to/app.py:app, to the host at stdin and stdout."""
+    if loop_kind == "uvloop" and find_spec("uvloop") is None:
+        raise click.UsageError("uvloop is not installed; install it, or leave --loop at auto")
     claim_stdio()  # before the author's code can write to it
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.

@@ -356,11 +356,10 @@ async def release() -> None:
 def test_a_cancel_at_the_moment_of_its_turn_loses_no_slot(loop_kind: LoopKind) -> None:
     """Trap 22: whoever is cancelled just when the slot is handed over hands it on."""
     with Extension(TURNS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
+        params = {"command": "release", "context": CONTEXT}
+        release = line({"id": "release", "method": "command/execute", "params": params})
         for number in range(20):
             running, queued, last = (f"{name} {number}" for name in ("running", "queued", "last"))
-            release = line(
-                {"id": "release", "method": "command/execute", "params": {"command": "release", "context": CONTEXT}}
-            )
             extension.write(call_line(running, "waits") + call_line(queued, "waits") + call_line(last, "blank"))
             extension.ping()
             extension.write(release + cancel_line(queued) if number % 2 else cancel_line(queued) + release)
