@@ -139,7 +139,7 @@ class _Carrier(Coroutine[Any, Any, None]):
             raise error
         waits_for, self._untold = self._untold, _NOT_BEGUN
         # Cancelled before it began to wait: what it waits for is cancelled in its stead, as it would be later on.
-        if waits_for is not _NOT_BEGUN and waits_for is not None and waits_for.cancel():
+        if asyncio.isfuture(waits_for) and waits_for.cancel():
             return waits_for
         try:
             return self._run(self._work.throw, error)

@@ -123,7 +123,7 @@ class Mailbox(Generic[T]):
         self._handle = handle
         self._size = size
         self._items: deque[T] = deque()
-        self._task: asyncio.Task[None] | None = None  # runs exactly while there are items
+        self._task: asyncio.Task[None] | None = None  # runs while there are items, unless it is cancelled
 
     def put(self, item: T) -> None:
         """Add an item; never waits."""
@@ -139,17 +139,13 @@ class Mailbox(Generic[T]):
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
 
     async def _run(self) -> None:
-        try:
-            while self._items:
-                try:
-                    await self._handle(self._items.popleft())
-                except Exception:
-                    _log.exception("%s failed", self.name)
-        finally:
-            self._task = None
+        while self._items:
+            try:
+                await self._handle(self._items.popleft())
+            except Exception:
+                _log.exception("%s failed", self.name)
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The task that works on the items; None while there are none."""
-        # One that was cancelled before it began could not say that it has ended.
         return None if self._task is None or self._task.done() else self._task

@@ -94,8 +94,15 @@ def test_a_call_lends_its_one_slot_while_it_asks_anything(run: Run) -> None:
         await turns()
         hold.end()
         slots.release()
+        assert slots.running == 0
         late.set_result("late")
         assert await left == "late"
+        assert slots.running == 0
+        after = asyncio.create_task(hold.lend(later := asyncio.get_running_loop().create_future()))
+        await turns()
+        assert slots.running == 0, "a task that the call has left behind has nothing to lend"
+        later.set_result("later")
+        assert await after == "later"
         assert slots.running == 0
 
     run(main())

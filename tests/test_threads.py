@@ -305,6 +305,7 @@ def test_where_the_system_has_no_more_threads_those_there_are_do_the_work(
 
     async def main() -> None:
         nonlocal allowed_from
+        before = {*handler_threads()}
         threads = DaemonThreads(2)
         for _ in range(3):
             with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -319,5 +320,6 @@ def test_where_the_system_has_no_more_threads_those_there_are_do_the_work(
         gate.set()
         assert await asyncio.wait_for(asyncio.gather(first, second), PATIENCE)
         assert len(refused) == 4
+        await asyncio.to_thread(wait_until_gone, [*{*handler_threads()} - before])  # it knows that it is idle
 
     run(main())

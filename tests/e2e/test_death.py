@@ -665,16 +665,18 @@ async def slow(ctx: ToolContext) -> None:
 """
 
 
-@pytest.mark.parametrize("failure", ["raise RuntimeError('planted secret')", "sys.exit('planted secret')", "return"])
 def test_a_lifespan_that_fails_at_its_start_fails_the_handshake_and_the_process(
-    loop_kind: LoopKind, failure: str
+    loop_kind: LoopKind, stack: contextlib.ExitStack
 ) -> None:
     """Design section 2: ``initialize`` fails with a clear error, the log has its traceback, and the exit code is 1."""
-    source = FAILING.format(before=f"await asyncio.sleep(0.01)\n    if True: {failure}", after="")
-    with Extension(source, "--loop", loop_kind, handshake=False) as extension:
+    call = {"call_id": "1", "tool": "echo", "arguments": {"text": "hi"}, "context": CONTEXT}
+    extensions = {}
+    for failure in ("raise RuntimeError('planted secret')", "sys.exit('planted secret')", "return"):
+        source = FAILING.format(before=f"await asyncio.sleep(0.01)\n    if True: {failure}", after="")
+        extension = extensions[failure] = stack.enter_context(Extension(source, "--loop", loop_kind, handshake=False))
         extension.request("initialize", HANDSHAKE, "handshake")
-        call = {"call_id": "1", "tool": "echo", "arguments": {"text": "hi"}, "context": CONTEXT}
         extension.request("tool/execute", call, "call")
+    for failure, extension in extensions.items():
         error = extension.answer("handshake")["error"]
         assert error["code"] == -32603
         assert "lifespan" in error["message"]
@@ -683,8 +685,7 @@ def test_a_lifespan_that_fails_at_its_start_fails_the_handshake_and_the_process(
         assert (refused["code"], refused["message"]) == (-32603, "the extension could not start")
         assert extension.wait() == 1
         assert "planted secret" not in json.dumps([error, *extension.rest()])
-        if failure != "return":
-            extension.wait_for_stderr("planted secret")
+        extension.wait_for_stderr("planted secret" if "planted" in failure else "RuntimeError")
 
 
 def test_a_handshake_that_is_cancelled_can_be_made_again(loop_kind: LoopKind) -> None:

@@ -502,18 +502,21 @@ def test_def_handlers_run_side_by_side_and_see_context_variables(loop_kind: Loop
         assert extension.tool("sleeps", seconds=0) == {"content": "seen"}, "a call's variables are its own"
 
 
-def test_an_async_handler_that_blocks_the_loop_is_named_once(loop_kind: LoopKind) -> None:
+def test_an_async_handler_that_blocks_the_loop_is_named_once(stack: contextlib.ExitStack) -> None:
     """Trap 32: for > 250 ms, on stderr; one that awaits, or runs in a thread, is not."""
-    with Extension(THREADS, "--loop", loop_kind) as extension:
-        extension.tool("waits", seconds=0.6)
-        extension.tool("sleeps", seconds=0.6)
-        for _ in range(2):
-            extension.tool("blocks", seconds=0.6)
-        extension.ask("hook", {"hook": "input", "context": CONTEXT, "input": {}})
-        assert extension.end() == 0
-        extension.rest()
-        extension.wait_for_stderr("blocking_hook has blocked the loop")
-        assert re.findall(r"sepkit\.watch: (.+) has blocked the loop for more than 250 ms", extension.stderr) == [
+    extensions = [stack.enter_context(Extension(THREADS, "--loop", loop)) for loop in LOOPS]
+    waiting = [(each, each.start_tool(tool, seconds=0.6)) for each in extensions for tool in ("waits", "sleeps")]
+    for each, rid in waiting:
+        assert "result" in each.answer(rid)
+    for each in extensions:
+        each.start_tool("blocks", seconds=0.6)
+        each.start_tool("blocks", seconds=0.6)
+        each.request("hook", {"hook": "input", "context": CONTEXT, "input": {}})
+        each.close_stdin()
+    for each in extensions:
+        assert each.wait() == 0
+        each.wait_for_stderr("blocking_hook has blocked the loop")
+        assert re.findall(r"sepkit\.watch: (.+) has blocked the loop for more than 250 ms", each.stderr) == [
             "tool blocks",
             "hook input handler blocking_hook",
         ]
@@ -638,6 +641,7 @@ def mixed_calls(extension: Extension, rounds: int, window: int = 10) -> None:
                 extension.send({"jsonrpc": "2.0", "id": frame["params"]["id"], "error": error})
 
 
+@pytest.mark.timeout(600 if SOAK else 60)
 def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(loop_kind: LoopKind) -> None:
     """Trap 33: mixed of success, error, time-out, cancel and late replies; memory has grown < 5 MiB."""
     calls = 100_000 if SOAK else 5_000
