@@ -51,7 +51,7 @@ class Starter:
         """Begin a batch. Whether works can begin at once: not within another task, since there is one at a time."""
         if asyncio.current_task(self._loop) is not None:
             return False
-        if self._spare is None or self._spare.task.done():
+        if self._spare is None or self._spare.task.done() or self._spare.task.cancelling():
             self._spare = _Carrier(self._loop, self._done)
         self._make_current(self._spare)
         return True

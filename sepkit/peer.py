@@ -352,6 +352,7 @@ class Peer:
             try:
                 self._loop.call_soon_threadsafe(self.send_posted)
             except RuntimeError:  # the loop has been closed
+                self._woken = False
                 return False
         return True
 

@@ -88,9 +88,7 @@ def test_context_variables_are_seen_and_what_is_set_stays_there(run: Run) -> Non
     run(main())
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
-)
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
 def test_what_a_function_raises_is_raised_to_its_caller(run: Run, error: BaseException) -> None:
     """Trap 46: ``sys.exit()`` in a handler fails that call, not the thread, and not the process."""
 
