@@ -9,10 +9,11 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from sepkit import render
-from sepkit.app import App, Router
+from sepkit.app import App
 from sepkit.contexts import CommandContext, EventContext, HookContext, ProviderContext, TaskContext, ToolContext
 from sepkit.errors import RpcError, ToolError
 from sepkit.results import Block, Patch, ToolResult
+from sepkit.router import Router
 from sepkit.tasks import RestartPolicy, TaskHealth
 from sepkit.wire.messages import (
     Completion,

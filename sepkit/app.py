@@ -1,4 +1,4 @@
-"""``Router``: the decorators, and the tables that they fill. ``App``: a router with a name, a version and a lifespan.
+"""``App``: an extension, that is a router with a name, a version and a lifespan; and the tasks that it runs.
 
 No I/O: an App knows neither transport nor frame, and may be served over several kinds of wire.
 """
@@ -6,435 +6,25 @@ No I/O: an App knows neither transport nor frame, and may be served over several
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, overload
+from typing import Any, Final
 
 import attrs
 
-from sepkit import contexts
-from sepkit.errors import EncodeError, InvalidData, RegistrationError
-from sepkit.handlers import (
-    CommandSpec,
-    Fn,
-    ObserverSpec,
-    ProviderSpec,
-    ToolSpec,
-    check_name,
-    is_async,
-    make_command,
-    make_hook,
-    make_observer,
-    make_provider,
-    make_tool,
-    name_of,
-    task_context,
-    where,
-)
-from sepkit.results import Block, Patch
-from sepkit.tasks import RestartPolicy, Supervisor, TaskHandle, TaskHealth, TaskSpec
-from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure_exactly, to_json
+from sepkit.errors import RegistrationError
+from sepkit.handlers import Fn, ObserverSpec, check_name, where
+from sepkit.router import Change, Router, closest
+from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
+from sepkit.wire import messages
 
-HookReturn = (
-    Block
-    | Patch
-    | messages.ToolCall
-    | messages.ToolOutcome
-    | messages.UserBash
-    | messages.SystemPrompt
-    | messages.Messages
-    | dict[str, Any]
-    | None
-)
-"""What a hook may return: None to go on, a Block, a Patch, or its input, changed."""
-
-AnyF = TypeVar("AnyF", bound=Callable[..., Any])
-HookF = TypeVar("HookF", bound=Callable[..., HookReturn | Awaitable[HookReturn]])
-EventF = TypeVar("EventF", bound=Callable[..., Awaitable[None] | None])
-_Completions = Iterable[str | messages.Completion]
-CompleteF = TypeVar("CompleteF", bound=Callable[..., _Completions | Awaitable[_Completions]])
-ProviderF = TypeVar("ProviderF", bound=Callable[..., AsyncIterator[messages.StreamEvent]])
-OAuthF = TypeVar("OAuthF", bound=Callable[..., Awaitable[messages.Credentials]])
-TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-
-class Router:
-    """A part of an extension: handlers, gathered by its decorators. ``app.include(router)`` adds them to an app.
-
-    Each decorator returns the very function it was given, and raises :class:`RegistrationError` where it is written.
-    """
-
-    def __init__(self) -> None:
-        self.tools: dict[str, ToolSpec] = {}
-        self.hooks: dict[str, list[ObserverSpec]] = {}
-        self.events: dict[str, list[ObserverSpec]] = {}
-        self.commands: dict[str, CommandSpec] = {}
-        self.completers: dict[str, ObserverSpec] = {}
-        self.providers: dict[str, ProviderSpec] = {}
-        self.oauth_logins: dict[str, ObserverSpec] = {}
-        self.oauth_refreshes: dict[str, ObserverSpec] = {}
-        self.task_specs: dict[str, TaskSpec] = {}
-        self.flag_defaults: dict[str, Any] = {}
-        self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
-        self.renderers: dict[str, messages.MessageRendererRegistration] = {}
-        self._included: list[Router] = []
-
-    # -- tools, hooks, events ------------------------------------------------------------------------------------------
-
-    @overload
-    def tool(self, fn: AnyF, /) -> AnyF: ...
-    @overload
-    def tool(
-        self,
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        parameters: dict[str, Any] | None = None,
-        deferred: bool = False,
-        strict: bool = False,
-        timeout: float | None = None,
-    ) -> Callable[[AnyF], AnyF]: ...
-    def tool(
-        self,
-        fn: Any = None,
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        parameters: dict[str, Any] | None = None,
-        deferred: bool = False,
-        strict: bool = False,
-        timeout: float | None = None,
-    ) -> Any:
-        """Make a function a tool that the model can call.
-
-        Its signature becomes the tool's schema, its docstring the descriptions. A parameter annotated with
-        ``ToolContext`` receives the call's context. A ``def`` runs in a thread.
-
-        Args:
-            fn: The function, where the decorator is written without parentheses.
-            name: The tool's name; the function's by default.
-            description: What the model is told; the docstring's beginning by default.
-            parameters: A JSON Schema, in place of the one made from the signature.
-            deferred: The model finds it by a search instead of seeing it from the start.
-            strict: Take arguments only in their own type: ``"5"`` is no integer then.
-            timeout: Seconds after which a call is cancelled and fails.
-
-        Raises:
-            RegistrationError: The name is taken, or a parameter has no form in JSON.
-
-        Source: protocol section 8.
-        """
-
-        def register(fn: AnyF) -> AnyF:
-            spec = make_tool(
-                fn,
-                name=name,
-                description=description,
-                parameters=parameters,
-                deferred=deferred,
-                strict=strict,
-                timeout=timeout,
-            )
-            _add(self.tools, "tool", spec.name, spec)
-            return fn
-
-        return register if fn is None else register(fn)
-
-    def hook(self, name: methods.HookName) -> Callable[[HookF], HookF]:
-        """Make a function decide on what the agent is about to do.
-
-        It takes the hook's input (``ToolCall``, ``UserBash``, …, or a dict) and, if it likes, a ``HookContext``; it
-        returns None to go on, ``Block(reason)``, ``Patch(field=value)`` or the input changed with ``attrs.evolve``.
-        Several handlers of one hook run in the order in which they were registered.
-
-        Raises:
-            RegistrationError: There is no such hook, or the function takes another hook's input.
-
-        Source: protocol section 6.
-        """
-        _check_subject(name, "@app.hook", "hook it handles", "tool_call")
-        if name not in methods.HOOKS:
-            raise RegistrationError(f"there is no hook {name!r}{_closest(name, methods.HOOKS)}")
-
-        def register(fn: HookF) -> HookF:
-            spec = make_hook(fn, name)
-            self.hooks.setdefault(name, []).append(spec)
-            return fn
-
-        return register
-
-    def on(self, event: methods.EventName | str) -> Callable[[EventF], EventF]:
-        """Have a function told of an event: its payload and, if it likes, an ``EventContext``.
-
-        Events reach each handler in their order, one at a time. A handler only observes: it returns nothing.
-
-        Raises:
-            RegistrationError: The name is a misspelt event.
-
-        Source: protocol section 7.
-        """
-        _check_subject(event, "@app.on", "event it handles", "turn_start")
-        # Hosts have events of their own, so that an unknown name is no error; one that nearly is a known one is.
-        if event not in methods.EVENTS and (close := _closest(event, methods.EVENTS, only_near=True)):
-            raise RegistrationError(f"there is no event {event!r}{close}")
-        return self._observe(event, f"handler of event {event!r}")
-
-    def on_bus(self, topic: str) -> Callable[[EventF], EventF]:
-        """Have a function told of what other extensions publish under ``topic``: the payload they published."""
-        _check_subject(topic, "@app.on_bus", "topic it hears of", "news")
-        return self._observe("bus/event", f"handler of bus topic {topic!r}", only=topic)
-
-    def on_key(self, widget_id: str) -> Callable[[EventF], EventF]:
-        """Have a function told of the keys pressed in a widget: ``{"widget_id", "key"}``."""
-        _check_subject(widget_id, "@app.on_key", "widget's keys it hears of", "board")
-        return self._observe("widget/key", f"handler of keys in widget {widget_id!r}", only=widget_id)
-
-    def _observe(self, event: str, what: str, only: str | None = None) -> Callable[[EventF], EventF]:
-        def register(fn: EventF) -> EventF:
-            spec = make_observer(fn, what, event, contexts.EventContext, takes="a dict, or a class of yours", only=only)
-            self.events.setdefault(event, []).append(spec)
-            return fn
-
-        return register
-
-    # -- commands ------------------------------------------------------------------------------------------------------
-
-    @overload
-    def command(self, fn: AnyF, /) -> AnyF: ...
-    @overload
-    def command(self, *, name: str | None = None, description: str | None = None) -> Callable[[AnyF], AnyF]: ...
-    def command(self, fn: Any = None, *, name: str | None = None, description: str | None = None) -> Any:
-        """Make a function a slash command. Its parameters are the arguments; what it returns is shown in the session.
-
-        Raises:
-            RegistrationError: The name is taken, or a parameter has no form in JSON.
-
-        Source: protocol sections 3 and 8.
-        """
-
-        def register(fn: AnyF) -> AnyF:
-            spec = make_command(fn, name=name, description=description)
-            _add(self.commands, "command", spec.name, spec)
-            return fn
-
-        return register if fn is None else register(fn)
-
-    def complete(self, command: str) -> Callable[[CompleteF], CompleteF]:
-        """Make a function complete what is typed after a command: ``partial: str`` in, strings or ``Completion`` out.
-
-        Raises:
-            RegistrationError: The command has a completer already.
-
-        Source: protocol section 3, ``command/complete``.
-        """
-        _check_subject(command, "@app.complete", "command it completes", "report")
-        command = command.removeprefix("/")
-
-        def register(fn: CompleteF) -> CompleteF:
-            what = f"completer of command {command!r}"
-            spec = make_observer(fn, what, command, contexts.CommandContext, takes="a str")
-            _add(self.completers, "completer of command", command, spec)
-            return fn
-
-        return register
-
-    def shortcut(self, key: str, command: str, description: str | None = None) -> None:
-        """Bind a chord, such as ``ctrl+p``, to a command."""
-        _check_subject(key, "app.shortcut", "chord it is", "ctrl+p")
-        shortcut = messages.ShortcutRegistration(key=key, command=command.removeprefix("/"), description=description)
-        _add(self.shortcuts, "shortcut", key, shortcut)
-
-    # -- models --------------------------------------------------------------------------------------------------------
-
-    def provider(
-        self,
-        name: str,
-        *,
-        models: Sequence[messages.Model] = (),
-        base_url: str | None = None,
-        api_key_env: str | None = None,
-    ) -> Callable[[ProviderF], ProviderF]:
-        """Make an async generator of stream events a provider of models.
-
-        It takes a ``ProviderRequest`` and, if it likes, a ``ProviderContext``. What it yields is streamed where the
-        host asked for a stream, and the final result is folded from it.
-
-        Raises:
-            RegistrationError: The name is taken, or the function is no async generator.
-
-        Source: protocol section 3, ``provider/complete``.
-        """
-        _check_subject(name, "@app.provider", "provider it is", "my-models")
-        given: Sequence[object] = models
-        if wrong := [model for model in given if not isinstance(model, messages.Model)]:
-            raise RegistrationError(f"provider {name!r}: models= takes Model(...), not {wrong[0]!r}")
-        registration = messages.ProviderRegistration(
-            name=name, base_url=base_url, api_key_env=api_key_env, models=list(models)
-        )
-
-        def register(fn: ProviderF) -> ProviderF:
-            _add(self.providers, "provider", name, make_provider(fn, registration))
-            return fn
-
-        return register
-
-    def oauth_login(self, provider: str) -> Callable[[OAuthF], OAuthF]:
-        """Make a coroutine log in to a provider: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
-        _check_subject(provider, "@app.oauth_login", "provider it is for", "my-models")
-        return self._oauth(self.oauth_logins, "OAuth login of provider", provider)
-
-    def oauth_refresh(self, provider: str) -> Callable[[OAuthF], OAuthF]:
-        """Make a coroutine renew a provider's credentials: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
-        _check_subject(provider, "@app.oauth_refresh", "provider it is for", "my-models")
-        return self._oauth(self.oauth_refreshes, "OAuth refresh of provider", provider)
-
-    def _oauth(self, table: dict[str, ObserverSpec], kind: str, provider: str) -> Callable[[OAuthF], OAuthF]:
-        def register(fn: OAuthF) -> OAuthF:
-            what = f"{kind} {provider!r}"
-            spec = make_observer(fn, what, provider, contexts.ProviderContext, takes="an OAuthParams or a dict")
-            _add(table, kind, provider, spec)
-            return fn
-
-        return register
-
-    # -- the rest ------------------------------------------------------------------------------------------------------
-
-    @overload
-    def task(self, fn: TaskF, /) -> TaskF: ...
-    @overload
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        restart: methods.RestartType = "always",
-        max_restarts: int = 0,
-        initial_delay: float = 1.0,
-        max_delay: float = 60.0,
-        multiplier: float = 2.0,
-        jitter: float = 0.5,
-        reset_after: float | None = None,
-        stop_grace: float = 5.0,
-        heartbeat_timeout: float | None = None,
-        per_user: bool = False,
-        autostart: bool = True,
-    ) -> Callable[[TaskF], TaskF]: ...
-    def task(
-        self,
-        fn: Any = None,
-        *,
-        name: str | None = None,
-        restart: methods.RestartType = "always",
-        max_restarts: int = 0,
-        initial_delay: float = 1.0,
-        max_delay: float = 60.0,
-        multiplier: float = 2.0,
-        jitter: float = 0.5,
-        reset_after: float | None = None,
-        stop_grace: float = 5.0,
-        heartbeat_timeout: float | None = None,
-        per_user: bool = False,
-        autostart: bool = True,
-    ) -> Any:
-        """Make a coroutine a supervised background task. All durations are in seconds.
-
-        Args:
-            fn: The coroutine function, where the decorator is written without parentheses.
-            name: The task's name; the function's by default.
-            restart: When it is started again after it ended by itself.
-            max_restarts: How often; 0 is without limit.
-            initial_delay: Before the first restart.
-            max_delay: Before any restart, at most.
-            multiplier: By how much each delay is longer than the one before.
-            jitter: The part of the delay that is random: 0 exact, 1 full.
-            reset_after: How long a run must last for the count to begin anew.
-            stop_grace: How long it may take to end when it is asked to, before it is cancelled.
-            heartbeat_timeout: After how long without ``report_health`` it counts as failed; None is never.
-            per_user: It runs once for each user, and is started by ``app.tasks.start(…, user_id=…)`` only.
-            autostart: It starts when the handshake is done.
-
-        Raises:
-            RegistrationError: The name is taken, or a number makes no sense.
-        """
-
-        def register(fn: TaskF) -> TaskF:
-            task = check_name("task", name_of(fn) if name is None else name, fn)
-            if not is_async(fn):
-                raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
-            policy = RestartPolicy(
-                type=restart,
-                max_restarts=max_restarts,
-                initial_delay=initial_delay,
-                max_delay=max_delay,
-                multiplier=multiplier,
-                jitter=jitter,
-                reset_after=reset_after,
-            )
-            spec = TaskSpec(
-                name=task,
-                fn=fn,
-                context=task_context(fn, task),
-                policy=policy,
-                stop_grace=stop_grace,
-                heartbeat_timeout=heartbeat_timeout,
-                per_user=per_user,
-                autostart=autostart and not per_user,
-                description=inspect.getdoc(fn) or "",
-            )
-            _add(self.task_specs, "task", task, spec)
-            return fn
-
-        return register if fn is None else register(fn)
-
-    def flag(self, name: str, default: object = None) -> None:
-        """Declare a flag; the host's value for it is in ``app.flags[name]`` once the handshake is done."""
-        _add(self.flag_defaults, "flag", check_name("flag", name), default)
-
-    def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
-        """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders.
-
-        Raises:
-            RegistrationError: The tag is taken, or ``template`` is no render block.
-        """
-        _check_subject(tag, "app.renderer", "tag it draws", "board")
-        try:
-            block = to_json(template)
-            structure_exactly(block, messages.RenderBlock)
-        except (EncodeError, InvalidData) as error:
-            raise RegistrationError(f"renderer {tag!r}: the template is no render block: {error}") from None
-        registration = messages.MessageRendererRegistration(tag=tag, template=block)
-        _add(self.renderers, "renderer", tag, registration)
-
-    def include(self, router: Router) -> None:
-        """Take over all handlers of another router, behind those that are here.
-
-        Raises:
-            RegistrationError: A name is taken, or it has been included before.
-        """
-        given: object = router
-        if not isinstance(given, Router) or isinstance(given, App):
-            raise RegistrationError(f"app.include takes a Router, not {given!r}")
-        if router in self._included or router is self:
-            raise RegistrationError("this router is included already; its hooks and events would be handled twice")
-        self._included.append(router)
-        for kind, mine, theirs in (
-            ("tool", self.tools, router.tools),
-            ("command", self.commands, router.commands),
-            ("completer of command", self.completers, router.completers),
-            ("provider", self.providers, router.providers),
-            ("OAuth login of provider", self.oauth_logins, router.oauth_logins),
-            ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
-            ("task", self.task_specs, router.task_specs),
-            ("flag", self.flag_defaults, router.flag_defaults),
-            ("shortcut", self.shortcuts, router.shortcuts),
-            ("renderer", self.renderers, router.renderers),
-        ):
-            for name, spec in theirs.items():
-                _add(mine, kind, name, spec)
-        for table, others in ((self.hooks, router.hooks), (self.events, router.events)):
-            for name, specs in others.items():
-                table.setdefault(name, []).extend(specs)
+# What can be added while the app is served, because `registry/update` tells of it or the host need not know.
+_OPEN: Final = frozenset(
+    {"tool", "command", "completer of command", "flag", "event", "provider"}
+    | {"OAuth login of provider", "OAuth refresh of provider"}
+)
 
 
 class App(Router):
@@ -466,7 +56,12 @@ class App(Router):
         self.expose_errors = expose_errors
         self.flags: dict[str, Any] = {}
         """The flags' values: the host's, and the defaults of those that it did not send."""
+        self.handshake: messages.InitializeParams | None = None
+        """What the host said of itself when it began: its name, the workspace, the mode; None before that."""
         self.tasks = Tasks(self)
+        self._on_update: Callable[[messages.RegistryUpdateParams], None] | None = None
+
+    _is_app = True
 
     def registrations(self) -> messages.Registrations:
         """What the extension contributes, as ``initialize`` answers it.
@@ -485,36 +80,96 @@ class App(Router):
             for name, spec in table.items():
                 if name not in known:
                     what = f"{kind} {name!r} ({where(spec.fn)})"
-                    raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{_closest(name, known)}")
+                    raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{closest(name, known)}")
         for shortcut in self.shortcuts.values():
             if shortcut.command not in self.commands:
-                hint = _closest(shortcut.command, self.commands)
+                hint = closest(shortcut.command, self.commands)
                 raise RegistrationError(f"shortcut {shortcut.key!r}: there is no command {shortcut.command!r}{hint}")
         return messages.Registrations(
-            tools=[
-                messages.ToolRegistration(
-                    name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
-                )
-                for tool in self.tools.values()
-            ],
-            commands=[
-                messages.CommandRegistration(name=command.name, description=command.description)
-                for command in self.commands.values()
-            ],
+            tools=[self._tool(name) for name in self.tools],
+            commands=[self._command(name) for name in self.commands],
             flags=list(self.flag_defaults),
             shortcuts=list(self.shortcuts.values()),
             subscriptions=list(self.events),
             hooks=list(self.hooks),
-            providers=[
-                attrs.evolve(spec.registration, oauth=name in self.oauth_logins)
-                for name, spec in self.providers.items()
-            ],
+            providers=[self._provider(name) for name in self.providers],
             message_renderers=list(self.renderers.values()),
         )
+
+    def task_registrations(self) -> list[messages.TaskRegistration]:
+        """The background tasks, as ``initialize`` answers them to a host that asked for tasks.
+
+        Source: background tasks, section 3.
+        """
+        return [
+            messages.TaskRegistration(
+                name=spec.name,
+                description=spec.description,
+                per_user=spec.per_user,
+                autostart=spec.autostart,
+                restart_policy=messages.RestartPolicyMs(
+                    type=spec.policy.type,
+                    max_restarts=spec.policy.max_restarts,
+                    initial_delay_ms=round(spec.policy.initial_delay * 1000),
+                    max_delay_ms=round(spec.policy.max_delay * 1000),
+                    multiplier=spec.policy.multiplier,
+                ),
+            )
+            for spec in self.task_specs.values()
+        ]
+
+    def _tool(self, name: str) -> messages.ToolRegistration:
+        tool = self.tools[name]
+        return messages.ToolRegistration(
+            name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
+        )
+
+    def _command(self, name: str) -> messages.CommandRegistration:
+        command = self.commands[name]
+        return messages.CommandRegistration(name=command.name, description=command.description)
+
+    def _provider(self, name: str) -> messages.ProviderRegistration:
+        return attrs.evolve(self.providers[name].registration, oauth=name in self.oauth_logins)
 
     def set_flags(self, values: Mapping[str, Any]) -> None:
         """Take over what the host says of the flags."""
         self.flags = {**self.flag_defaults, **values}
+
+    # -- while it is served --------------------------------------------------------------------------------------------
+
+    def told(self, on_update: Callable[[messages.RegistryUpdateParams], None] | None) -> None:
+        """The host has been told of the registrations; from now on ``on_update`` takes what is added. None: it is gone.
+
+        Source: protocol section 4, ``registry/update``.
+        """
+        self._on_update = on_update
+
+    def _check_open(self, kind: str, name: str) -> None:
+        if self._on_update is not None and kind not in _OPEN:
+            raise RegistrationError(
+                f"{kind} {name!r} comes too late: the host knows what the extension brings, and cannot be told of "
+                f"another {kind}; register it before the app is served, or in its lifespan"
+            )
+
+    def _registered(self, changes: Sequence[Change]) -> None:
+        if self._on_update is None:
+            return
+        names: dict[str, list[str]] = {}
+        for kind, name in changes:
+            names.setdefault(kind, []).append(name)
+        # A login makes the provider another one: `oauth` is true now.
+        providers = dict.fromkeys(names.get("provider", []) + names.get("OAuth login of provider", []))
+        for flag in names.get("flag", ()):
+            self.flags.setdefault(flag, self.flag_defaults[flag])
+        update = messages.RegistryUpdateParams(
+            tools=[self._tool(name) for name in names.get("tool", ())],
+            commands=[self._command(name) for name in names.get("command", ())],
+            flags=names.get("flag", []),
+            subscriptions=names.get("event", []),
+            providers=[self._provider(name) for name in providers if name in self.providers],
+        )
+        if update != messages.RegistryUpdateParams():
+            self._on_update(update)
 
 
 class Tasks:
@@ -536,7 +191,8 @@ class Tasks:
         """Start a task, given as its function or by its name, under an id of its own.
 
         Raises:
-            RegistrationError: The task is not known, the id is running, or a per-user task lacks its user.
+            RegistrationError: The task is not known, or the app is not served.
+            TaskRefused: The id is running, a per-user task lacks its user, or the extension is shutting down.
         """
         specs = self._app.task_specs
         for spec in specs.values():
@@ -545,9 +201,12 @@ class Tasks:
         shown = task if isinstance(task, str) else getattr(task, "__name__", repr(task))
         raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
 
-    async def stop(self, id: str) -> TaskHealth:  # noqa: A002  (so named in the API)
-        """Stop a task, and wait until it has ended."""
-        return await self._running().stop(id)
+    async def stop(self, id: str) -> TaskHealth | None:  # noqa: A002  (so named in the API)
+        """Stop a task, and wait until it has ended; how it is then. None where nothing was started under this id."""
+        try:
+            return await self._running().stop(id)
+        except UnknownTask:
+            return None
 
     def status(self) -> list[TaskHealth]:
         """Each task that was started, with its state."""
@@ -561,30 +220,3 @@ class Tasks:
         if self._supervisor is None:
             raise RegistrationError("tasks run while the app is served, and it is not")
         return self._supervisor
-
-
-V = TypeVar("V")
-
-
-def _check_subject(given: object, decorator: str, what: str, example: str) -> None:
-    """Refuse ``@app.on`` where ``@app.on("turn_start")`` is meant: it would take the function for the event's name."""
-    if not isinstance(given, str) or not given:
-        at = f" ({where(given)})" if callable(given) else ""
-        raise RegistrationError(f'{decorator}{at}: say which {what}, as in {decorator}("{example}")')
-
-
-def _add(table: dict[str, V], kind: str, name: str, spec: V) -> None:
-    if name in table:
-        first = getattr(table[name], "fn", None)
-        at = f" (the first is at {where(first)})" if first is not None else ""
-        raise RegistrationError(f"{kind} {name!r} is registered twice{at}; give one of them another name")
-    table[name] = spec
-
-
-def _closest(name: object, known: Iterable[str], *, only_near: bool = False) -> str:
-    import difflib  # 1 ms, and only for who mistypes
-
-    found = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8 if only_near else 0.6)
-    if found:
-        return f"; did you mean {found[0]!r}?"
-    return "" if only_near else f"; known: {', '.join(sorted(known)) or 'none'}"

@@ -44,6 +44,21 @@ class Context:
         return self._link.state
 
     @property
+    def handshake(self) -> messages.InitializeParams:
+        """What the host said of itself: its name and version, the mode, the session's id, what it has switched off.
+
+        Source: protocol section 3, ``initialize``.
+        """
+        handshake = self._link.handshake
+        assert handshake is not None  # there are no calls before it
+        return handshake
+
+    @property
+    def workspace(self) -> messages.WorkspaceInfo:
+        """Where the agent works (``root``, an absolute path), and whether its user trusts that place (``trusted``)."""
+        return self.handshake.workspace
+
+    @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records reach the host, tagged with what this call is."""
         return _Tagged(self._link.logger, self._tags())
@@ -66,6 +81,13 @@ class Context:
     def has_ui(self, kind: methods.UiKind) -> bool:
         """Whether the host said that it can show ``kind``."""
         return self.ui.has(kind)
+
+    async def ping(self) -> None:
+        """Ask the host for a sign of life.
+
+        Source: protocol section 4.
+        """
+        await self._ask(methods.PING, {})
 
     @property
     def _ask(self) -> Ask:

@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import attrs
+
 from sepkit.app import App
 from sepkit.calls import Calls, checked
 from sepkit.contexts import TaskContext
@@ -27,7 +29,8 @@ from sepkit.lifespan import Lifespan
 from sepkit.observers import Observers
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.services import Link
-from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
+from sepkit.task_calls import TaskCalls
+from sepkit.tasks import Supervisor, TaskRun, TaskSpec
 from sepkit.threads import DaemonThreads
 from sepkit.transports.base import Transport
 from sepkit.watch import LoopWatch
@@ -71,13 +74,17 @@ class Dispatcher:
         self._on_ready = on_ready
         self._grace = grace
         self._threads = DaemonThreads()
-        self._watch = LoopWatch(_handlers_by_code(app), self._busy)
+        self._handlers_by_code = _handlers_by_code(app)
+        self._watch = LoopWatch(self._handlers_by_code, self._busy)
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
         self._link = Link(app.name, self._peer)
         self._calls = Calls(app, self._link, Slots(max_concurrency, max_waiting), self._threads, self._watch)
         self._observers = Observers(app, self._link, self._calls)
-        self._supervisor = Supervisor(self._launch_task, on_change=self._task_changed)
-        self._registrations = app.registrations()
+        self._task_calls = TaskCalls(app, self._peer)
+        self._supervisor = Supervisor(
+            self._launch_task, on_change=self._task_calls.changed, on_report=self._task_calls.reported
+        )
+        app.registrations()  # what is wrong with them is said before there is a host
         self._starting: asyncio.Future[None] | None = None  # done when the handshake has succeeded or failed
         self._lifespan: Lifespan | None = None
         self._ended: asyncio.Event = asyncio.Event()
@@ -205,9 +212,11 @@ class Dispatcher:
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
         await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - reserve / 2 - loop.time()))
+        self._task_calls.close()
         if self._lifespan is not None:
             await self._lifespan.leave(max(0.1, deadline - reserve / 4 - loop.time()))
         self._app.tasks.bind(None)
+        self._app.told(None)
         if stuck := self._threads.running:
             _log.warning("left behind in their threads: %s", ", ".join(stuck))
 
@@ -260,13 +269,15 @@ class Dispatcher:
         starting = self._starting
         assert starting is not None
         try:
-            handshake = checked(params, messages.InitializeParams)
+            handshake: messages.InitializeParams = checked(params, messages.InitializeParams)
             self._link.greet(handshake)
+            self._app.handshake = handshake
             self._app.set_flags(handshake.flags or {})
             self._app.tasks.bind(self._supervisor)
             if self._app.lifespan is not None:
                 self._lifespan = Lifespan(self._app)
                 self._link.state = await self._lifespan.enter()
+            answer = self._introduction(handshake)
         except (InvalidParams, asyncio.CancelledError):
             if not self._ending:  # the host may try again
                 self._be_new()
@@ -283,13 +294,27 @@ class Dispatcher:
         self._be_ready()
         starting.set_result(None)
         asyncio.get_running_loop().call_soon(self._after_handshake)
+        return answer
+
+    def _introduction(self, handshake: messages.InitializeParams) -> object:
+        """The answer to ``initialize``; what is registered from now on goes out in updates."""
+        registrations = self._app.registrations()  # the lifespan may have added some
+        if handshake.capabilities_enabled.get("tasks"):
+            registrations = attrs.evolve(registrations, tasks=self._app.task_registrations())
+            self._ready.update(self._task_calls.routes(self._supervisor))
+        self._app.told(self._registered)
+        self._handlers_by_code.update(_handlers_by_code(self._app))
         return unstructure(
             messages.InitializeResult(
                 protocol_version=min(handshake.protocol_version, methods.PROTOCOL_VERSION),
                 extension=messages.ExtensionInfo(name=self._app.name, version=self._app.version),
-                registrations=self._registrations,
+                registrations=registrations,
             )
         )
+
+    def _registered(self, update: messages.RegistryUpdateParams) -> None:
+        self._handlers_by_code.update(_handlers_by_code(self._app))
+        self._peer.notify(methods.REGISTRY_UPDATE, unstructure(update))
 
     def _after_handshake(self) -> None:
         if self._on_ready is not None:
@@ -312,11 +337,6 @@ class Dispatcher:
         self._watch.wake()
         context = TaskContext(self._link, run)
         return await (spec.fn() if spec.context is None else spec.fn(**{spec.context: context}))
-
-    def _task_changed(self, health: TaskHealth) -> None:
-        # The exception's text stays here, as a tool's does; the supervisor has logged it with its traceback.
-        error = health.error if self._app.expose_errors or health.error is None else health.error.partition(":")[0]
-        _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

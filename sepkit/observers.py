@@ -14,7 +14,7 @@ from sepkit.app import App
 from sepkit.calls import Calls
 from sepkit.contexts import EventContext
 from sepkit.errors import InvalidData, RpcError
-from sepkit.handlers import ObserverSpec, name_of
+from sepkit.handlers import Fn, ObserverSpec, name_of
 from sepkit.lanes import Mailbox
 from sepkit.results import Decision
 from sepkit.services import Link
@@ -42,11 +42,9 @@ class Observers:
         self._events = app.events
         self._link = link
         self._calls = calls
-        specs = [spec for specs in app.events.values() for spec in specs]
-        self._handlers = {spec: self._handler(spec) for spec in specs}
+        self._handlers: dict[ObserverSpec, _Handler] = {}
         # One for each function, even where it observes several events: it has them in the wire's order all the same.
-        boxes = {spec.fn: Mailbox(f"{spec.name} handler {name_of(spec.fn)}", _handle) for spec in specs}
-        self._mailboxes = {spec: boxes[spec.fn] for spec in specs}
+        self._mailboxes: dict[Fn, Mailbox[tuple[_Handler, _Delivery]]] = {}
         self.started: asyncio.Future[None] | None = None  # what came in before it is done waits for it
 
     def take(self, params: dict[str, Any]) -> None:
@@ -63,12 +61,21 @@ class Observers:
             if spec.only is None or spec.only == event.payload.get(subject):
                 # What one handler does to its payload is no business of another's.
                 payload = event.payload if payload is None else copied(event.payload)
-                self._mailboxes[spec].put((self._handlers[spec], (event, payload, self.started)))
+                self._put(spec, (event, payload, self.started))
+
+    def _put(self, spec: ObserverSpec, delivery: _Delivery) -> None:
+        handler = self._handlers.get(spec)  # made at its first event: handlers may be added while the app is served
+        if handler is None:
+            handler = self._handlers[spec] = self._handler(spec)
+        mailbox = self._mailboxes.get(spec.fn)
+        if mailbox is None:
+            mailbox = self._mailboxes[spec.fn] = Mailbox(f"{spec.name} handler {name_of(spec.fn)}", _handle)
+        mailbox.put((handler, delivery))
 
     @property
     def running(self) -> list[asyncio.Task[None]]:
         """The tasks of those that have something to observe."""
-        return list({box.task for box in self._mailboxes.values() if box.task is not None})
+        return [box.task for box in self._mailboxes.values() if box.task is not None]
 
     def _handler(self, spec: ObserverSpec) -> _Handler:
         what = f"the {spec.name} handler {name_of(spec.fn)}"

@@ -1,7 +1,8 @@
 """What an extension may ask of its host: small typed clients, one a group of methods.
 
 They share a :class:`Link`, the extension's view of one connection. What the handshake switched off raises
-``CapabilityDisabled`` without asking; what it does not mention is tried.
+``CapabilityDisabled`` without asking; what it does not mention is tried. Where a host does not know a method that
+others know, the call degrades as its docstring says, and the log says so once.
 
 Source: protocol sections 4 and 9.
 """
@@ -20,6 +21,8 @@ from sepkit.wire.converter import structure, to_json
 T = TypeVar("T")
 D = TypeVar("D")
 
+_log = logging.getLogger("sepkit")
+
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """A request to the host: method and params in, result out."""
 
@@ -34,6 +37,7 @@ class Link:
         self.handshake: messages.InitializeParams | None = None
         self.ui_kinds: frozenset[str] | None = None  # None: the host did not say
         self.enabled: Mapping[str, bool] = {}
+        self._unknown: set[str] = set()
 
     def greet(self, handshake: messages.InitializeParams) -> None:
         """Take over what the host said of itself."""
@@ -46,13 +50,20 @@ class Link:
 
         Raises:
             CapabilityDisabled: The handshake switched the method's group off.
+            MethodNotFound: The host does not know the method; the log says so, once.
             RpcError: The host answered with an error.
             ConnectionClosed: The host is gone.
         """
         group = methods.GROUP_OF.get(method)
         if group is not None and self.enabled.get(group) is False:
             raise CapabilityDisabled(f"{method}: the host has switched {group!r} off for this extension")
-        return await self.peer.request(method, params)
+        try:
+            return await self.peer.request(method, params)
+        except MethodNotFound:
+            if method not in self._unknown:
+                self._unknown.add(method)
+                _log.info("the host does not know %s", method)
+            raise
 
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
@@ -112,7 +123,11 @@ class UI:
             raise NoUI(
                 f"the host cannot show {params['kind']!r} (it can show: {', '.join(sorted(self._kinds)) or 'nothing'})"
             )
-        return _structured(await self._ask(methods.UI_REQUEST, params), messages.UiResult)
+        try:
+            result = await self._ask(methods.UI_REQUEST, params)
+        except MethodNotFound:
+            raise NoUI("the host has no user interface") from None
+        return _structured(result, messages.UiResult)
 
 
 class Kv:
@@ -149,13 +164,26 @@ class Kv:
         await self._ask(methods.KV_SET, {"key": key, "value": to_json(value, "$.value")})
 
     async def delete(self, key: str) -> None:
-        """Forget ``key``; nothing happens where it is not known."""
-        await self._ask(methods.KV_DELETE, {"key": key})
+        """Forget ``key``; nothing happens where it is not known.
+
+        A host that cannot delete stores null instead, which reads the same.
+        """
+        try:
+            await self._ask(methods.KV_DELETE, {"key": key})
+        except MethodNotFound:
+            await self._ask(methods.KV_SET, {"key": key, "value": None})
 
     async def list(self, prefix: str = "") -> list[str]:
-        """The keys that begin with ``prefix``."""
+        """The keys that begin with ``prefix``.
+
+        None at all where the host cannot list keys. Whoever must find his own again keeps a key that names them.
+        """
         params = {"prefix": prefix} if prefix else {}
-        return list(_structured(await self._ask(methods.KV_LIST, params), messages.KvListResult).keys)
+        try:
+            result = await self._ask(methods.KV_LIST, params)
+        except MethodNotFound:
+            return []
+        return list(_structured(result, messages.KvListResult).keys)
 
 
 class Exec:
@@ -198,14 +226,18 @@ class Session:
         """Keep ``entry`` in the transcript; the model never sees it."""
         await self._send(methods.SESSION_APPEND_ENTRY, {"entry": _plain(entry)})
 
-    async def set_model(self, model: str, *, provider: str | None = None, thinking: str | None = None) -> None:
-        """Switch the session's model."""
+    async def set_model(self, model: str, *, provider: str | None = None, thinking: str | None = None) -> bool:
+        """Switch the session's model. Whether the host can do that at all."""
         params = {"model": model}
         if provider is not None:
             params["provider"] = provider
         if thinking is not None:
             params["thinking"] = thinking
-        await self._send(methods.SESSION_SET_MODEL, params)
+        try:
+            await self._send(methods.SESSION_SET_MODEL, params)
+        except MethodNotFound:
+            return False
+        return True
 
     async def state(self) -> dict[str, Any]:
         """The session's state, as the host shapes it; empty where the host has none to tell."""
@@ -245,8 +277,14 @@ class Tools:
         self._ask = ask
 
     async def set_active(self, names: Sequence[str]) -> list[str]:
-        """Ask for these tools to be the active ones; those that the host allows come back."""
-        result = await self._ask(methods.TOOLS_SET_ACTIVE, {"tools": list(names)})
+        """Ask for these tools to be the active ones; those that the host allows come back.
+
+        None comes back where the host cannot do that: its tools stay as they are.
+        """
+        try:
+            result = await self._ask(methods.TOOLS_SET_ACTIVE, {"tools": list(names)})
+        except MethodNotFound:
+            return []
         return list(_structured(result, messages.SetActiveResult).active)
 
 

@@ -41,7 +41,7 @@ from sepkit.errors import (
     SepkitError,
 )
 from sepkit.peer import Peer
-from sepkit.tasks import TaskRefused, UnknownTask
+from sepkit.tasks import TaskRefused
 from sepkit.wire.messages import Credentials
 from sepkit.wire.methods import GROUP_OF, UiKind
 from tests.memory_host import CONTEXT, HANDSHAKE, PATIENCE, Malformed, MemoryHost, on_each_loop
@@ -746,10 +746,8 @@ async def test_a_tool_starts_stops_and_watches_tasks() -> None:
 
     @app.tool
     async def end(id: str) -> str:  # noqa: A002
-        try:
-            return (await app.tasks.stop(id)).status
-        except UnknownTask as error:
-            raise ToolError(f"{error.known}") from None
+        health = await app.tasks.stop(id)
+        return "unknown" if health is None else health.status
 
     @app.tool
     async def look() -> list[tuple[str, str, str | None, str, str | None]]:
@@ -779,7 +777,7 @@ async def test_a_tool_starts_stops_and_watches_tasks() -> None:
         assert "'feed:ada' is running" in refused["content"]
         assert (await host.tool("end", id="feed:ada"))["content"] == "stopped"
         assert await began.get() == ("feed:ada", True)
-        assert (await host.tool("end", id="three"))["content"] == "('feed:ada', 'two')"
+        assert (await host.tool("end", id="three"))["content"] == "unknown", "unknown ids are harmless"
         assert "known: feed" in (await host.tool("wrong"))["content"]
         assert [one[3] for one in (await host.tool("look"))["details"]] == ["stopped", "running"]
     assert await began.get() == ("two", True)
@@ -895,13 +893,13 @@ SERVICES: Final[list[tuple[str, Work, dict[str, Any], object, object]]] = [
         {},
         None,
     ),
-    ("session/set_model", lambda ctx: ctx.session.set_model("m"), {"context": CONTEXT, "model": "m"}, {}, None),
+    ("session/set_model", lambda ctx: ctx.session.set_model("m"), {"context": CONTEXT, "model": "m"}, {}, True),
     (
         "session/set_model",
         lambda ctx: ctx.session.set_model("m", provider="p", thinking="high"),
         {"context": CONTEXT, "model": "m", "provider": "p", "thinking": "high"},
         {},
-        None,
+        True,
     ),
     ("session/state", lambda ctx: ctx.session.state(), {"context": CONTEXT}, {"state": {"n": 1}}, {"n": 1}),
     ("session/state", lambda ctx: ctx.session.state(), {"context": CONTEXT}, {"state": None}, {}),
@@ -993,6 +991,107 @@ async def test_a_service_asks_as_the_protocol_says(
     assert asked == [(method, params)]
 
 
+@pytest.mark.parametrize(
+    ("method", "work", "value"),
+    [
+        ("kv/list", lambda ctx: ctx.kv.list(), []),
+        ("tools/set_active", lambda ctx: ctx.tools.set_active(["a"]), []),
+        ("session/state", lambda ctx: ctx.session.state(), {}),
+        ("session/set_model", lambda ctx: ctx.session.set_model("m"), False),
+        ("bus/publish", lambda ctx: ctx.bus.publish("t", {}), False),
+    ],
+)
+@on_each_loop
+async def test_what_the_reference_hosts_do_not_know_degrades(
+    method: str, work: Work, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protocol section 9: they answer -32601 to these; an extension degrades instead of failing, and says it once."""
+
+    async def twice(ctx: ToolContext) -> object:
+        return await work(ctx), await work(ctx)
+
+    with caplog.at_level(logging.INFO):
+        made, asked = await use(twice, {method: MethodNotFound("no")})
+    assert made == (value, value)
+    assert [name for name, _ in asked] == [method, method]
+    assert [record.message for record in caplog.records if "does not know" in record.message] == [
+        f"the host does not know {method}"
+    ]
+
+
+@on_each_loop
+async def test_a_key_is_forgotten_even_where_the_host_cannot_delete() -> None:
+    """Protocol section 9: -32601 to ``kv/delete``. A stored null reads as a key that was never there."""
+    kv: dict[str, object] = {"k": 1}
+
+    def store(params: dict[str, Any]) -> dict[str, Any]:
+        kv[params["key"]] = params["value"]
+        return {}
+
+    answers = {"kv/delete": MethodNotFound("no"), "kv/set": store, "kv/get": lambda p: {"value": kv.get(p["key"])}}
+
+    async def forget(ctx: ToolContext) -> object:
+        await ctx.kv.delete("k")
+        return await ctx.kv.get("k", default="gone")
+
+    made, asked = await use(forget, answers)
+    assert made == "gone"
+    assert [name for name, _ in asked] == ["kv/delete", "kv/set", "kv/get"]
+
+
+@on_each_loop
+async def test_a_host_that_knows_no_user_interface_has_none() -> None:
+    """Protocol sections 4 and 9: -32601 to ``ui/request`` is what -32001 says: nobody is there."""
+    made, _ = await use(lambda ctx: ctx.ui.confirm("sure?"), {"ui/request": MethodNotFound("no")})
+    assert isinstance(made, NoUI)
+
+
+@on_each_loop
+async def test_a_handler_can_ask_for_a_sign_of_life() -> None:
+    """Protocol section 4: ``ping`` goes both ways."""
+    assert await use(lambda ctx: ctx.ping(), {"ping": {}}) == (None, [("ping", {})])
+
+
+@on_each_loop
+async def test_a_handler_and_the_lifespan_know_what_the_host_said_of_itself() -> None:
+    """Protocol section 3: every field of ``initialize`` is there for the author."""
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        assert app.handshake is not None
+        seen.append(app.handshake.workspace.root)
+        yield
+
+    app = App("t", lifespan=lifespan)
+    assert app.handshake is None
+
+    @app.tool
+    async def look(ctx: ToolContext) -> list[object]:
+        said = ctx.handshake
+        assert said is app.handshake
+        return [
+            said.host.name, said.mode, ctx.workspace.root, ctx.workspace.trusted, said.session and said.session.id,
+            said.capabilities_enabled, said.ui_capabilities, said.flags, said.protocol_version,
+        ]  # fmt: skip
+
+    said = {
+        "protocol_version": 7,
+        "host": {"name": "memory", "version": "1"},
+        "workspace": {"root": "/w", "trusted": False},
+        "session": {"id": "s-1"},
+        "mode": "web",
+        "ui_capabilities": ["confirm"],
+        "flags": {"x": 1},
+        "capabilities_enabled": {"kv": False},
+    }
+    async with MemoryHost(app, handshake=said) as host:
+        assert (await host.tool("look"))["details"] == [
+            "memory", "web", "/w", False, "s-1", {"kv": False}, ["confirm"], {"x": 1}, 7,
+        ]  # fmt: skip
+    assert seen == ["/w"]
+
+
 @on_each_loop
 async def test_a_command_is_run_by_the_host() -> None:
     """Protocol section 4: ``exec/run`` {command, args?, cwd?, context} → stdout, stderr, exit_code."""
@@ -1072,7 +1171,12 @@ async def test_what_the_handshake_switched_off_is_not_asked_for(method: str) -> 
         assert [name for name, _ in asked] == [method]
 
 
-@pytest.mark.parametrize("method", sorted(EACH_METHOD.keys() - {"bus/publish", "session/state"}))
+DEGRADING: Final = frozenset(
+    {"bus/publish", "session/state", "session/set_model", "kv/list", "kv/delete", "tools/set_active", "ui/request"}
+)
+
+
+@pytest.mark.parametrize("method", sorted(EACH_METHOD.keys() - DEGRADING))
 @on_each_loop
 async def test_a_method_that_the_host_does_not_know_raises_so_that_the_author_can_degrade(method: str) -> None:
     """Protocol section 9: hosts answer -32601 to much; the author can catch it by its class."""
@@ -1181,11 +1285,12 @@ async def test_an_answer_that_is_no_response_fails_who_asked_and_nobody_else(ans
 @on_each_loop
 async def test_a_result_that_says_nothing_may_be_anything(result: object) -> None:
     """Protocol section 9: every host is quirky; where there is nothing to read from a result, it is not read."""
-    for method in ("kv/set", "kv/delete", "session/send_message", "session/append_entry", "session/set_model"):
+    for method in ("kv/set", "kv/delete", "session/send_message", "session/append_entry"):
         made, asked = await use(EACH_METHOD[method], {method: result})
         assert made is None
         assert len(asked) == 1
-    assert (await use(EACH_METHOD["bus/publish"], {"bus/publish": result}))[0] is True
+    for method in ("bus/publish", "session/set_model"):
+        assert (await use(EACH_METHOD[method], {method: result}))[0] is True
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from sepkit import (
     ToolOutcome,
     UserBash,
 )
-from sepkit.app import HookReturn
+from sepkit.router import HookReturn
 from sepkit.wire.methods import HOOKS, HookName
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 

@@ -150,8 +150,9 @@ class Supervisor:
 
     Args:
         launch: Makes the coroutine of one run. It is called in that run's own asyncio task.
-        on_change: Told of each change of state after ``pending``, of each health report, and of a run that ignores its
-            cancellation. Must not wait. Not called after ``aclose``.
+        on_change: Told of each change of state after ``pending``, and of a run that ignores its cancellation. Must not
+            wait. Not called after ``aclose``.
+        on_report: Told of each health report, likewise; by default ``on_change`` is.
         random: Gives numbers in [0, 1) for the jitter.
         logger: Gets what tasks raise, and the names of those that do not end.
     """
@@ -161,11 +162,13 @@ class Supervisor:
         launch: Launch,
         *,
         on_change: Callable[[TaskHealth], None],
+        on_report: Callable[[TaskHealth], None] | None = None,
         random: Callable[[], float] = dice.random,
         logger: logging.Logger | None = None,
     ) -> None:
         self._launch = launch
         self._on_change = on_change
+        self._on_report = on_report or on_change
         self._random = random
         self._log = logger or logging.getLogger("sepkit.tasks")
         self._entries: dict[str, _Entry] = {}  # the newest start of each id
@@ -432,13 +435,13 @@ class Supervisor:
         entry.heard = self._loop.time()
         entry.last_health_status = text
         entry.last_health_time = moment
-        self._tell(entry)
+        self._tell(entry, self._on_report)
 
-    def _tell(self, entry: _Entry) -> None:
+    def _tell(self, entry: _Entry, whom: Callable[[TaskHealth], None] | None = None) -> None:
         if self._closed:
             return
         try:
-            self._on_change(self._health(entry))
+            (whom or self._on_change)(self._health(entry))
         except Exception:
             self._log.exception("task %r: its state could not be told", entry.id)
 

@@ -413,7 +413,7 @@ async def drive() -> None:
     await handle.join()
     async with app.tasks.start("for_user") as other_handle:
         assert_type(await other_handle.stop(), TaskHealth)
-    assert_type(await app.tasks.stop("x"), TaskHealth)
+    assert_type(await app.tasks.stop("x"), TaskHealth | None)
     assert_type(app.tasks.status(), list[TaskHealth])
 
 
@@ -479,7 +479,7 @@ async def services(ctx: ToolContext) -> None:
     await ctx.session.send_message("hi", role="user")
     await ctx.session.send_user_message("hi", deliver_as="next_turn")
     await ctx.session.append_entry({"any": 1})
-    await ctx.session.set_model("m", provider="p", thinking="high")
+    assert_type(await ctx.session.set_model("m", provider="p", thinking="high"), bool)
     assert_type(await ctx.session.state(), dict[str, Any])
     assert_type(await ctx.bus.publish("news", {"n": 1}), bool)
     assert_type(await ctx.tools.set_active(["a"]), list[str])

@@ -1,0 +1,577 @@
+"""``Router``: the decorators, and the tables that they fill. No I/O, and no life of its own: that is ``app.py``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+from sepkit import contexts
+from sepkit.errors import EncodeError, InvalidData, RegistrationError
+from sepkit.handlers import (
+    CommandSpec,
+    ObserverSpec,
+    ProviderSpec,
+    ToolSpec,
+    check_name,
+    is_async,
+    make_command,
+    make_hook,
+    make_observer,
+    make_provider,
+    make_tool,
+    name_of,
+    task_context,
+    where,
+)
+from sepkit.results import Block, Patch
+from sepkit.tasks import RestartPolicy, TaskSpec
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure_exactly, to_json
+
+HookReturn = (
+    Block
+    | Patch
+    | messages.ToolCall
+    | messages.ToolOutcome
+    | messages.UserBash
+    | messages.SystemPrompt
+    | messages.Messages
+    | dict[str, Any]
+    | None
+)
+"""What a hook may return: None to go on, a Block, a Patch, or its input, changed."""
+
+AnyF = TypeVar("AnyF", bound=Callable[..., Any])
+HookF = TypeVar("HookF", bound=Callable[..., HookReturn | Awaitable[HookReturn]])
+EventF = TypeVar("EventF", bound=Callable[..., Awaitable[None] | None])
+_Completions = Iterable[str | messages.Completion]
+CompleteF = TypeVar("CompleteF", bound=Callable[..., _Completions | Awaitable[_Completions]])
+ProviderF = TypeVar("ProviderF", bound=Callable[..., AsyncIterator[messages.StreamEvent]])
+OAuthF = TypeVar("OAuthF", bound=Callable[..., Awaitable[messages.Credentials]])
+TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
+Change = tuple[str, str]
+"""What has been registered: its kind, and its name."""
+
+V = TypeVar("V")
+
+
+class Router:
+    """A part of an extension: handlers, gathered by its decorators. ``app.include(router)`` adds them to an app.
+
+    Each decorator returns the very function it was given, and raises :class:`RegistrationError` where it is written.
+    The ``add_`` methods do the same without a decorator; those of an app that is being served tell the host at once.
+    """
+
+    def __init__(self) -> None:
+        self.tools: dict[str, ToolSpec] = {}
+        self.hooks: dict[str, list[ObserverSpec]] = {}
+        self.events: dict[str, list[ObserverSpec]] = {}
+        self.commands: dict[str, CommandSpec] = {}
+        self.completers: dict[str, ObserverSpec] = {}
+        self.providers: dict[str, ProviderSpec] = {}
+        self.oauth_logins: dict[str, ObserverSpec] = {}
+        self.oauth_refreshes: dict[str, ObserverSpec] = {}
+        self.task_specs: dict[str, TaskSpec] = {}
+        self.flag_defaults: dict[str, Any] = {}
+        self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
+        self.renderers: dict[str, messages.MessageRendererRegistration] = {}
+        self._included: list[Router] = []
+
+    # -- tools, hooks, events ------------------------------------------------------------------------------------------
+
+    @overload
+    def tool(self, fn: AnyF, /) -> AnyF: ...
+    @overload
+    def tool(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        deferred: bool = False,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Callable[[AnyF], AnyF]: ...
+    def tool(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        deferred: bool = False,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make a function a tool that the model can call.
+
+        Its signature becomes the tool's schema, its docstring the descriptions. A parameter annotated with
+        ``ToolContext`` receives the call's context. A ``def`` runs in a thread.
+
+        Args:
+            fn: The function, where the decorator is written without parentheses.
+            name: The tool's name; the function's by default.
+            description: What the model is told; the docstring's beginning by default.
+            parameters: A JSON Schema, in place of the one made from the signature.
+            deferred: The model finds it by a search instead of seeing it from the start.
+            strict: Take arguments only in their own type: ``"5"`` is no integer then.
+            timeout: Seconds after which a call is cancelled and fails.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol section 8.
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            self.add_tool(
+                fn,
+                name=name,
+                description=description,
+                parameters=parameters,
+                deferred=deferred,
+                strict=strict,
+                timeout=timeout,
+            )
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def add_tool(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        deferred: bool = False,
+        strict: bool = False,
+        timeout: float | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Make a function a tool, as :meth:`tool` does; also while the app is served: the host is told at once.
+
+        Args:
+            fn: The function.
+            name: As for :meth:`tool`, like all that follow.
+            description: What the model is told.
+            parameters: A JSON Schema, in place of the one made from the signature.
+            deferred: The model finds it by a search.
+            strict: Take arguments only in their own type.
+            timeout: Seconds after which a call is cancelled and fails.
+            replace: Take the place of a tool of this name. Calls that are running end as they began.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol section 4, ``registry/update``.
+        """
+        spec = make_tool(
+            fn,
+            name=name,
+            description=description,
+            parameters=parameters,
+            deferred=deferred,
+            strict=strict,
+            timeout=timeout,
+        )
+        self._put(self.tools, "tool", spec.name, spec, replace=replace)
+
+    def hook(self, name: methods.HookName) -> Callable[[HookF], HookF]:
+        """Make a function decide on what the agent is about to do.
+
+        It takes the hook's input (``ToolCall``, ``UserBash``, …, or a dict) and, if it likes, a ``HookContext``; it
+        returns None to go on, ``Block(reason)``, ``Patch(field=value)`` or the input changed with ``attrs.evolve``.
+        Several handlers of one hook run in the order in which they were registered.
+
+        Raises:
+            RegistrationError: There is no such hook, or the function takes another hook's input.
+
+        Source: protocol section 6.
+        """
+        _check_subject(name, "@app.hook", "hook it handles", "tool_call")
+        if name not in methods.HOOKS:
+            raise RegistrationError(f"there is no hook {name!r}{closest(name, methods.HOOKS)}")
+
+        def register(fn: HookF) -> HookF:
+            spec = make_hook(fn, name)
+            if name not in self.hooks:
+                self._check_open("hook", name)
+            self.hooks.setdefault(name, []).append(spec)
+            return fn
+
+        return register
+
+    def on(self, event: methods.EventName | str) -> Callable[[EventF], EventF]:
+        """Have a function told of an event: its payload and, if it likes, an ``EventContext``.
+
+        Events reach each handler in their order, one at a time. A handler only observes: it returns nothing.
+
+        Raises:
+            RegistrationError: The name is a misspelt event.
+
+        Source: protocol section 7.
+        """
+        _check_subject(event, "@app.on", "event it handles", "turn_start")
+        # Hosts have events of their own, so that an unknown name is no error; one that nearly is a known one is.
+        if event not in methods.EVENTS and (close := closest(event, methods.EVENTS, only_near=True)):
+            raise RegistrationError(f"there is no event {event!r}{close}")
+        return self._observe(event, f"handler of event {event!r}")
+
+    def on_bus(self, topic: str) -> Callable[[EventF], EventF]:
+        """Have a function told of what other extensions publish under ``topic``: the payload they published."""
+        _check_subject(topic, "@app.on_bus", "topic it hears of", "news")
+        return self._observe("bus/event", f"handler of bus topic {topic!r}", only=topic)
+
+    def on_key(self, widget_id: str) -> Callable[[EventF], EventF]:
+        """Have a function told of the keys pressed in a widget: ``{"widget_id", "key"}``."""
+        _check_subject(widget_id, "@app.on_key", "widget's keys it hears of", "board")
+        return self._observe("widget/key", f"handler of keys in widget {widget_id!r}", only=widget_id)
+
+    def _observe(self, event: str, what: str, only: str | None = None) -> Callable[[EventF], EventF]:
+        def register(fn: EventF) -> EventF:
+            spec = make_observer(fn, what, event, contexts.EventContext, takes="a dict, or a class of yours", only=only)
+            is_first = event not in self.events
+            self.events.setdefault(event, []).append(spec)
+            if is_first:
+                self._registered([("event", event)])
+            return fn
+
+        return register
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def command(self, fn: AnyF, /) -> AnyF: ...
+    @overload
+    def command(self, *, name: str | None = None, description: str | None = None) -> Callable[[AnyF], AnyF]: ...
+    def command(self, fn: Any = None, *, name: str | None = None, description: str | None = None) -> Any:
+        """Make a function a slash command. Its parameters are the arguments; what it returns is shown in the session.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol sections 3 and 8.
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            self.add_command(fn, name=name, description=description)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def add_command(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Make a function a slash command, as :meth:`command` does; also while the app is served.
+
+        Args:
+            fn: The function.
+            name: The command's name; the function's by default.
+            description: What people are told.
+            replace: Take the place of a command of this name.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: protocol section 4, ``registry/update``.
+        """
+        spec = make_command(fn, name=name, description=description)
+        self._put(self.commands, "command", spec.name, spec, replace=replace)
+
+    def complete(self, command: str) -> Callable[[CompleteF], CompleteF]:
+        """Make a function complete what is typed after a command: ``partial: str`` in, strings or ``Completion`` out.
+
+        Raises:
+            RegistrationError: The command has a completer already.
+
+        Source: protocol section 3, ``command/complete``.
+        """
+        _check_subject(command, "@app.complete", "command it completes", "report")
+        command = command.removeprefix("/")
+
+        def register(fn: CompleteF) -> CompleteF:
+            what = f"completer of command {command!r}"
+            spec = make_observer(fn, what, command, contexts.CommandContext, takes="a str")
+            self._put(self.completers, "completer of command", command, spec)
+            return fn
+
+        return register
+
+    def shortcut(self, key: str, command: str, description: str | None = None) -> None:
+        """Bind a chord, such as ``ctrl+p``, to a command."""
+        _check_subject(key, "app.shortcut", "chord it is", "ctrl+p")
+        shortcut = messages.ShortcutRegistration(key=key, command=command.removeprefix("/"), description=description)
+        self._put(self.shortcuts, "shortcut", key, shortcut)
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def provider(
+        self,
+        name: str,
+        *,
+        models: Sequence[messages.Model] = (),
+        base_url: str | None = None,
+        api_key_env: str | None = None,
+    ) -> Callable[[ProviderF], ProviderF]:
+        """Make an async generator of stream events a provider of models.
+
+        It takes a ``ProviderRequest`` and, if it likes, a ``ProviderContext``. What it yields is streamed where the
+        host asked for a stream, and the final result is folded from it.
+
+        Raises:
+            RegistrationError: The name is taken, or the function is no async generator.
+
+        Source: protocol section 3, ``provider/complete``.
+        """
+        registration = _provider(name, "@app.provider", models, base_url, api_key_env)
+
+        def register(fn: ProviderF) -> ProviderF:
+            self._put(self.providers, "provider", name, make_provider(fn, registration))
+            return fn
+
+        return register
+
+    def add_provider(
+        self,
+        fn: Callable[..., AsyncIterator[messages.StreamEvent]],
+        name: str,
+        *,
+        models: Sequence[messages.Model] = (),
+        base_url: str | None = None,
+        api_key_env: str | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Make an async generator a provider, as :meth:`provider` does; also while the app is served.
+
+        With ``replace`` it takes the place of a provider of this name: so a list of models is renewed.
+
+        Raises:
+            RegistrationError: The name is taken, or the function is no async generator.
+
+        Source: protocol section 4, ``registry/update``.
+        """
+        registration = _provider(name, "app.add_provider", models, base_url, api_key_env)
+        self._put(self.providers, "provider", name, make_provider(fn, registration), replace=replace)
+
+    def oauth_login(self, provider: str) -> Callable[[OAuthF], OAuthF]:
+        """Make a coroutine log in to a provider: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        _check_subject(provider, "@app.oauth_login", "provider it is for", "my-models")
+        return self._oauth(self.oauth_logins, "OAuth login of provider", provider)
+
+    def oauth_refresh(self, provider: str) -> Callable[[OAuthF], OAuthF]:
+        """Make a coroutine renew a provider's credentials: an ``OAuthParams`` or a dict in, ``Credentials`` out."""
+        _check_subject(provider, "@app.oauth_refresh", "provider it is for", "my-models")
+        return self._oauth(self.oauth_refreshes, "OAuth refresh of provider", provider)
+
+    def _oauth(self, table: dict[str, ObserverSpec], kind: str, provider: str) -> Callable[[OAuthF], OAuthF]:
+        def register(fn: OAuthF) -> OAuthF:
+            what = f"{kind} {provider!r}"
+            spec = make_observer(fn, what, provider, contexts.ProviderContext, takes="an OAuthParams or a dict")
+            self._put(table, kind, provider, spec)
+            return fn
+
+        return register
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fn: TaskF, /) -> TaskF: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        restart: methods.RestartType = "always",
+        max_restarts: int = 0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.5,
+        reset_after: float | None = None,
+        stop_grace: float = 5.0,
+        heartbeat_timeout: float | None = None,
+        per_user: bool = False,
+        autostart: bool = True,
+    ) -> Callable[[TaskF], TaskF]: ...
+    def task(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        restart: methods.RestartType = "always",
+        max_restarts: int = 0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 0.5,
+        reset_after: float | None = None,
+        stop_grace: float = 5.0,
+        heartbeat_timeout: float | None = None,
+        per_user: bool = False,
+        autostart: bool = True,
+    ) -> Any:
+        """Make a coroutine a supervised background task. All durations are in seconds.
+
+        Args:
+            fn: The coroutine function, where the decorator is written without parentheses.
+            name: The task's name; the function's by default.
+            restart: When it is started again after it ended by itself.
+            max_restarts: How often; 0 is without limit.
+            initial_delay: Before the first restart.
+            max_delay: Before any restart, at most.
+            multiplier: By how much each delay is longer than the one before.
+            jitter: The part of the delay that is random: 0 exact, 1 full.
+            reset_after: How long a run must last for the count to begin anew.
+            stop_grace: How long it may take to end when it is asked to, before it is cancelled.
+            heartbeat_timeout: After how long without ``report_health`` it counts as failed; None is never.
+            per_user: It runs once for each user, and is started by ``app.tasks.start(…, user_id=…)`` only.
+            autostart: It starts when the handshake is done.
+
+        Raises:
+            RegistrationError: The name is taken, or a number makes no sense.
+        """
+
+        def register(fn: TaskF) -> TaskF:
+            task = check_name("task", name_of(fn) if name is None else name, fn)
+            if not is_async(fn):
+                raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
+            policy = RestartPolicy(
+                type=restart,
+                max_restarts=max_restarts,
+                initial_delay=initial_delay,
+                max_delay=max_delay,
+                multiplier=multiplier,
+                jitter=jitter,
+                reset_after=reset_after,
+            )
+            spec = TaskSpec(
+                name=task,
+                fn=fn,
+                context=task_context(fn, task),
+                policy=policy,
+                stop_grace=stop_grace,
+                heartbeat_timeout=heartbeat_timeout,
+                per_user=per_user,
+                autostart=autostart and not per_user,
+                description=inspect.getdoc(fn) or "",
+            )
+            self._put(self.task_specs, "task", task, spec)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def flag(self, name: str, default: object = None) -> None:
+        """Declare a flag; the host's value for it is in ``app.flags[name]`` once the handshake is done."""
+        self._put(self.flag_defaults, "flag", check_name("flag", name), default)
+
+    def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
+        """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders.
+
+        Raises:
+            RegistrationError: The tag is taken, or ``template`` is no render block.
+        """
+        _check_subject(tag, "app.renderer", "tag it draws", "board")
+        try:
+            block = to_json(template)
+            structure_exactly(block, messages.RenderBlock)
+        except (EncodeError, InvalidData) as error:
+            raise RegistrationError(f"renderer {tag!r}: the template is no render block: {error}") from None
+        registration = messages.MessageRendererRegistration(tag=tag, template=block)
+        self._put(self.renderers, "renderer", tag, registration)
+
+    def include(self, router: Router) -> None:
+        """Take over all handlers of another router, behind those that are here.
+
+        Raises:
+            RegistrationError: A name is taken, or it has been included before.
+        """
+        given: object = router
+        if not isinstance(given, Router) or given._is_app:
+            raise RegistrationError(f"app.include takes a Router, not {given!r}")
+        if router in self._included or router is self:
+            raise RegistrationError("this router is included already; its hooks and events would be handled twice")
+        tables: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+            ("tool", self.tools, router.tools),
+            ("command", self.commands, router.commands),
+            ("completer of command", self.completers, router.completers),
+            ("provider", self.providers, router.providers),
+            ("OAuth login of provider", self.oauth_logins, router.oauth_logins),
+            ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
+            ("task", self.task_specs, router.task_specs),
+            ("flag", self.flag_defaults, router.flag_defaults),
+            ("shortcut", self.shortcuts, router.shortcuts),
+            ("renderer", self.renderers, router.renderers),
+        )
+        added = [(kind, name) for kind, _, theirs in tables for name in theirs]
+        added += [("hook", name) for name in router.hooks if name not in self.hooks]
+        added += [("event", name) for name in router.events if name not in self.events]
+        for kind, mine, theirs in tables:  # all of it or nothing
+            for name in theirs:
+                _check_free(mine, kind, name)
+        for kind, name in added:
+            self._check_open(kind, name)
+        self._included.append(router)
+        for _, mine, theirs in tables:
+            mine.update(theirs)
+        for table, others in ((self.hooks, router.hooks), (self.events, router.events)):
+            for name, specs in others.items():
+                table.setdefault(name, []).extend(specs)
+        self._registered(added)
+
+    # -- what an app does when something is registered -----------------------------------------------------------------
+
+    _is_app = False
+
+    def _put(self, table: dict[str, V], kind: str, name: str, spec: V, *, replace: bool = False) -> None:
+        if not replace:
+            _check_free(table, kind, name)
+        self._check_open(kind, name)
+        table[name] = spec
+        self._registered([(kind, name)])
+
+    def _check_open(self, kind: str, name: str) -> None:
+        """Raise RegistrationError where it is too late for something of this kind."""
+
+    def _registered(self, changes: Sequence[Change]) -> None:
+        """Something is there that was not, or is another now."""
+
+
+def _check_subject(given: object, decorator: str, what: str, example: str) -> None:
+    """Refuse ``@app.on`` where ``@app.on("turn_start")`` is meant: it would take the function for the event's name."""
+    if not isinstance(given, str) or not given:
+        at = f" ({where(given)})" if callable(given) else ""
+        raise RegistrationError(f'{decorator}{at}: say which {what}, as in {decorator}("{example}")')
+
+
+def _check_free(table: Mapping[str, object], kind: str, name: str) -> None:
+    if name in table:
+        first = getattr(table[name], "fn", None)
+        at = f" (the first is at {where(first)})" if first is not None else ""
+        raise RegistrationError(f"{kind} {name!r} is registered twice{at}; give one of them another name")
+
+
+def _provider(
+    name: str, decorator: str, models: Sequence[messages.Model], base_url: str | None, api_key_env: str | None
+) -> messages.ProviderRegistration:
+    _check_subject(name, decorator, "provider it is", "my-models")
+    given: Sequence[object] = models
+    if wrong := [model for model in given if not isinstance(model, messages.Model)]:
+        raise RegistrationError(f"provider {name!r}: models= takes Model(...), not {wrong[0]!r}")
+    return messages.ProviderRegistration(name=name, base_url=base_url, api_key_env=api_key_env, models=list(models))
+
+
+def closest(name: object, known: Iterable[str], *, only_near: bool = False) -> str:
+    """What to add to the message that ``name`` is not known: what may have been meant, or all there is."""
+    import difflib  # 1 ms, and only for who mistypes
+
+    found = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8 if only_near else 0.6)
+    if found:
+        return f"; did you mean {found[0]!r}?"
+    return "" if only_near else f"; known: {', '.join(sorted(known)) or 'none'}"

@@ -1,0 +1,131 @@
+"""Background tasks on the wire: ``task/start``, ``task/stop``, ``task/list``, and ``task/update`` for what changes.
+
+Only for a host that asked for it with ``capabilities_enabled.tasks``. To any other host nothing of this is sent; state
+changes are ``log`` lines for it.
+
+Source: background tasks, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from sepkit.app import App
+from sepkit.calls import checked
+from sepkit.errors import ConnectionClosed, InvalidParams
+from sepkit.peer import Peer, RequestHandler
+from sepkit.tasks import Supervisor, TaskHealth, TaskRefused, UnknownTask
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import unstructure
+
+_log = logging.getLogger("sepkit")
+
+
+class TaskCalls:
+    """The task methods of one App on one connection, and its reports.
+
+    Args:
+        app: Whose tasks they are.
+        peer: The connection.
+    """
+
+    def __init__(self, app: App, peer: Peer) -> None:
+        self._app = app
+        self._peer = peer
+        self._wanted = False
+        # What the host has not been told yet, because it does not read: the newest of each task.
+        self._newest: dict[str, TaskHealth] = {}
+        self._waiting: asyncio.Task[None] | None = None
+
+    def routes(self, supervisor: Supervisor) -> dict[str, RequestHandler]:
+        """The handler of each method. The host has asked for them: from now on it is told what changes."""
+        self._wanted = True
+        self._supervisor = supervisor
+        return {
+            methods.TASK_START: self._start,
+            methods.TASK_STOP: self._stop,
+            methods.TASK_LIST: self._list,
+        }
+
+    # -- what may be asked ---------------------------------------------------------------------------------------------
+
+    async def _start(self, params: dict[str, Any]) -> object:
+        call: messages.TaskStartParams = checked(params, messages.TaskStartParams)
+        spec = self._app.task_specs.get(call.name)
+        if spec is None:
+            raise InvalidParams(f"no task {call.name!r}", data={"known": list(self._app.task_specs)})
+        try:
+            handle = self._supervisor.start(spec, id=call.task_id, user_id=call.user_id, payload=call.payload)
+        except TaskRefused as error:
+            raise InvalidParams(str(error)) from None
+        return self._told(handle.health)
+
+    async def _stop(self, params: dict[str, Any]) -> object:
+        call: messages.TaskStopParams = checked(params, messages.TaskStopParams)
+        try:
+            return self._told(await self._supervisor.stop(call.task_id))
+        except UnknownTask as error:
+            raise InvalidParams(f"no task {call.task_id!r}", data={"known": list(error.known)}) from None
+
+    async def _list(self, params: dict[str, Any]) -> object:
+        return {"tasks": [self._told(health) for health in self._supervisor.status()]}
+
+    # -- what is told --------------------------------------------------------------------------------------------------
+
+    def changed(self, health: TaskHealth) -> None:
+        """A task's state has changed."""
+        if self._wanted:
+            self._tell(health)
+        else:
+            error = self._shown(health.error)
+            _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
+
+    def reported(self, health: TaskHealth) -> None:
+        """A task has reported how it is."""
+        if self._wanted:
+            self._tell(health)
+
+    def _tell(self, health: TaskHealth) -> None:
+        if self._waiting is None and not self._peer.congested:
+            self._peer.notify(methods.TASK_UPDATE, self._told(health))
+            return
+        self._newest.pop(health.task_id, None)  # it goes to the end, so that updates stay in their order
+        self._newest[health.task_id] = health
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_task(self._catch_up(), name="sepkit task updates")
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._newest:
+                await self._peer.drain()
+                self._tell_next()
+        except ConnectionClosed:
+            self._newest.clear()
+        finally:
+            self._waiting = None
+
+    def _tell_next(self) -> None:
+        task_id = next(iter(self._newest))
+        self._peer.notify(methods.TASK_UPDATE, self._told(self._newest.pop(task_id)))
+
+    def close(self) -> None:
+        """Nothing changes any more: what waits for the host is put before the last answer."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+        while self._newest:
+            self._tell_next()
+
+    def _told(self, health: TaskHealth) -> dict[str, Any]:
+        told: dict[str, Any] = unstructure(health)
+        if health.error is not None:
+            told["error"] = self._shown(health.error)
+        return told
+
+    def _shown(self, error: str | None) -> str | None:
+        """What the host is told of an error. What an exception says may be a secret: its type is all that crosses."""
+        if error is None or self._app.expose_errors:
+            return error
+        before, found, last = error.rpartition("; the last run: ")
+        return before + found + last.partition(":")[0]
