@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,75 @@ def test_a_loop_that_is_not_installed_is_said(folder: Path) -> None:
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "uvloop is not installed; install it, or leave --loop at auto" in done.stderr
+
+
+TASKS = """
+import asyncio
+from sepkit import App, TaskContext
+
+app = App("busy")
+
+@app.task(name="beat", restart="on-failure", max_restarts=2, initial_delay=0, max_delay=0.5)
+async def beats(ctx: TaskContext) -> None:
+    await ctx.kv.set("n", 1)
+    ctx.report_health(f"n is {await ctx.kv.get('n')}")
+    await ctx.wait_stop()
+
+@app.task(restart="on-failure", max_restarts=1, initial_delay=0)
+async def crash() -> None:
+    raise ValueError("the secret")
+
+@app.task(per_user=True)
+async def feed(ctx: TaskContext) -> None:
+    await ctx.wait_stop()
+
+@app.tool
+async def begin(user: str) -> str:
+    app.tasks.start(feed, user_id=user)
+    while app.tasks.status()[1].status != "failed" or app.tasks.status()[0].last_health_status is None:
+        await asyncio.sleep(0.01)
+    return "begun"
+"""
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(TASKS, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_call_shows_how_the_tasks_are_after_it(busy: Path) -> None:
+    """Background tasks: names, policies, state, restart count, last health with its age; on stderr, beside no data."""
+    done = sepkit(busy, "call", "app:app", "begin", "user=ada")
+    assert (done.returncode, done.stdout) == (0, "begun\n")
+    shown = done.stderr[done.stderr.index("tasks:\n") :].splitlines()
+    assert shown[1:4] == [
+        "  beat  starts by itself; restart on-failure, at most 2 times, after 0 to 0.5 s",
+        "  crash  starts by itself; restart on-failure, at most once, after 0 to 60 s",
+        "  feed  per user, started on demand; restart always, after 1 to 60 s",
+    ]
+    assert re.fullmatch(r"  beat: running, 0 restarts, said 'n is 1' \d+\.\d s ago", shown[4])
+    assert shown[5] == "  crash: failed, 1 restart, restarts exhausted (1 of 1); the last run: ValueError"
+    assert shown[6] == "  feed:ada (feed) for ada: running, 0 restarts"
+    assert "tasks:" not in sepkit(busy, "call", "--quiet", "app:app", "begin", "user=ada").stderr
+
+
+def test_inspect_runs_the_app_where_it_is_asked_to_and_shows_its_tasks(busy: Path) -> None:
+    """Design section 4, ``inspect``: policies without running it; with ``--run`` how the tasks are then."""
+    assert "running" not in sepkit(busy, "inspect", "app:app").stdout
+    done = sepkit(busy, "inspect", "app:app", "--run", "1")
+    assert done.returncode == 0
+    assert re.search(r"\nstarted tasks:\n  beat: running, 0 restarts, said 'n is 1' \d+\.\d s ago\n", done.stdout)
+    data = json.loads(sepkit(busy, "inspect", "app:app", "--run", "1", "--json").stdout)
+    beat, crash = data["started_tasks"]
+    assert (beat["task_id"], beat["status"], beat["last_health_status"]) == ("beat", "running", "n is 1")
+    assert (crash["status"], crash["restart_count"]) == ("failed", 1)
+    assert sepkit(busy, "inspect", "app:app", "--run", "0").returncode == 2
+
+
+def test_a_task_names_its_author_s_line_when_it_crashes(busy: Path) -> None:
+    """Trap 45: the traceback is on stderr, and begins where the author's code does."""
+    done = sepkit(busy, "inspect", "app:app", "--run", "1")
+    assert "ValueError: the secret" in done.stderr
+    assert 'app.py", line 15, in crash' in done.stderr
+    assert "supervisor.py" not in done.stderr

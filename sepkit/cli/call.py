@@ -19,12 +19,13 @@ from sepkit.errors import ConnectionClosed, RpcError, SepkitError
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
-@click.option("--quiet", is_flag=True, help="No progress, and nothing of the extension's stderr.")
+@click.option("--quiet", is_flag=True, help="No progress, no tasks, and nothing of the extension's stderr.")
 def command(target: str, tool: str, arguments: tuple[str, ...], as_json: bool, timeout: float, quiet: bool) -> None:
     """Call TOOL of MODULE:APP and print its result.
 
     A VALUE that is JSON is sent as such, so count=3 is a number; anything else is text. NAME:=VALUE is always JSON,
-    NAME==VALUE always text. Progress goes to stderr; the exit code is 1 where the tool failed.
+    NAME==VALUE always text. Progress goes to stderr, and how the background tasks are after the call; the exit code is
+    1 where the tool failed.
     """
     values = dict(_parse(argument) for argument in arguments)
     try:
@@ -58,6 +59,7 @@ async def _call(
     import subprocess
 
     from sepkit.cli.session import ExtensionSession, run_command
+    from sepkit.cli.tasks import lines
     from sepkit.wire.converter import unstructure
 
     def show(update: Any) -> None:
@@ -69,6 +71,7 @@ async def _call(
     try:
         async with ExtensionSession(run_command(target), stderr=stderr, timeout=timeout) as session:
             result = await session.call_tool(tool, values, show)
+            registered, started = session.task_registrations, [] if quiet else await session.tasks()
     except ConnectionClosed:
         click.echo(f"sepkit: {target} ended before it answered" + ("" if quiet else "; see above"), err=True)
         return ExitCode.FAILED
@@ -80,4 +83,6 @@ async def _call(
     else:
         click.echo(result.content, err=result.is_error)
     sys.stdout.flush()
+    if registered and not quiet:
+        click.echo("\n".join(["tasks:", *lines(registered, started)]), err=True)
     return ExitCode.FAILED if result.is_error else ExitCode.OK

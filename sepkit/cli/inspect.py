@@ -1,28 +1,39 @@
-"""``sepkit inspect``: what an App contributes, without running it."""
+"""``sepkit inspect``: what an App contributes, without running it; with ``--run``, how its tasks are as well."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
-from sepkit.cli import fail_to_load
-from sepkit.errors import LoadError
+from sepkit.cli import ExitCode, fail_to_load
+from sepkit.errors import LoadError, SepkitError
 
 if TYPE_CHECKING:
     from sepkit.app import App
+    from sepkit.wire.messages import TaskHealth
 
 
 @click.command("inspect")
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def command(target: str, as_json: bool) -> None:
+@click.option(
+    "--run",
+    "seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Also run it for so long, and show how its background tasks are then.",
+)
+def command(target: str, as_json: bool, seconds: float | None) -> None:
     """Show what MODULE:APP registers: tools, hooks in the order in which they run, events, commands and the rest."""
     from sepkit.loader import load
+    from sepkit.wire.converter import unstructure
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the module prints when it is imported is no data
@@ -30,6 +41,15 @@ def command(target: str, as_json: bool) -> None:
     except LoadError as error:
         sys.exit(fail_to_load(error))
     description = describe(app)
+    if seconds is not None:
+        try:
+            started = asyncio.run(_tasks_after(target, seconds))
+        except SepkitError as error:
+            click.echo(f"sepkit: {error}", err=True)
+            sys.exit(ExitCode.FAILED)
+        except KeyboardInterrupt:
+            sys.exit(ExitCode.INTERRUPTED)
+        description["started_tasks"] = [unstructure(task) for task in started]
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(description, option=orjson.OPT_INDENT_2) + b"\n")
     else:
@@ -99,6 +119,15 @@ def describe(app: App) -> dict[str, Any]:
     }
 
 
+async def _tasks_after(target: str, seconds: float) -> list[TaskHealth]:
+    """How the tasks are when the App has run for so long, in a process of its own."""
+    from sepkit.cli.session import ExtensionSession, run_command
+
+    async with ExtensionSession(run_command(target)) as session:
+        await asyncio.sleep(seconds)
+        return await session.tasks()
+
+
 def _runs(is_async: bool) -> str:
     return "in the loop" if is_async else "in a thread"
 
@@ -117,6 +146,13 @@ def _lines(app: dict[str, Any]) -> Iterator[str]:
                 rows.append([f"{name}{only}{order}  {handler['function']}  {handler['handler']}"])
         yield from _section(kind, rows)
     yield from _section("tasks", [_task_lines(task) for task in app["tasks"]])
+    if started := app.get("started_tasks"):
+        from sepkit.cli.tasks import state_line
+        from sepkit.wire.converter import structure
+        from sepkit.wire.messages import TaskHealth
+
+        now = datetime.now(UTC)
+        yield from _section("started tasks", [[state_line(structure(task, TaskHealth), now)] for task in started])
     yield from _section("flags", [[f"{name}  default {value!r}"] for name, value in app["flags"].items()])
     shortcuts = app.get("shortcuts", [])
     yield from _section("shortcuts", [[f"{one['key']}  /{one['command']}"] for one in shortcuts])
@@ -165,15 +201,12 @@ def _command_lines(command: dict[str, Any]) -> list[str]:
 
 
 def _task_lines(task: dict[str, Any]) -> list[str]:
-    policy = task["policy"]
-    limit = f", at most {policy['max_restarts']} times" if policy["max_restarts"] else ""
-    start = (
-        "per user, started on demand" if task["per_user"] else "starts by itself" if task["autostart"] else "on demand"
-    )
+    from sepkit.cli.tasks import policy_line
+
     return [
         task["name"],
         *task["description"].splitlines()[:1],
-        f"{start}; restart {policy['type']}{limit}, after {policy['initial_delay']:g} to {policy['max_delay']:g} s",
+        policy_line(task["policy"], per_user=task["per_user"], autostart=task["autostart"]),
         task["handler"],
     ]
 

@@ -1,6 +1,7 @@
-"""A session with one extension, as ``call`` and ``make demo`` need it: spawn, shake hands, ask, end.
+"""A session with one extension, as ``call``, ``inspect`` and ``make demo`` need it: spawn, shake hands, ask, end.
 
-Not a host: it answers ``ping`` and nothing else, so that an extension sees a headless host without services.
+Not a host: an extension sees one without a person in front of it, that keeps keys for as long as the session lasts,
+takes what is published on the bus, and knows no other service.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from sepkit import __version__
-from sepkit.errors import InternalError, InvalidData
+from sepkit.errors import InternalError, InvalidData, InvalidParams
 from sepkit.peer import Peer
 from sepkit.transports.process import ChildProcess
 from sepkit.wire import messages, methods
@@ -57,12 +58,20 @@ class ExtensionSession:
         self._on_log = on_log
         self._updates: dict[str, OnUpdate] = {}
         self._calls = 0
+        self._kv: dict[str, Any] = {}
 
     async def __aenter__(self) -> ExtensionSession:
         self._child = ChildProcess(self._command, cwd=self._cwd, stderr=self._stderr)
         self._peer = Peer(
             self._child.transport,
-            routes={methods.PING: _pong},
+            routes={
+                methods.PING: _done,
+                methods.KV_GET: self._kv_get,
+                methods.KV_SET: self._kv_set,
+                methods.KV_DELETE: self._kv_delete,
+                methods.KV_LIST: self._kv_list,
+                methods.BUS_PUBLISH: _done,
+            },
             notifications={methods.TOOL_UPDATE: self._updated, methods.LOG: self._logged},
         )
         self._peer.start()
@@ -73,9 +82,10 @@ class ExtensionSession:
                 workspace=messages.WorkspaceInfo(root=str(Path.cwd()), trusted=True),
                 mode="headless",
                 ui_capabilities=[],
+                capabilities_enabled={"tasks": True},
             )
             answer = await self._peer.request(methods.INITIALIZE, unstructure(handshake), timeout=10.0)
-            self.info = _fits(answer, messages.InitializeResult)
+            self.info: messages.InitializeResult = _fits(answer, messages.InitializeResult)
         except BaseException:
             await self._child.stop(grace=1.0)
             raise
@@ -113,6 +123,18 @@ class ExtensionSession:
         outcome: messages.HookOutcome = _fits(answer, messages.HookOutcome)
         return outcome
 
+    @property
+    def task_registrations(self) -> list[messages.TaskRegistration]:
+        """The background tasks that it brings."""
+        return [] if self.info.registrations is None else self.info.registrations.tasks
+
+    async def tasks(self) -> list[messages.TaskHealth]:
+        """How the tasks are that have been started; none where the extension brings no tasks."""
+        if not self.task_registrations:
+            return []
+        listed: messages.TaskListResult = _fits(await self._ask(methods.TASK_LIST, {}), messages.TaskListResult)
+        return listed.tasks
+
     async def _ask(self, method: str, params: dict[str, Any]) -> Any:
         return await self._peer.request(method, params, timeout=self._timeout)
 
@@ -125,9 +147,32 @@ class ExtensionSession:
         if self._on_log is not None:
             self._on_log(structure(params, messages.LogParams))
 
+    async def _kv_get(self, params: dict[str, Any]) -> object:
+        return {"value": self._kv.get(_asked(params, messages.KvGetParams).key)}
 
-async def _pong(params: dict[str, Any]) -> object:
+    async def _kv_set(self, params: dict[str, Any]) -> object:
+        asked = _asked(params, messages.KvSetParams)
+        self._kv[asked.key] = asked.value
+        return {}
+
+    async def _kv_delete(self, params: dict[str, Any]) -> object:
+        self._kv.pop(_asked(params, messages.KvDeleteParams).key, None)
+        return {}
+
+    async def _kv_list(self, params: dict[str, Any]) -> object:
+        prefix = _asked(params, messages.KvListParams).prefix or ""
+        return {"keys": sorted(key for key in self._kv if key.startswith(prefix))}
+
+
+async def _done(params: dict[str, Any]) -> object:
     return {}
+
+
+def _asked(params: dict[str, Any], cls: Any) -> Any:
+    try:
+        return structure(params, cls)
+    except InvalidData as error:
+        raise InvalidParams(f"invalid params: {error}") from None
 
 
 def _fits(answer: object, cls: Any) -> Any:

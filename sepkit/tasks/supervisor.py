@@ -30,6 +30,7 @@ from typing import Any, Final, Literal
 from sepkit.errors import SepkitError
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
+from sepkit.tracebacks import authors_part
 from sepkit.wire.messages import TaskHealth
 from sepkit.wire.methods import TaskStatus
 
@@ -322,7 +323,8 @@ class Supervisor:
         self._disarm(entry)
         error = asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
         if error is not None and not task.cancelled():
-            self._log.error("task %r: run %d raised", entry.id, entry.number, exc_info=error)
+            what = (type(error), error, authors_part(error))
+            self._log.error("task %r: run %d raised", entry.id, entry.number, exc_info=what)
         if entry.wish == "stop":
             self._end(entry, "stopped", None)
             return
