@@ -38,7 +38,7 @@ _BY_KIND: Final = {
     "registration": ExitCode.BAD_REGISTRATION,
 }
 
-_VERBS: Final = ("run", "call", "inspect")
+_VERBS: Final = ("run", "call", "inspect", "spec")
 
 
 class _Verbs(click.Group):

@@ -187,7 +187,7 @@ class InitializeParams(Record):
     """``initialize``: the host introduces itself.
 
     Wire: ``{"protocol_version", "host", "workspace", "mode", "session"?, "ui_capabilities"?, "flags"?,
-    "capabilities_enabled"?}``. ``ui_capabilities`` is None where the host did not say. Source: protocol section 3.
+    "capabilities_enabled"?}``. Without ``ui_capabilities`` the host did not say. Source: protocol section 3.
     """
 
     protocol_version: Version
@@ -727,7 +727,7 @@ class ToolCallResult(Record):
 
 @record(kw_only=True)
 class Usage(Record):
-    """What a completion has cost, in tokens; also a stream event. What a provider counts besides is in ``extra``.
+    """What a completion has cost, in tokens; also a stream event. A provider may count other things besides.
 
     Wire: ``{"prompt_tokens"?, "completion_tokens"?, "total_tokens"?, "cached_tokens"?, …}``, with ``"type": "Usage"``
     where it is a stream event. Source: protocol sections 3 and 4.
@@ -737,7 +737,7 @@ class Usage(Record):
     completion_tokens: Count | None = None
     total_tokens: Count | None = None
     cached_tokens: Count | None = None
-    extra: JsonObject = attrs.field(factory=dict, metadata={REST: True})
+    extra: JsonObject = attrs.field(factory=dict, metadata={REST: True})  # what a provider counts besides
 
 
 @record(kw_only=True)
@@ -854,12 +854,13 @@ class OAuthParams(Record):
 
 @record(kw_only=True)
 class Credentials(Record):
-    """What a login brought; the secrets are left out of its ``repr``.
+    """What a login brought.
 
     Wire: ``{"api_key"?, "access_token"?, "refresh_token"?, "expires_at"?, "extra"?}``; ``expires_at`` in seconds since
     1970. Source: protocol section 3.
     """
 
+    # Secrets stay out of a `repr`, which may be logged.
     api_key: str | None = attrs.field(default=None, repr=False)
     access_token: str | None = attrs.field(default=None, repr=False)
     refresh_token: str | None = attrs.field(default=None, repr=False)
@@ -1027,7 +1028,7 @@ class KvGetParams(Record):
 
 @record
 class KvGetResult(Record):
-    """The value of a key; None where there is none.
+    """The value of a key; null where there is none.
 
     Wire: ``{"value"}``, any JSON. Source: protocol section 4.
     """
