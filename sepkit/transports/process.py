@@ -83,9 +83,10 @@ class ChildProcess:
 
     async def stop(self, *, grace: float = 5.0) -> int:
         """End it: its stdin ends, then SIGTERM, then SIGKILL for all of its session; the exit code."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self.transport.end_output()
+        if self.process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.transport.end_output()
         code = await self.wait(grace)
         for number, seconds in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
             if code is None:
@@ -94,7 +95,10 @@ class ChildProcess:
         self._kill_session()
         for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
             await asyncio.sleep(0)
-        await self.transport.aclose()
+        # Nobody reads any more what still waits; but a grandchild may hold the pipe, and never take it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await self.transport.aclose()
         return self.process.wait() if code is None else code
 
     def _signal(self, number: int) -> None:

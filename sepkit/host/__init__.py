@@ -1,0 +1,33 @@
+"""The other end of the wire: load extensions in any language, ask them, and survive them.
+
+A program makes a :class:`Host`, loads what :func:`discover` finds, and is asked by its :class:`Delegate`.
+"""
+
+from __future__ import annotations
+
+from sepkit.host.delegate import Delegate
+from sepkit.host.extension import ExtensionUnavailable
+from sepkit.host.hooks import Folded
+from sepkit.host.host import CompletionStream, Host, HostTool, Status
+from sepkit.host.life import ExtensionDied
+from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, discover, read
+from sepkit.host.store import KvStore, StoreError
+
+__all__ = [
+    "CompletionStream",
+    "Delegate",
+    "Discovery",
+    "ExtensionDied",
+    "ExtensionUnavailable",
+    "Folded",
+    "Host",
+    "HostTool",
+    "KvStore",
+    "Manifest",
+    "ManifestError",
+    "Problem",
+    "Status",
+    "StoreError",
+    "discover",
+    "read",
+]

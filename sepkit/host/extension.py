@@ -1,0 +1,465 @@
+"""One loaded extension, over all its lives: started, started again after a death, reloaded, stopped.
+
+States and what leads from one to the next::
+
+    starting ──handshake──▶ ready ──death──▶ restarting ──1, 5, 25 s──▶ starting …
+        └─fails─▶ failed (at its first start, or after the last restart) ──reload──▶ starting
+
+Source: protocol sections 2, 4 and 8; background tasks, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, TypeVar
+
+import attrs
+
+from sepkit.errors import InvalidData, RpcError, SepkitError
+from sepkit.host.delegate import Delegate
+from sepkit.host.lane import EventLane
+from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, ExtensionDied, Life, fitted
+from sepkit.host.manifest import Manifest, ManifestError, Sandbox
+from sepkit.host.services import Room, Services
+from sepkit.host.store import KvStore
+from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.frames import MAX_FRAME_BYTES
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+OnUpdate = Callable[[messages.ToolUpdateParams], None]
+
+_log = logging.getLogger("sepkit.host")
+
+_RUNNING: Final = frozenset({"pending", "running", "restarting"})
+_LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
+_STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
+
+
+class ExtensionUnavailable(SepkitError):
+    """The extension cannot be asked now: it is starting, restarting, failed or stopped."""
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """What all extensions of one host share. Times are seconds."""
+
+    handshake: Callable[[Manifest], messages.InitializeParams]
+    delegate: Delegate
+    store: KvStore
+    room: Room
+    isolation: bool = False
+    initialize_timeout: float = INITIALIZE_TIMEOUT
+    shutdown_grace: float = SHUTDOWN_GRACE
+    ping_after: float = PING_AFTER
+    ping_timeout: float = PING_TIMEOUT
+    restart_delays: tuple[float, ...] = DELAYS
+    healthy_after: float = HEALTHY_AFTER
+    max_frame_bytes: int = MAX_FRAME_BYTES
+
+
+class Extension:
+    """An extension of a host."""
+
+    def __init__(self, manifest: Manifest, setting: Setting, on_registered: Callable[[Extension], None]) -> None:
+        self.manifest = manifest
+        self.name = manifest.name
+        self.state: State = "stopped"
+        self.epoch = 0
+        self.last_error: Exception | None = None
+        """Why it is not ready, or was not; None where it has never failed."""
+        self.registrations = messages.Registrations()
+        """What it contributes, as far as it is granted. Stays while it restarts: a gate that is down blocks."""
+        self.tasks: dict[str, messages.TaskHealth] = {}
+        """The background tasks that it has told of."""
+        self._setting = setting
+        self._on_registered = on_registered
+        self._restarts = Restarts(setting.restart_delays, setting.healthy_after)
+        self._life: Life | None = None
+        self._lane: EventLane | None = None
+        self._lock = asyncio.Lock()  # one start, stop or reload at a time
+        self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
+        self._early: list[tuple[str, Any]] = []  # told between the answer to the handshake and our look at it
+        self._updates: dict[str, OnUpdate] = {}
+        self._streams: dict[str, Callable[[messages.StreamEvent], None]] = {}
+        self._wanted_tasks: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
+        self._died_at = 0.0
+        self._ended_tasks: dict[str, float] = {}  # of these, when the extension told that they have ended
+
+    # -- what it says of itself ----------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None where there is none."""
+        return None if self._life is None else self._life.pid
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since its present life began."""
+        return 0.0 if self._life is None else asyncio.get_running_loop().time() - self._life.began
+
+    @property
+    def restarts(self) -> int:
+        """How often it has been restarted since it was last healthy."""
+        return self._restarts.count
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for its answer."""
+        return 0 if self._life is None else self._life.peer.pending
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to its stderr last."""
+        return "" if self._life is None else self._life.stderr.tail
+
+    @property
+    def context(self) -> dict[str, str]:
+        """The context of tools, hooks and commands."""
+        return self._alive().contexts["command"]
+
+    # -- asking it -----------------------------------------------------------------------------------------------------
+
+    async def ask(self, method: str, params: dict[str, Any], timeout: float | None) -> Any:
+        """Ask it.
+
+        Raises:
+            ExtensionUnavailable: It is not ready.
+            ExtensionDied: It died before it answered.
+            RequestTimeout: It did not answer in time.
+            RpcError: It answered with an error.
+        """
+        return await self._alive().request(method, params, timeout=timeout)
+
+    def tell(self, event: str, payload: dict[str, Any]) -> None:
+        """Dispatch an event to it, if it is there. Never waits."""
+        if self._lane is not None:
+            self._lane.dispatch(event, payload)
+
+    async def call_tool(
+        self, tool: str, arguments: dict[str, Any], call_id: str, on_update: OnUpdate | None, timeout: float | None
+    ) -> messages.ToolExecuteResult:
+        """Call one of its tools, by the bare name."""
+        life = self._alive()
+        params = {"call_id": call_id, "tool": tool, "arguments": arguments, "context": life.contexts["command"]}
+        if on_update is not None:
+            self._updates[call_id] = on_update
+        try:
+            answer = await life.request(methods.TOOL_EXECUTE, params, timeout=timeout)
+        finally:
+            if on_update is not None:
+                del self._updates[call_id]
+        result: messages.ToolExecuteResult = fitted(self.name, answer, messages.ToolExecuteResult)
+        return result
+
+    @contextlib.contextmanager
+    def streaming(self, request_id: str, take: Callable[[messages.StreamEvent], None]) -> Any:
+        """Have the stream events of a request given to ``take`` within the block."""
+        self._streams[request_id] = take
+        try:
+            yield
+        finally:
+            del self._streams[request_id]
+
+    async def start_task(self, params: messages.TaskStartParams) -> messages.TaskHealth:
+        """Start a background task; should the process die, it is started again with the next one."""
+        answer = await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
+        health: messages.TaskHealth = fitted(self.name, answer, messages.TaskHealth)
+        self._wanted_tasks[health.task_id] = attrs.evolve(params, task_id=health.task_id)
+        self.tasks.setdefault(health.task_id, health)
+        return health
+
+    async def stop_task(self, task_id: str, timeout: float | None = None) -> messages.TaskHealth:
+        """Stop a background task, and wait until it has ended."""
+        self._wanted_tasks.pop(task_id, None)
+        self._ended_tasks.pop(task_id, None)
+        answer = await self.ask(methods.TASK_STOP, {"task_id": task_id}, timeout)
+        health: messages.TaskHealth = fitted(self.name, answer, messages.TaskHealth)
+        self.tasks[task_id] = health
+        return health
+
+    def _alive(self) -> Life:
+        life = self._life
+        if life is None or self.state != "ready":
+            why = f": {self.last_error}" if self.last_error is not None and self.state != "stopped" else ""
+            raise ExtensionUnavailable(f"{self.name} is {self.state}{why}")
+        return life
+
+    # -- its life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start it for the first time.
+
+        Raises:
+            SepkitError: It could not be started, or the handshake failed; it is ``failed``, and stays so.
+        """
+        async with self._lock:
+            try:
+                await self._begin()
+            except SepkitError as error:
+                self._fail(error)
+                raise
+
+    async def stop(self) -> None:
+        """End it, whatever its state."""
+        self._cancel_restart()
+        async with self._lock:
+            await self._stop()
+
+    async def reload(self, manifest: Manifest) -> None:
+        """Stop it, and start it anew in a new epoch. Leaves ``failed``, too.
+
+        Raises:
+            SepkitError: It could not be started; it is ``failed``.
+        """
+        self._cancel_restart()
+        async with self._lock:
+            await self._stop()
+            self.manifest = manifest
+            self._restarts.reset()
+            try:
+                await self._begin()
+            except SepkitError as error:
+                self._fail(error)
+                raise
+
+    def _cancel_restart(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+
+    async def _stop(self) -> None:
+        life, self._life, self._lane = self._life, None, None
+        self._become("stopped")
+        if life is not None:
+            await life.stop(self._setting.shutdown_grace)
+        self._tasks_died("the extension was stopped")
+
+    async def _begin(self) -> None:
+        self._become("starting")
+        manifest, setting = self.manifest, self._setting
+        environment = manifest.environment()
+        manifest.check_hash(environment)
+        self.epoch += 1
+        self._early.clear()
+        life = Life(
+            self.name,
+            self.epoch,
+            self._command(environment),
+            cwd=manifest.root,
+            env=environment,
+            on_death=self._died,
+            on_stderr=functools.partial(setting.delegate.stderr, self.name),
+            max_frame_bytes=setting.max_frame_bytes,
+            ping_after=setting.ping_after,
+            ping_timeout=setting.ping_timeout,
+        )
+        services = Services(
+            self.name,
+            life.contexts["command"]["token"],
+            manifest.capabilities.grants(),
+            setting.delegate,
+            setting.store,
+            setting.room,
+            functools.partial(self._told, life),
+        )
+        self._life = life
+        try:
+            introduction = await life.begin(
+                setting.handshake(manifest),
+                routes=services.routes(),
+                notifications={
+                    **services.notifications(),
+                    methods.TOOL_UPDATE: functools.partial(self._updated, life),
+                    methods.PROVIDER_DELTA: functools.partial(self._streamed, life),
+                },
+                timeout=setting.initialize_timeout,
+            )
+        except BaseException:
+            self._life = None
+            raise
+        if introduction.extension.name != self.name:
+            _log.info("%s calls itself %s", self.name, introduction.extension.name)
+        self._lane = EventLane(life.peer, life.contexts["event"])
+        self.registrations = self._granted(introduction.registrations or messages.Registrations())
+        self._become("ready")
+        for method, record in self._early:
+            self._told(life, method, record)
+        self._on_registered(self)
+        if self._wanted_tasks:
+            await self._start_tasks_again()
+
+    def _command(self, environment: dict[str, str]) -> list[str]:
+        run, sandbox = self.manifest.run, self.manifest.sandbox
+        if sandbox is None:
+            return [run.command, *run.args]
+        if not self._setting.isolation:
+            raise ManifestError(f"{self.name} wants to run in a sandbox, and this host was not asked for isolation")
+        if (msb := shutil.which("msb", path=environment.get("PATH"))) is None:
+            raise ManifestError(
+                f"{self.name} wants to run in a sandbox, and there is no msb on PATH {environment.get('PATH', '')!r}"
+            )
+        return [msb, *_sandbox_options(sandbox), "--", run.command, *run.args]
+
+    def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._setting.delegate.state_changed(self.name, state)
+
+    def _fail(self, error: Exception) -> None:
+        self.last_error = error
+        self._life = self._lane = None
+        self._become("failed")
+
+    def _died(self, life: Life) -> None:
+        """A life has ended that nobody has stopped."""
+        if life is not self._life:
+            return
+        self._life = self._lane = None
+        error = life.died.result()
+        self._died_at = asyncio.get_running_loop().time()
+        _log.warning("%s", error)
+        self._tasks_died(f"its process has ended: {error}".partition("\n")[0])
+        if self.state != "starting":  # else whoever waits for the handshake sees to it
+            self._start_again(error, asyncio.get_running_loop().time() - life.began)
+
+    def _start_again(self, error: Exception, uptime: float) -> None:
+        delay = self._restarts.after_death(uptime)
+        if delay is None:
+            self._fail(error)
+            return
+        self.last_error = error
+        self._become("restarting")
+        self._again = asyncio.get_running_loop().create_task(self._restart(delay), name=f"sepkit restart {self.name}")
+
+    async def _restart(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        async with self._lock:
+            if self.state != "restarting":  # it was stopped, or reloaded, meanwhile
+                return
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._begin()
+            except SepkitError as error:
+                _log.warning("%s could not be restarted: %s", self.name, error)
+                self._start_again(error, asyncio.get_running_loop().time() - began)
+
+    # -- what it tells -------------------------------------------------------------------------------------------------
+
+    def _told(self, life: Life, method: str, record: Any) -> None:
+        if life is not self._life:  # the last words of an earlier life
+            return
+        if self.state == "starting":
+            self._early.append((method, record))
+        elif method == methods.LOG:
+            self._setting.delegate.log(self.name, record)
+        elif method == methods.REGISTRY_UPDATE:
+            self.registrations = self._granted(_merged(self.registrations, record))
+            self._on_registered(self)
+        elif method == methods.TASK_UPDATE:
+            self.tasks[record.task_id] = record
+            if record.task_id in self._wanted_tasks:
+                self._task_told(record)
+            self._setting.delegate.task_changed(self.name, record)
+
+    def _task_told(self, task: messages.TaskHealth) -> None:
+        """A task that the host has started has ended, or begun. An orderly end of the process tells of it, too."""
+        if task.status in _RUNNING:
+            self._ended_tasks.pop(task.task_id, None)
+        else:
+            self._ended_tasks[task.task_id] = asyncio.get_running_loop().time()
+
+    def _updated(self, life: Life, params: dict[str, Any]) -> None:
+        on_update = self._updates.get(params.get("call_id", ""))
+        if on_update is None or life is not self._life:
+            return
+        try:
+            update: messages.ToolUpdateParams = structure(params, messages.ToolUpdateParams)
+        except InvalidData as error:
+            _log.warning("%s: ignored a malformed tool/update: %s", self.name, error)
+            return
+        on_update(update)
+
+    def _streamed(self, life: Life, params: dict[str, Any]) -> None:
+        take = self._streams.get(params.get("request_id", ""))
+        if take is None or life is not self._life:
+            return
+        try:
+            event: messages.StreamEvent = structure(params.get("event"), messages.StreamEvent)
+        except InvalidData as error:
+            _log.debug("%s: ignored a stream event: %s", self.name, error)
+            return
+        take(event)
+
+    def _granted(self, said: messages.Registrations) -> messages.Registrations:
+        """What its manifest allows of what it says that it contributes."""
+        allowed = self.manifest.capabilities
+        bound = set(allowed.events)
+        kept = attrs.evolve(
+            said,
+            tools=_last(said.tools) if allowed.tools else [],
+            commands=_last(said.commands) if allowed.commands else [],
+            shortcuts=said.shortcuts if allowed.commands else [],
+            providers=_last(said.providers) if allowed.providers else [],
+            subscriptions=[event for event in said.subscriptions if not bound or event in bound],
+        )
+        for kind in ("tools", "commands", "providers", "subscriptions"):
+            before, after = getattr(said, kind), getattr(kept, kind)
+            if len(after) < len(before):
+                _log.warning("%s: its manifest does not grant all of its %s", self.name, kind)
+        return kept
+
+    def _tasks_died(self, why: str) -> None:
+        for task_id, health in self.tasks.items():
+            if health.status in _RUNNING:
+                self.tasks[task_id] = dead = attrs.evolve(health, status="failed", error=why)
+                self._setting.delegate.task_changed(self.name, dead)
+
+    async def _start_tasks_again(self) -> None:
+        ended, self._ended_tasks = self._ended_tasks, {}
+        for task_id, when in ended.items():
+            if when < self._died_at - _LAST_ACTS:
+                del self._wanted_tasks[task_id]
+        for task_id, params in list(self._wanted_tasks.items()):
+            try:
+                await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
+            except (RpcError, SepkitError) as error:
+                _log.warning("%s: its task %r did not come back: %s", self.name, task_id, error)
+
+
+Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration, messages.ProviderRegistration)
+
+
+def _last(registered: Iterable[Named]) -> list[Named]:
+    """Of those with the same name the last."""
+    return list({one.name: one for one in registered}.values())
+
+
+def _merged(before: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
+    return attrs.evolve(
+        before,
+        tools=_last([*before.tools, *update.tools]),
+        commands=_last([*before.commands, *update.commands]),
+        providers=_last([*before.providers, *update.providers]),
+        flags=list(dict.fromkeys([*before.flags, *update.flags])),
+        subscriptions=list(dict.fromkeys([*before.subscriptions, *update.subscriptions])),
+    )
+
+
+def _sandbox_options(sandbox: Sandbox) -> list[str]:
+    options = ["run", "--image", sandbox.image, "--network", sandbox.network]
+    if sandbox.memory is not None:
+        options += ["--memory", str(sandbox.memory)]
+    if sandbox.cpus is not None:
+        options += ["--cpus", str(sandbox.cpus)]
+    for domain in sandbox.allow_domains:
+        options += ["--allow-domain", domain]
+    return options
+
+
+__all__ = ["Extension", "ExtensionDied", "ExtensionUnavailable", "OnUpdate", "Setting", "State"]

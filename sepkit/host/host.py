@@ -1,0 +1,559 @@
+"""``Host``: loads extensions, and is all that the program around it needs of them.
+
+The rooms below it: ``manifest`` (what there is), ``extension`` and ``life`` (one of them), ``services`` (what it may
+ask), ``hooks`` (how several answers come to one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from sepkit.errors import InvalidData, InvalidParams, MethodNotFound, NotTrusted, SepkitError
+from sepkit.host import hooks
+from sepkit.host.delegate import Delegate
+from sepkit.host.extension import Extension, OnUpdate, Setting, State
+from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
+from sepkit.host.manifest import Discovery, Manifest, Problem, home_folder, read
+from sepkit.host.store import KvStore
+from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure
+from sepkit.wire.frames import MAX_FRAME_BYTES
+
+_log = logging.getLogger("sepkit.host")
+
+TOOL_TIMEOUT: Final = 120.0
+COMMAND_TIMEOUT: Final = 120.0
+COMPLETION_TIMEOUT: Final = 5.0
+OAUTH_TIMEOUT: Final = 300.0
+
+
+@attrs.frozen
+class HostTool:
+    """A tool, as the host offers it to a model."""
+
+    name: str
+    """``<extension>.<tool>``."""
+    extension: str
+    description: str
+    parameters: dict[str, Any]
+    deferred: bool = False
+
+
+@attrs.frozen
+class Status:
+    """How an extension is. Times are seconds."""
+
+    name: str
+    version: str
+    state: State
+    epoch: int
+    pid: int | None
+    restarts: int
+    uptime: float
+    pending: int
+    error: str | None
+    stderr: str
+
+
+class Host:
+    """Runs extensions for a program: an agent, a server, an editor.
+
+    As an async context manager it ends all of them when the block is left.
+
+    Args:
+        name: The program's name, told to extensions; like ``version``.
+        version: The program's version.
+        workspace: Where the agent works; the current folder by default.
+        trusted: Whether its user trusts that place: only then its own extensions are loaded.
+        mode: What kind of host it is.
+        delegate: What decides for the program, and is told; by default nothing is granted.
+        flags: The values of flags.
+        session_id: The host's session.
+        store: Where ``kv`` keeps its data: a file, or a store. By default ``kv.sqlite3`` in ``$SMOOTH_HOME``, else in
+            ``~/.smooth``.
+        active_tools: The names of the tools that a model may have at all; None is all of them.
+        isolation: Whether extensions that ask for a sandbox are run in one. Without it they are refused.
+        initialize_timeout: Seconds for the handshake.
+        shutdown_grace: Seconds for the end.
+        ping_after: Seconds of silence before a ping.
+        ping_timeout: Seconds for its answer.
+        restart_delays: Seconds before each restart after a death.
+        healthy_after: Seconds of life after which the restarts are counted anew.
+        max_frame_bytes: The longest line that is read.
+    """
+
+    def __init__(
+        self,
+        name: str = "sepkit",
+        version: str = "0",
+        *,
+        workspace: Path | str | None = None,
+        trusted: bool = False,
+        mode: methods.Mode = "headless",
+        delegate: Delegate | None = None,
+        flags: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+        store: KvStore | Path | str | None = None,
+        active_tools: Iterable[str] | None = None,
+        isolation: bool = False,
+        initialize_timeout: float = INITIALIZE_TIMEOUT,
+        shutdown_grace: float = SHUTDOWN_GRACE,
+        ping_after: float = PING_AFTER,
+        ping_timeout: float = PING_TIMEOUT,
+        restart_delays: tuple[float, ...] = DELAYS,
+        healthy_after: float = HEALTHY_AFTER,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.workspace = Path.cwd() if workspace is None else Path(workspace).absolute()
+        self.trusted = trusted
+        self.mode: methods.Mode = mode
+        self.delegate = Delegate() if delegate is None else delegate
+        self.flags = dict(flags or {})
+        self.session_id = session_id
+        self.store = store if isinstance(store, KvStore) else KvStore(store or home_folder() / "kv.sqlite3")
+        self._allowed = None if active_tools is None else frozenset(active_tools)
+        self._active: frozenset[str] | None = None  # what an extension has asked for; never more than is allowed
+        self._setting = Setting(
+            handshake=self._handshake,
+            delegate=self.delegate,
+            store=self.store,
+            room=self,
+            isolation=isolation,
+            initialize_timeout=initialize_timeout,
+            shutdown_grace=shutdown_grace,
+            ping_after=ping_after,
+            ping_timeout=ping_timeout,
+            restart_delays=restart_delays,
+            healthy_after=healthy_after,
+            max_frame_bytes=max_frame_bytes,
+        )
+        self._extensions: dict[str, Extension] = {}  # in the order of their names: the order of hooks
+        self._tools: dict[str, tuple[Extension, messages.ToolRegistration]] = {}
+        self._widgets: dict[str, str] = {}
+        self._calls = itertools.count(1)
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End all extensions, side by side, and close the store."""
+        try:
+            await asyncio.gather(*(extension.stop() for extension in self._extensions.values()))
+        finally:
+            await self.store.aclose()
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    async def load(self, found: Discovery | Iterable[Manifest]) -> list[Problem]:
+        """Start extensions, side by side. One that fails fails alone.
+
+        Returns:
+            Those that could not be loaded, and why: bad manifests, too.
+        """
+        problems: list[Problem] = []
+        if isinstance(found, Discovery):
+            problems += found.problems
+            chosen = found.chosen(trusted=self.trusted)
+            if not self.trusted:
+                untrusted = NotTrusted(f"the workspace {self.workspace} is not trusted")
+                problems += [Problem(manifest.name, untrusted) for manifest in found.untrusted()]
+        else:
+            chosen = [manifest for manifest in found if not manifest.disabled]
+        started = []
+        for manifest in chosen:
+            if manifest.name in self._extensions:
+                problems.append(Problem(manifest.name, SepkitError("an extension of this name is loaded already")))
+            else:
+                extension = Extension(manifest, self._setting, self._registered)
+                self._extensions[manifest.name] = extension
+                started.append(extension)
+        self._extensions = dict(sorted(self._extensions.items()))
+        outcomes = await asyncio.gather(*(extension.start() for extension in started), return_exceptions=True)
+        for extension, outcome in zip(started, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                problems.append(Problem(extension.name, outcome))
+            elif outcome is not None:
+                raise outcome
+        return problems
+
+    async def reload(self, name: str) -> None:
+        """Read an extension's manifest again, and start it anew; what it was given before is worth nothing then.
+
+        Raises:
+            SepkitError: It could not be started; it is ``failed``.
+        """
+        extension = self._extension(name)
+        await extension.reload(read(extension.manifest.root, scope=extension.manifest.scope))
+
+    async def unload(self, name: str) -> None:
+        """End an extension, and forget it."""
+        extension = self._extension(name)
+        await extension.stop()
+        del self._extensions[name]
+        self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
+
+    def _handshake(self, manifest: Manifest) -> messages.InitializeParams:
+        return messages.InitializeParams(
+            protocol_version=methods.PROTOCOL_VERSION,
+            host=messages.HostInfo(name=self.name, version=self.version),
+            workspace=messages.WorkspaceInfo(root=str(self.workspace), trusted=self.trusted),
+            session=None if self.session_id is None else messages.SessionInfo(id=self.session_id),
+            mode=self.mode,
+            ui_capabilities=list(self.delegate.ui_kinds) if manifest.capabilities.ui else [],
+            flags=self.flags,
+            capabilities_enabled={**manifest.capabilities.grants(), "tasks": True},
+        )
+
+    def _registered(self, extension: Extension) -> None:
+        tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
+        for tool in extension.registrations.tools:
+            tools[f"{extension.name}.{tool.name}"] = (extension, tool)
+        self._tools = tools
+        self.delegate.registered(extension.name)
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def tools(self) -> list[HostTool]:
+        """The tools that a model sees from the start."""
+        return [tool for tool in self._all_tools() if not tool.deferred]
+
+    def deferred_tools(self) -> list[HostTool]:
+        """The tools that a model finds by a search."""
+        return [tool for tool in self._all_tools() if tool.deferred]
+
+    def _all_tools(self) -> list[HostTool]:
+        return [
+            HostTool(name, extension.name, tool.description, tool.parameters, tool.deferred)
+            for name, (extension, tool) in sorted(self._tools.items())
+            if (self._allowed is None or name in self._allowed) and (self._active is None or name in self._active)
+        ]
+
+    def registrations(self, extension: str) -> messages.Registrations:
+        """All that an extension contributes, as far as it is granted."""
+        return self._extension(extension).registrations
+
+    def status(self) -> list[Status]:
+        """How each extension is, those that could not be loaded included."""
+        return [
+            Status(
+                name=extension.name,
+                version=extension.manifest.version,
+                state=extension.state,
+                epoch=extension.epoch,
+                pid=extension.pid,
+                restarts=extension.restarts,
+                uptime=extension.uptime,
+                pending=extension.pending,
+                error=None if extension.last_error is None else str(extension.last_error),
+                stderr=extension.stderr,
+            )
+            for extension in self._extensions.values()
+        ]
+
+    # -- tools and commands --------------------------------------------------------------------------------------------
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        on_update: OnUpdate | None = None,
+        timeout: float | None = TOOL_TIMEOUT,
+    ) -> messages.ToolExecuteResult:
+        """Call a tool by its full name, ``<extension>.<tool>``.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments.
+            on_update: Told how far it is.
+            timeout: Seconds until it is given up; the extension is told to stop then.
+
+        Raises:
+            InvalidParams: There is no such tool.
+            ExtensionUnavailable: Its extension is not ready.
+            ExtensionDied: Its extension died before it answered; with exit code and the last of its stderr.
+            RequestTimeout: It took too long.
+            RpcError: The extension answered with an error.
+        """
+        entry = self._tools.get(name)
+        if entry is None:
+            raise InvalidParams(f"no tool {name!r}", data={"known": sorted(self._tools)})
+        extension, tool = entry
+        return await extension.call_tool(
+            tool.name, dict(arguments or {}), f"call-{next(self._calls)}", on_update, timeout
+        )
+
+    async def run_command(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        extension: str | None = None,
+        timeout: float | None = COMMAND_TIMEOUT,
+    ) -> str | None:
+        """Run a slash command; what it shows.
+
+        Raises:
+            InvalidParams: There is no such command, or several have one and ``extension`` does not say whose.
+        """
+        owner = self._commander(name, extension)
+        params = {"command": name, "context": owner.context, "arguments": dict(arguments or {})}
+        answer = await owner.ask(methods.COMMAND_EXECUTE, params, timeout)
+        result: messages.CommandExecuteResult = fitted(owner.name, answer, messages.CommandExecuteResult)
+        return result.content
+
+    async def complete_command(
+        self, name: str, partial: str = "", *, extension: str | None = None, timeout: float | None = COMPLETION_TIMEOUT
+    ) -> list[messages.Completion]:
+        """The ways to complete what was typed after a command."""
+        owner = self._commander(name, extension)
+        params = {"command": name, "context": owner.context, "partial": partial}
+        answer = await owner.ask(methods.COMMAND_COMPLETE, params, timeout)
+        result: messages.CommandCompleteResult = fitted(owner.name, answer, messages.CommandCompleteResult)
+        return result.completions
+
+    def _commander(self, name: str, extension: str | None) -> Extension:
+        found = [
+            one
+            for one in self._extensions.values()
+            if extension in (None, one.name) and any(command.name == name for command in one.registrations.commands)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            known = [c.name for one in self._extensions.values() for c in one.registrations.commands]
+            raise InvalidParams(f"no command {name!r}", data={"known": sorted(known)})
+        raise InvalidParams(f"several extensions have a command {name!r}", data={"extensions": [e.name for e in found]})
+
+    # -- hooks and events ----------------------------------------------------------------------------------------------
+
+    async def run_hook(self, hook: methods.HookName, value: Mapping[str, Any]) -> hooks.Folded:
+        """Ask each extension that has this hook, one after another, what it makes of ``value``.
+
+        An extension that declares no hooks at all may have them all the same, and is asked.
+        """
+        folded = hooks.Folded(dict(value))
+        guard = self._may_rewrite if hook == "tool_call" else None
+        for extension in list(self._extensions.values()):
+            declared = extension.registrations.hooks
+            if extension.state == "stopped" or (declared and hook not in declared):
+                continue
+            if extension.epoch == 0 or (not declared and extension.state != "ready"):
+                continue  # it never told that it guards anything
+            outcome = await self._ask_hook(extension, hook, folded.value)
+            folded = hooks.step(hook, folded, extension.name, outcome, guard)
+            if folded.blocked:
+                break
+        for note in folded.notes:
+            _log.warning("hook %s: %s", hook, note)
+        return folded
+
+    async def _ask_hook(self, extension: Extension, hook: str, value: dict[str, Any]) -> hooks.Outcome:
+        timeout = extension.manifest.hook_timeout or hooks.default_timeout(hook)
+        try:
+            params = {"hook": hook, "context": extension.context, "input": value}
+            answer = await extension.ask(methods.HOOK, params, timeout)
+        except MethodNotFound as error:
+            if not extension.registrations.hooks:  # it declared none, and has none
+                return messages.ContinueOutcome()
+            return hooks.Failed(str(error))
+        except SepkitError as error:
+            return hooks.Failed(str(error))
+        try:
+            outcome: hooks.Outcome = structure(answer, messages.HookOutcome)
+        except InvalidData as error:
+            return hooks.Failed(f"its answer is no outcome of a hook: {error}")
+        return outcome
+
+    def _may_rewrite(self, extension: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
+        if (refusal := hooks.owns_the_call(extension, before, after)) is not None:
+            return refusal
+        entry = self._tools.get(after["tool"])
+        return None if entry is None else _faults(entry[1].parameters, after["arguments"])
+
+    def dispatch_event(self, event: str, payload: Mapping[str, Any] | None = None) -> None:
+        """Tell all extensions that have subscribed to it of an event. Never waits.
+
+        Raises:
+            TypeError: ``payload`` is no plain JSON data.
+        """
+        said = self._payload(payload)
+        for extension in self._extensions.values():
+            if event in extension.registrations.subscriptions:
+                extension.tell(event, said)
+
+    def publish(self, sender: str, topic: str, payload: dict[str, Any]) -> None:
+        """Publish on the bus: all extensions but ``sender`` that listen to it are told."""
+        said = self._payload({"from": sender, "topic": topic, "payload": payload})
+        for extension in self._extensions.values():
+            if extension.name != sender and "bus/event" in extension.registrations.subscriptions:
+                extension.tell("bus/event", said)
+        self.delegate.published(sender, topic, payload)
+
+    def press_key(self, widget: str, key: str) -> None:
+        """Tell an extension of a key: ``widget`` is the id of a widget that it has shown, or its own name.
+
+        Raises:
+            InvalidParams: Nobody has shown such a widget, and no extension is called so.
+        """
+        owner = self._widgets.get(widget)
+        payload = {"key": key} if owner is None else {"widget_id": widget, "key": key}
+        extension = self._extensions.get(widget if owner is None else owner)
+        if extension is None:
+            raise InvalidParams(f"no widget and no extension {widget!r}", data={"widgets": sorted(self._widgets)})
+        extension.tell("widget/key", payload)
+
+    @staticmethod
+    def _payload(payload: Mapping[str, Any] | None) -> Any:
+        # Written once, however many are told; and what the caller does to it later changes nothing.
+        return orjson.Fragment(orjson.dumps(dict(payload or {})))
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def complete(
+        self,
+        provider: str,
+        model: str,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        stream: bool = True,
+        response_format: dict[str, Any] | None = None,
+        thinking: str | None = None,
+        timeout: float | None = None,
+    ) -> CompletionStream:
+        """Have a model of an extension complete ``messages``: iterate over the events, then look at ``result``.
+
+        Raises:
+            InvalidParams: There is no such provider.
+        """
+        params: dict[str, Any] = {"provider": provider, "model": model, "messages": messages, "stream": stream}
+        for name, value in (("tools", tools), ("response_format", response_format), ("thinking", thinking)):
+            if value is not None:
+                params[name] = value
+        return CompletionStream(self._provider(provider), f"request-{next(self._calls)}", params, timeout)
+
+    async def oauth_login(self, provider: str, *, timeout: float | None = OAUTH_TIMEOUT) -> messages.Credentials:
+        """Have an extension log in to its provider."""
+        return await self._oauth(methods.PROVIDER_OAUTH_LOGIN, provider, {}, timeout)
+
+    async def oauth_refresh(
+        self, provider: str, refresh_token: str, *, timeout: float | None = OAUTH_TIMEOUT
+    ) -> messages.Credentials:
+        """Have an extension renew the credentials of its provider."""
+        return await self._oauth(methods.PROVIDER_OAUTH_REFRESH, provider, {"refresh_token": refresh_token}, timeout)
+
+    async def _oauth(
+        self, method: str, provider: str, params: dict[str, Any], timeout: float | None
+    ) -> messages.Credentials:
+        owner = self._provider(provider)
+        answer = await owner.ask(method, {"provider": provider, "context": owner.context, **params}, timeout)
+        credentials: messages.Credentials = fitted(owner.name, answer, messages.Credentials)
+        return credentials
+
+    def _provider(self, name: str) -> Extension:
+        for extension in self._extensions.values():
+            if any(provider.name == name for provider in extension.registrations.providers):
+                return extension
+        known = [p.name for one in self._extensions.values() for p in one.registrations.providers]
+        raise InvalidParams(f"no provider {name!r}", data={"known": sorted(known)})
+
+    # -- background tasks ----------------------------------------------------------------------------------------------
+
+    def tasks(self) -> dict[str, list[messages.TaskHealth]]:
+        """How the background tasks of each extension are; those of a process that has died have failed."""
+        return {extension.name: list(extension.tasks.values()) for extension in self._extensions.values()}
+
+    async def start_task(
+        self,
+        extension: str,
+        name: str,
+        *,
+        task_id: str | None = None,
+        user_id: str | None = None,
+        payload: Any = None,
+    ) -> messages.TaskHealth:
+        """Start a background task of an extension. Should its process die, it comes back with the next one."""
+        params = messages.TaskStartParams(name=name, task_id=task_id, user_id=user_id, payload=payload)
+        return await self._extension(extension).start_task(params)
+
+    async def stop_task(self, extension: str, task_id: str, *, timeout: float | None = None) -> messages.TaskHealth:
+        """Stop a background task, and wait until it has ended."""
+        return await self._extension(extension).stop_task(task_id, timeout)
+
+    # -- what extensions ask -------------------------------------------------------------------------------------------
+
+    def owns_widget(self, extension: str, widget_id: str) -> None:
+        """Keys pressed in this widget are the extension's from now on."""
+        self._widgets[widget_id] = extension
+
+    def set_active(self, names: list[str]) -> list[str]:
+        """Make these tools the active ones; those that there are, and that are allowed."""
+        active = [name for name in names if name in self._tools and (self._allowed is None or name in self._allowed)]
+        self._active = frozenset(active)
+        return active
+
+    def _extension(self, name: str) -> Extension:
+        try:
+            return self._extensions[name]
+        except KeyError:
+            raise InvalidParams(f"no extension {name!r}", data={"known": list(self._extensions)}) from None
+
+
+class CompletionStream:
+    """The events of a completion, as they come; ``result`` when they are over. To stop early cancels the request."""
+
+    def __init__(self, extension: Extension, request_id: str, params: dict[str, Any], timeout: float | None) -> None:
+        self._extension = extension
+        self._request_id = request_id
+        self._params = params
+        self._timeout = timeout
+        self.result: messages.ProviderCompleteResult | None = None
+        """The whole completion; None until the events are over."""
+
+    def __aiter__(self) -> AsyncIterator[messages.StreamEvent]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[messages.StreamEvent]:
+        events: asyncio.Queue[messages.StreamEvent | None] = asyncio.Queue()
+        extension = self._extension
+        params = {"request_id": self._request_id, "context": extension.context, **self._params}
+        with extension.streaming(self._request_id, events.put_nowait):
+            asking = asyncio.ensure_future(extension.ask(methods.PROVIDER_COMPLETE, params, self._timeout))
+            asking.add_done_callback(lambda _: events.put_nowait(None))
+            try:
+                while (event := await events.get()) is not None:
+                    yield event
+                self.result = fitted(extension.name, asking.result(), messages.ProviderCompleteResult)
+            finally:
+                if not asking.done():
+                    asking.cancel()
+                    await asyncio.wait([asking])
+
+
+def _faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """Why arguments do not fit a tool's schema; None where they do."""
+    import jsonschema_rs
+
+    try:
+        validator = jsonschema_rs.validator_for(schema)
+    except Exception as error:
+        return f"the tool's schema cannot be checked: {error}"
+    return next((str(fault.message) for fault in validator.iter_errors(arguments)), None)

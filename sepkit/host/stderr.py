@@ -1,0 +1,91 @@
+"""A child's stderr: read until its end, whatever it holds. A bounded tail is kept; its lines are told one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Final
+
+TAIL_BYTES: Final = 16 * 1024
+MOST_LINES: Final = 1000
+"""Lines a second that are told; of a flood the rest is counted, and only the tail keeps its end."""
+
+_CHUNK: Final = 65_536
+_LONGEST_LINE: Final = 8192
+
+
+class StderrReader:
+    """Reads the stderr of ``process`` in the running loop.
+
+    Args:
+        process: Whose stderr is a pipe.
+        on_line: Told of each line, without its end.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
+        assert process.stderr is not None
+        self._file = process.stderr
+        self._on_line = on_line
+        self._loop = asyncio.get_running_loop()
+        self._kept = b""
+        self._rest = b""
+        self._second = 0.0
+        self._told = 0
+        self.untold = 0
+        """Lines that were too many to be told."""
+        os.set_blocking(self._file.fileno(), False)
+        self._loop.add_reader(self._file.fileno(), self._read)
+
+    @property
+    def tail(self) -> str:
+        """What it said last, at most TAIL_BYTES."""
+        return self._kept.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Read what is there, and no more."""
+        if self._file.closed:
+            return
+        for _ in range(64):  # a grandchild may write for ever
+            if not self._read():
+                break
+        self._end()
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._file.fileno(), _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._end()
+            return False
+        self._kept = (self._kept + data)[-TAIL_BYTES:]
+        self._tell(data)
+        return True
+
+    def _tell(self, data: bytes) -> None:
+        now = self._loop.time()
+        if now - self._second >= 1:
+            self._second, self._told = now, 0
+        if self._told >= MOST_LINES:
+            self.untold += data.count(b"\n")
+            self._rest = b""
+            return
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-_LONGEST_LINE:]
+        for line in lines[: MOST_LINES - self._told]:
+            self._on_line(line[-_LONGEST_LINE:].decode("utf-8", "replace").rstrip("\r"))
+        self.untold += max(0, len(lines) - (MOST_LINES - self._told))
+        self._told += len(lines)
+
+    def _end(self) -> None:
+        if self._file.closed:
+            return
+        self._loop.remove_reader(self._file.fileno())
+        self._file.close()
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._on_line(rest.decode("utf-8", "replace"))

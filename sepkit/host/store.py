@@ -1,0 +1,195 @@
+"""What extensions keep under keys: SQLite, one namespace an extension. A write is acknowledged when it is on the disk.
+
+One thread owns the database. What waits for it is written in one transaction, so that many writers share one sync.
+
+Source: protocol section 4, ``kv/*``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from sepkit.errors import SepkitError
+
+T = TypeVar("T")
+
+_MOST_AT_ONCE: Final = 512
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS kv (
+    namespace TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (namespace, key)
+) WITHOUT ROWID
+"""
+
+
+class StoreError(SepkitError):
+    """The store cannot be opened, read or written; the message says which file, and why."""
+
+
+_Job = tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]
+
+
+class KvStore:
+    """The keys and values of all extensions.
+
+    Args:
+        path: The database's file; its folder is made. None: in memory, gone with the store.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    async def get(self, namespace: str, key: str) -> Any:
+        """The value; None where there is none."""
+
+        def job(database: sqlite3.Connection) -> Any:
+            row = database.execute("SELECT value FROM kv WHERE namespace = ? AND key = ?", (namespace, key)).fetchone()
+            return None if row is None else orjson.loads(row[0])
+
+        return await self._do(job)
+
+    async def set(self, namespace: str, key: str, value: object) -> None:
+        """Store a value. When this returns, it survives the death of this process.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+        data = orjson.dumps(value)
+
+        def job(database: sqlite3.Connection) -> None:
+            database.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", (namespace, key, data))
+
+        await self._do(job)
+
+    async def delete(self, namespace: str, key: str) -> None:
+        """Forget a key, known or not."""
+
+        def job(database: sqlite3.Connection) -> None:
+            database.execute("DELETE FROM kv WHERE namespace = ? AND key = ?", (namespace, key))
+
+        await self._do(job)
+
+    async def keys(self, namespace: str, prefix: str = "") -> list[str]:
+        """The keys that begin with ``prefix``, in order."""
+
+        def job(database: sqlite3.Connection) -> Any:
+            rows = database.execute(
+                "SELECT key FROM kv WHERE namespace = ? AND substr(key, 1, length(?)) = ? ORDER BY key",
+                (namespace, prefix, prefix),
+            )
+            return [row[0] for row in rows]
+
+        found: list[str] = await self._do(job)
+        return found
+
+    async def aclose(self) -> None:
+        """Write what waits, and close the file."""
+        self._closed = True
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise StoreError("the store is closed")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((job, done, loop))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="sepkit-kv", daemon=True)
+            self._thread.start()
+        return await done
+
+    # -- in the thread -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        database: sqlite3.Connection | None = None
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            over = False
+            while len(jobs) < _MOST_AT_ONCE and not self._jobs.empty():
+                following = self._jobs.get()
+                if following is None:
+                    over = True
+                    break
+                jobs.append(following)
+            try:
+                database = database or self._open()
+            except (sqlite3.Error, OSError) as error:
+                self._fail(jobs, error)
+            else:
+                self._write(database, jobs)
+            if over:
+                break
+        if database is not None:
+            database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Autocommit: the transactions are ours. Another host may write to the same file; it is waited for.
+        database = sqlite3.connect(self.path or ":memory:", isolation_level=None, timeout=5.0)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(_SCHEMA)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _write(self, database: sqlite3.Connection, jobs: list[_Job]) -> None:
+        """All of it in one transaction; what any of it gave is told once it is on the disk."""
+        results: list[Any] = []
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            for job, _, _ in jobs:
+                results.append(job(database))
+            database.execute("COMMIT")
+        except Exception as error:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            if len(jobs) == 1:
+                self._fail(jobs, error)
+            else:  # one of them fails alone
+                for one in jobs:
+                    self._write(database, [one])
+            return
+        for (_, done, loop), result in zip(jobs, results, strict=True):
+            _settle(loop, done, result, None)
+
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        where = "in memory" if self.path is None else str(self.path)
+        for _, done, loop in jobs:
+            _settle(loop, done, None, StoreError(f"the store {where} failed: {error}"))
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], result: object, error: Exception | None
+) -> None:
+    def settle() -> None:
+        if done.done():  # whoever asked has given up
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:  # the loop has been closed; nobody waits
+        return
