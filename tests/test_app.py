@@ -908,6 +908,18 @@ def test_what_may_be_served_over_another_wire_knows_no_transport_and_no_frame(ro
             assert not other.startswith(("sepkit.transports", "sepkit.wire.frames", "sepkit.peer")), f"{name}: {other}"
 
 
+def test_the_host_knows_nothing_of_apps() -> None:
+    """Design section 1: ``host/`` is the other end of the wire, and serves extensions in any language."""
+    rooms = {
+        other.split(".")[1]
+        for name, imported in _modules().items()
+        if name.startswith("sepkit.host")
+        for other in imported
+        if "." in other
+    }
+    assert rooms == {"errors", "wire", "transports", "peer", "threads", "host"}
+
+
 def test_the_walk_sees_what_is_imported() -> None:
     """The two tests above would be worth nothing otherwise: relative, inner and conditional imports count."""
     source = """
@@ -916,7 +928,7 @@ from sepkit import contexts, __version__
 from . import frames
 from .frames import dumps
 def f():
-    from sepkit.cli.session import ExtensionSession
+    from sepkit.cli.hosting import hosting
 if TYPE_CHECKING:
     from sepkit.app import App
 else:
@@ -931,7 +943,7 @@ except ImportError:
         "sepkit.contexts",
         "sepkit",
         "sepkit.wire.frames",
-        "sepkit.cli.session",
+        "sepkit.cli.hosting",
         "uvloop",
         "sepkit.lanes",
     }

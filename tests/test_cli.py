@@ -93,7 +93,7 @@ def test_the_whole_result_can_be_had_as_json(folder: Path) -> None:
     ("words", "told"),
     [
         (["app:app", "fail"], "it gave up"),
-        (["app:app", "nope"], "There is no tool 'nope'. Known: repeat, fail, die."),
+        (["app:app", "nope"], "app:app has no tool 'nope'; known: repeat, fail, die"),
         (["app:app", "repeat", "txt=a"], "no such argument; known: text, times, tags"),
         (["app:app", "die"], "app:app ended before it answered"),
         (["nothing:app", "x"], "there is no module 'nothing'"),

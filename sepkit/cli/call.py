@@ -56,28 +56,28 @@ async def _call(
     target: str, tool: str, values: dict[str, Any], *, as_json: bool, timeout: float, quiet: bool
 ) -> ExitCode:
     # What it needs of asyncio and attrs is imported when the arguments are right.
-    import subprocess
-
-    from sepkit.cli.session import ExtensionSession, run_command
+    from sepkit.cli.hosting import hosting
     from sepkit.cli.tasks import lines
+    from sepkit.host.console import Console
     from sepkit.wire.converter import unstructure
 
-    def show(update: Any) -> None:
-        if not quiet:
-            done = "" if update.progress is None else f"[{update.progress:4.0%}] "
-            click.echo(f"{done}{update.message or ''}", err=True)
-
-    stderr = subprocess.DEVNULL if quiet else None
+    console = Console(quiet=quiet)
     try:
-        async with ExtensionSession(run_command(target), stderr=stderr, timeout=timeout) as session:
-            result = await session.call_tool(tool, values, show)
-            registered, started = session.task_registrations, [] if quiet else await session.tasks()
+        async with hosting(target, console) as (host, name):
+            known = [one.name for one in host.registrations(name).tools]
+            if tool not in known:
+                click.echo(f"sepkit: {target} has no tool {tool!r}; known: {', '.join(known) or 'none'}", err=True)
+                return ExitCode.FAILED
+            result = await host.call_tool(f"{name}.{tool}", values, on_update=console.progress, timeout=timeout)
+            registered, started = host.registrations(name).tasks, host.tasks()[name]
     except ConnectionClosed:
         click.echo(f"sepkit: {target} ended before it answered" + ("" if quiet else "; see above"), err=True)
         return ExitCode.FAILED
     except (RpcError, SepkitError) as error:
         click.echo(f"sepkit: {error}", err=True)
         return ExitCode.FAILED
+    finally:
+        console.close()
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(unstructure(result), option=orjson.OPT_INDENT_2) + b"\n")
     else:

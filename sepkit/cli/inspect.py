@@ -121,11 +121,12 @@ def describe(app: App) -> dict[str, Any]:
 
 async def _tasks_after(target: str, seconds: float) -> list[TaskHealth]:
     """How the tasks are when the App has run for so long, in a process of its own."""
-    from sepkit.cli.session import ExtensionSession, run_command
+    from sepkit.cli.hosting import hosting
+    from sepkit.host.console import Console
 
-    async with ExtensionSession(run_command(target)) as session:
+    async with hosting(target, Console()) as (host, name):
         await asyncio.sleep(seconds)
-        return await session.tasks()
+        return host.tasks()[name]
 
 
 def _runs(is_async: bool) -> str:

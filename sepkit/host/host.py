@@ -550,8 +550,10 @@ class CompletionStream:
 
 def _faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     """Why arguments do not fit a tool's schema; None where they do."""
-    import jsonschema_rs
-
+    try:
+        import jsonschema_rs
+    except ImportError:
+        return "nothing here can check the tool's schema; install sepkit[host]"
     try:
         validator = jsonschema_rs.validator_for(schema)
     except Exception as error:
