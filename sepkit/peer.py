@@ -50,7 +50,21 @@ NotificationHandler = Callable[[dict[str, Any]], None]
 
 _log = logging.getLogger("sepkit.peer")
 
+_TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
+
+
+class _Alarm:
+    """The requests that are given up after the same number of seconds: one timer for all of them.
+
+    A timer for each would cost 1.2 µs of the 9 that a request takes.
+    """
+
+    __slots__ = ("deadlines", "timer")
+
+    def __init__(self, timer: asyncio.TimerHandle) -> None:
+        self.timer = timer  # goes off at the first deadline, or at that of one which has been answered since
+        self.deadlines: dict[int, tuple[float, str]] = {}  # by request, in their order; never empty between two turns
 
 
 class Peer:
@@ -82,6 +96,7 @@ class Peer:
         self._thread = 0
         self._next_id = 1
         self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._alarms: dict[float, _Alarm] = {}
         # Holds exactly the requests whose handler has not ended. A handler that ends within its eager start never
         # appears: no frame can arrive in between that would ask for it.
         self._inbound: dict[frames.Id, tuple[asyncio.Task[None], str, dict[str, Any]]] = {}
@@ -111,6 +126,11 @@ class Peer:
                 # finds out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
                 try:
                     frame = loads(line)  # type: ignore[arg-type]  # an over-long line's error is no bytes, and raises
+                    # Whoever asks much gets answers, and must not pay for them with an exception and a second `loads`
+                    # (2 µs each); who asks nothing pays 20 ns.
+                    if self._pending and "result" in frame and "method" not in frame and type(frame) is dict:
+                        self._settle(frame)
+                        continue
                     method, rid, params = frame["method"], frame["id"], frame["params"]
                     handler = self.routes[method]
                     plain = frame["jsonrpc"] == "2.0" and type(params) is dict and type(rid) in ID_TYPES and entered
@@ -303,7 +323,10 @@ class Peer:
         answer = self._pending[rid] = self._loop.create_future()
         alarm = None
         if timeout is not None and deadline is not None:
-            alarm = self._loop.call_at(deadline, self._give_up, rid, method, timeout)
+            alarm = self._alarms.get(timeout)
+            if alarm is None:
+                alarm = self._alarms[timeout] = _Alarm(self._loop.call_at(deadline, self._ring, timeout))
+            alarm.deadlines[rid] = (deadline, method)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -312,13 +335,26 @@ class Peer:
             raise
         finally:
             if alarm is not None:
-                alarm.cancel()
+                alarm.deadlines.pop(rid, None)
+                if not alarm.deadlines and timeout is not None and self._alarms.get(timeout) is alarm:
+                    alarm.timer.cancel()
+                    del self._alarms[timeout]
 
-    def _give_up(self, rid: int, method: str, seconds: float) -> None:
-        answer = self._pending.pop(rid, None)
-        if answer is not None and not answer.done():
-            answer.set_exception(RequestTimeout(method, seconds))
-            self.notify(methods.CANCEL, {"id": rid})
+    def _ring(self, seconds: float) -> None:
+        """Give up what was asked ``seconds`` ago or earlier."""
+        alarm = self._alarms[seconds]
+        now = self._loop.time() + _TICK
+        while alarm.deadlines:
+            rid, (deadline, method) = next(iter(alarm.deadlines.items()))
+            if deadline > now:
+                alarm.timer = self._loop.call_at(deadline, self._ring, seconds)
+                return
+            del alarm.deadlines[rid]
+            answer = self._pending.pop(rid, None)
+            if answer is not None and not answer.done():
+                answer.set_exception(RequestTimeout(method, seconds))
+                self.notify(methods.CANCEL, {"id": rid})
+        del self._alarms[seconds]
 
     def notify(
         self, method: str, params: dict[str, Any], *, lossy: bool = False, unless: Callable[[], bool] | None = None

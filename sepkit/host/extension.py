@@ -155,6 +155,9 @@ class Extension:
         finally:
             if on_update is not None:
                 del self._updates[call_id]
+        # Most results; to look at it as at any other takes 0.6 µs more.
+        if type(answer) is dict and len(answer) == 1 and type(content := answer.get("content")) is str:
+            return messages.ToolExecuteResult(content)
         result: messages.ToolExecuteResult = fitted(self.name, answer, messages.ToolExecuteResult)
         return result
 
