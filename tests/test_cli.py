@@ -217,3 +217,22 @@ def test_a_task_names_its_author_s_line_when_it_crashes(busy: Path) -> None:
     assert "ValueError: the secret" in done.stderr
     assert 'app.py", line 15, in crash' in done.stderr
     assert "supervisor.py" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["inspect", "app:app"], ["inspect", "app:app", "--json"], ["spec"]], ids=" ".join)
+def test_a_full_disk_is_said_in_one_line(folder: Path, words: list[str]) -> None:
+    """Design section 4, named exit codes: output that cannot be written is no traceback, and no success."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sepkit", *words],
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "sepkit: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr

@@ -6,6 +6,8 @@ Human text goes to stderr, data to stdout.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from enum import IntEnum
 from typing import Final
 
@@ -50,6 +52,19 @@ class _Verbs(click.Group):
             return None
         command: click.Command = importlib.import_module(f"sepkit.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read has read enough: click ends without a word
+            raise
+        except OSError as error:
+            click.echo(f"sepkit: the output cannot be written: {error.strerror or error}", err=True)
+            # What is still in the buffer would fail a second time when the interpreter exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(ExitCode.FAILED)
+        return done
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
