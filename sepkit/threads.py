@@ -39,6 +39,9 @@ class DaemonThreads:
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
+        # A loop whose clock is not the wall's (sepkit.testing) must not run ahead of the thread.
+        if (expect := getattr(loop, "expect_from_thread", None)) is not None:
+            expect(answer)
         context = contextvars.copy_context()
 
         def settle(result: R | None, error: BaseException | None) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from plugins.hello.app import app
+from sepkit.testing import TestHost
 from tests.driver import CONTEXT, EVENT_CONTEXT, HANDSHAKE, Extension
 
 HERE = Path(__file__).parent
@@ -90,6 +92,14 @@ def test_the_command_is_completed(hello: Extension) -> None:
     assert complete(hello, "") == ["turns", "dozens"]
     assert complete(hello, "d") == ["dozens"]
     assert complete(hello, "x") == []
+
+
+def test_the_tool_greets_as_often_as_it_is_asked_to() -> None:
+    """The same app without a process: what takes no pipes to see is quicker to test this way."""
+    with TestHost(app) as host:
+        answer = host.call_tool("greet", {"name": "Ada", "times": 3})
+        assert answer.content.splitlines() == ["Hello, Ada!"] * 3
+        assert [update.progress for update in answer.updates] == [0.0, 1 / 3, 2 / 3, 1.0]
 
 
 def test_the_readme_shows_what_happens() -> None:

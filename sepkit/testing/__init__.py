@@ -1,0 +1,55 @@
+"""Tests of an App without a process: a host in memory, a virtual clock, and a pytest plugin.
+
+::
+
+    async with TestHost(app, ui={"confirm": True}) as host:
+        answer = await host.call_tool("greet", {"name": "Ada"})
+    assert answer.content == "Hello, Ada!"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sepkit.testing.blocking import BlockingTestHost
+    from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
+    from sepkit.testing.host import ProviderAnswer, TestHost, ToolAnswer
+    from sepkit.testing.inspection import ProtocolViolation
+    from sepkit.wire.messages import BlockOutcome, ContinueOutcome, ExecRunResult, ModifyOutcome
+
+__all__ = [
+    "BlockOutcome",
+    "BlockingTestHost",
+    "BusyLoop",
+    "ContinueOutcome",
+    "Deadlock",
+    "ExecRunResult",
+    "ModifyOutcome",
+    "ProtocolViolation",
+    "ProviderAnswer",
+    "TestHost",
+    "ToolAnswer",
+    "VirtualClockLoop",
+    "current_loop",
+    "run_virtual",
+]
+
+_HOMES: Final = {
+    "sepkit.testing.blocking": ("BlockingTestHost",),
+    "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
+    "sepkit.testing.host": ("ProviderAnswer", "TestHost", "ToolAnswer"),
+    "sepkit.testing.inspection": ("ProtocolViolation",),
+    "sepkit.wire.messages": ("BlockOutcome", "ContinueOutcome", "ExecRunResult", "ModifyOutcome"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # At the first use: pytest imports this package wherever sepkit is installed, for the plugin's sake.
+    for home, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            found = globals()[name] = getattr(import_module(home), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
