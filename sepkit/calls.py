@@ -267,7 +267,8 @@ class Calls:
             raise InvalidParams(f"no OAuth handler for provider {call.provider!r}", data={"known": list(table)})
         raw = None if call.context is None else unstructure(call.context)
         request = _fitted(spec, params, f"the request does not fit the OAuth handler of {call.provider!r}")
-        credentials = await self.observe(spec, request, ProviderContext(self._link, raw))
+        # As in a completion, the host is told what the upstream said: a login that was denied is nobody's mistake.
+        credentials = await self.observe(spec, request, ProviderContext(self._link, raw), crosses=RpcError)
         if not isinstance(credentials, messages.Credentials):
             got = type(credentials).__name__
             raise self.unexpected(
@@ -277,17 +278,26 @@ class Calls:
 
     # -- what handlers share -------------------------------------------------------------------------------------------
 
-    async def observe(self, spec: ObserverSpec, value: object, context: object) -> object:
+    async def observe(
+        self,
+        spec: ObserverSpec,
+        value: object,
+        context: object,
+        *,
+        crosses: type[RpcError] | tuple[()] = (),
+    ) -> object:
         """Call a handler of one value.
 
         Raises:
-            InternalError: It raised; what it raised has been logged, and does not cross.
+            InternalError: It raised; what it raised has been logged, and does not cross, unless it is a ``crosses``.
         """
         if self._watch.asleep:
             self._watch.wake()
         arguments = spec.arguments(value, context)
         try:
             return await (spec.fn(**arguments) if spec.is_async else self._threads.run(spec.fn, **arguments))
+        except crosses:
+            raise
         except BaseException as error:
             if _is_cancellation(error):
                 raise

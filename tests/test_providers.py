@@ -25,7 +25,7 @@ from sepkit import (
     ToolCallStart,
     Usage,
 )
-from sepkit.errors import EncodeError
+from sepkit.errors import EncodeError, NoUI
 from sepkit.streams import StreamFold
 from sepkit.wire.messages import StreamEvent
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
@@ -503,6 +503,29 @@ async def test_an_oauth_handler_that_fails_tells_no_secret(kind: str) -> None:
     assert error["code"] == -32603
     assert "failed unexpectedly" in error["message"]
     assert not [line for line in host.lines if b"secret" in line]
+
+
+@pytest.mark.parametrize("method", ["provider/oauth_login", "provider/oauth_refresh"])
+@on_each_loop
+async def test_an_oauth_handler_may_tell_the_host_what_the_upstream_said(method: str) -> None:
+    """Docs, providers: an ``RpcError`` crosses as it is written, as in a completion; the host's ``NoUI`` too."""
+    app = app_yielding()
+
+    @app.oauth_login("p")
+    async def login(ctx: ProviderContext) -> Credentials:
+        await ctx.ui.notify("Enter the code")
+        return Credentials()
+
+    @app.oauth_refresh("p")
+    async def refresh() -> Credentials:
+        raise RpcError("the login was denied", data={"retryable": False})
+
+    async with MemoryHost(app, {"ui/request": NoUI("nobody is there")}) as host:
+        error = await host.refused(method, {"provider": "p", "refresh_token": "r1"})
+    if method == "provider/oauth_login":
+        assert (error["code"], error["message"]) == (-32001, "nobody is there")
+    else:
+        assert error == {"code": -32603, "message": "the login was denied", "data": {"retryable": False}}
 
 
 @on_each_loop

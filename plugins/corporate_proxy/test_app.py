@@ -1,0 +1,1005 @@
+"""The provider as a program: real pipes to a host, and real HTTP to a server in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plugins.corporate_proxy import app as plugin
+from sepkit import Delta, Done, ProviderRequest, RpcError
+from sepkit.errors import NoUI
+from sepkit.streams import StreamFold
+from tests.driver import CONTEXT, HANDSHAKE, PATIENCE, Extension
+from tests.memory_host import MemoryHost
+
+HERE = Path(__file__).parent
+KEY = "sk-planted-0123456789abcdef"
+REQUEST = {"request_id": "r", "provider": "corporate-proxy", "model": "ok", "messages": []}
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,
+    "cached_tokens": 4,
+    "reasoning_tokens": 2,
+}
+
+
+class Upstream:
+    """The server, and what it has seen."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "upstream.py"], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    @property
+    def origin(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    def seen(self, model: str, **until: object) -> list[dict[str, Any]]:
+        """What was asked of a model; with ``state`` and ``count``, once so many requests have come to it."""
+        found: list[dict[str, Any]] = self._get("_seen", model=model, **until)
+        return found
+
+    def release(self, model: str) -> None:
+        """Let a held answer go on."""
+        self._get("_release", model=model)
+
+    def _get(self, path: str, **query: object) -> Any:
+        with self._opener.open(f"{self.origin}/{path}?{urlencode(query)}", timeout=PATIENCE + 5) as answer:
+            return json.load(answer)
+
+    def end(self) -> None:
+        """Send end-of-file, and wait for its end."""
+        self._process.communicate(timeout=PATIENCE)
+
+
+class Proxy(Extension):
+    """The plugin under a host that passes on of its environment what the manifest names, and nothing else."""
+
+    def __init__(self, environ: Mapping[str, str], *options: str, handshake: bool = True) -> None:
+        manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
+        named = {
+            name: re.sub(r"\$\{env:(\w+)\}", lambda found: environ.get(found[1], ""), value)
+            for name, value in manifest["run"]["env"].items()
+        }
+        assert set(environ) <= set(named), "the manifest does not pass on all of it"
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        super().__init__(HERE, *options, env={**inherited, **named}, handshake=handshake)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def start(self, model: str, *, stream: bool = True, **more: object) -> Any:
+        """Ask for a completion; the request's id. Its ``request_id`` is ``r-<id>``."""
+        self._next_id += 1
+        rid = self._next_id
+        params = {
+            "request_id": f"r-{rid}",
+            "provider": "corporate-proxy",
+            "model": model,
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": stream,
+            "context": CONTEXT,
+            **more,
+        }
+        return self.request("provider/complete", params, rid)
+
+    def complete(self, model: str, **more: Any) -> dict[str, Any]:
+        """Have it completed; the result."""
+        answer = self.answer(self.start(model, **more))
+        assert "result" in answer, f"{answer}; stderr:\n{self.stderr}"
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def refused(self, model: str, **more: Any) -> dict[str, Any]:
+        """Have it refused; the error."""
+        answer = self.answer(self.start(model, **more))
+        assert "error" in answer, f"{model} was answered with {answer}"
+        error: dict[str, Any] = answer["error"]
+        return error
+
+    def deltas(self, rid: Any = None) -> list[dict[str, Any]]:
+        """Take the events that were streamed so far, of one request or of all."""
+        told = [frame["params"] for frame in self.kept() if frame.get("method") == "provider/delta"]
+        return [params["event"] for params in told if rid is None or params["request_id"] == f"r-{rid}"]
+
+    def next_delta(self) -> dict[str, Any]:
+        """Wait for the next event."""
+        while True:
+            frame = self.next_frame()
+            assert frame is not None
+            if frame.get("method") == "provider/delta":
+                event: dict[str, Any] = frame["params"]["event"]
+                return event
+
+    def cancel(self, rid: Any) -> None:
+        self.notify("$/cancel", {"id": rid})
+
+    def command(self, name: str) -> str:
+        content: str = self.ask("command/execute", {"command": name, "arguments": {}, "context": CONTEXT})["content"]
+        return content
+
+    def log_in(self, ui: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Log in; the answer, and what the user was shown."""
+        rid = self.request("provider/oauth_login", {"provider": "corporate-proxy", "context": CONTEXT})
+        shown = []
+        while True:
+            frame = self.next_frame()
+            assert frame is not None
+            if frame.get("method") == "ui/request":
+                shown.append(frame["params"]["message"])
+                self.send({"jsonrpc": "2.0", "id": frame["id"], **ui})
+            elif frame.get("id") == rid:
+                return frame, shown
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    server = Upstream()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def shared(upstream: Upstream) -> Iterator[Proxy]:
+    with Proxy({"CORPORATE_PROXY_URL": upstream.url, "CORPORATE_PROXY_KEY": KEY}) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared: Proxy) -> Proxy:
+    """One process for most tests: that it is none the worse for any of them is a part of what they show."""
+    shared.kept()
+    return shared
+
+
+_numbers = iter(range(1, 1_000_000))
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """A script as the name of a model that no other test has asked."""
+    return lambda script: f"{script}{'&' if '?' in script else '?'}n={next(_numbers)}"
+
+
+# -- what it is --------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_names_the_app_and_passes_on_its_environment() -> None:
+    """Protocol section 10: manifest and app agree; a variable that it does not name is not there (trap 49)."""
+    manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
+    with Proxy({"CORPORATE_PROXY_MODELS": "gpt-4o, o3,,gpt-4o"}, handshake=False) as proxy:
+        answer = proxy.ask("initialize", HANDSHAKE)
+    assert (manifest["name"], manifest["version"]) == (answer["extension"]["name"], answer["extension"]["version"])
+    assert manifest["run"]["args"] == ["-m", "sepkit", "run", "app:app"]
+    assert manifest["capabilities"] == {"commands": True, "ui": True, "providers": True}
+    read = {plugin.URL, plugin.KEY, plugin.MODELS, plugin.CLIENT_ID, plugin.CA, plugin.TIMEOUT}
+    assert set(manifest["run"]["env"]) == read | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+    assert answer["registrations"]["providers"] == [
+        {
+            "name": "corporate-proxy",
+            "models": [{"id": "gpt-4o"}, {"id": "o3"}],
+            "api_key_env": "CORPORATE_PROXY_KEY",
+            "oauth": True,
+        }
+    ]
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_told_piece_by_piece_and_comes_to_the_result(proxy: Proxy) -> None:
+    """Protocol section 4, ``provider/delta``: each piece as it is, in order, and all of them before the result."""
+    rid = proxy.start("ok")
+    result = proxy.answer(rid)["result"]
+    assert proxy.deltas(rid) == [
+        {"type": "Model", "name": "m-2026"},
+        {"type": "Delta", "content": "Hello"},
+        {"type": "Delta", "content": ", "},
+        {"type": "Delta", "content": "Ada!"},
+        {"type": "Usage", **USAGE},
+        {"type": "Done", "finish_reason": "stop"},
+    ]
+    assert result == {
+        "content": "Hello, Ada!",
+        "tool_calls": [],
+        "finish_reason": "stop",
+        "usage": USAGE,
+        "resolved_model": "m-2026",
+    }
+
+
+def test_without_stream_there_is_only_the_result(proxy: Proxy) -> None:
+    """Protocol section 3: ``stream?``; the result is the same."""
+    streamed = proxy.complete("ok")
+    proxy.kept()
+    assert proxy.complete("ok", stream=False) == streamed
+    assert proxy.deltas() == []
+
+
+def test_a_piece_is_told_while_the_upstream_holds_back_the_rest(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
+) -> None:
+    """Issue "All of SEP": it streams; nothing waits for the end of the answer."""
+    model = unique("hold")
+    rid = proxy.start(model)
+    assert [proxy.next_delta() for _ in range(2)][1] == {"type": "Delta", "content": "Hello"}
+    assert [one["state"] for one in upstream.seen(model)] == ["begun"]
+    upstream.release(model)
+    assert proxy.next_delta() == {"type": "Delta", "content": ", Ada!"}
+    assert proxy.answer(rid)["result"]["content"] == "Hello, Ada!"
+
+
+def test_interleaved_tool_calls_are_put_together(proxy: Proxy) -> None:
+    """Protocol section 4: ToolCallStart{index,id,name} · ToolCallArgumentsDelta{index,arguments_chunk}."""
+    rid = proxy.start("tools")
+    result = proxy.answer(rid)["result"]
+    assert result["content"] == "Looking. "
+    assert result["finish_reason"] == "tool_calls"
+    assert result["tool_calls"] == [
+        {"id": "c0", "name": "look", "arguments": {"at": "Ü"}},
+        {"id": "c1", "name": "list", "arguments": {"all": True}},
+    ]
+    told = [(e["type"], e.get("index"), e.get("name") or e.get("arguments_chunk")) for e in proxy.deltas(rid)]
+    assert told[2:-2] == [
+        ("ToolCallStart", 0, "look"),
+        ("ToolCallStart", 1, "list"),
+        ("ToolCallArgumentsDelta", 1, '{"all"'),
+        ("ToolCallArgumentsDelta", 0, '{"at": "'),
+        ("ToolCallArgumentsDelta", 1, ": tr"),
+        ("ToolCallArgumentsDelta", 1, "ue}"),
+        ("ToolCallArgumentsDelta", 0, 'Ü"}'),
+    ]
+
+
+def test_tool_calls_are_understood_however_a_server_writes_them(proxy: Proxy) -> None:
+    """Index 0 for each, no index, no id, the start repeated, arguments as an object: each call starts once."""
+    rid = proxy.start("odd_tools")
+    first, second, third = proxy.answer(rid)["result"]["tool_calls"]
+    assert first == {"id": "c0", "name": "first", "arguments": {"a": 1}}
+    assert second == {"id": "c1", "name": "second", "arguments": {"b": 2}}
+    assert third == {"id": third["id"], "name": "third", "arguments": {}}
+    assert len(third["id"]) > 20, "a tool's result needs an id to belong to"
+    assert [e["index"] for e in proxy.deltas(rid) if e["type"] == "ToolCallStart"] == [0, 1, 2]
+
+
+def test_reasoning_is_kept_apart_from_the_answer(proxy: Proxy) -> None:
+    """Protocol sections 3 and 4: Reasoning{content} · ``reasoning_content``."""
+    rid = proxy.start("reasoning")
+    result = proxy.answer(rid)["result"]
+    assert (result["reasoning_content"], result["content"]) == ("Let me think.", "42")
+    assert [e["content"] for e in proxy.deltas(rid) if e["type"] == "Reasoning"] == ["Let me ", "think."]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+def test_an_event_stream_is_read_however_it_is_cut(proxy: Proxy, step: int) -> None:
+    """Comments, CRLF, CR, several data lines, a BOM, and UTF-8 that is split between two packets."""
+    assert proxy.complete(f"ragged?step={step}")["content"] == "Grüße, Zoë 👋"
+
+
+def test_an_answer_that_is_not_streamed_is_one(proxy: Proxy) -> None:
+    """Some servers ignore ``stream``; the host's result is the same."""
+    result = proxy.complete("whole")
+    assert result["content"] == "all at once"
+    assert result["tool_calls"] == [{"id": "c0", "name": "look", "arguments": {"at": 1}}]
+    assert (result["finish_reason"], result["usage"]) == ("tool_calls", {"prompt_tokens": 1})
+
+
+@pytest.mark.parametrize("model", ["no_done", "done_only"])
+def test_an_answer_is_whole_with_a_reason_or_with_a_done(proxy: Proxy, model: str) -> None:
+    """Servers leave out the one or the other; neither is what tells a whole answer from a cut one alone."""
+    result = proxy.complete(model)
+    assert (result["content"], result["finish_reason"]) == ("whole", "stop")
+
+
+def test_twenty_streams_at_once_stay_apart(proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]) -> None:
+    """Protocol section 4: ``request_id`` tells whose a piece is; none waits for another one's end."""
+    models = [unique(f"paced?pieces=20&who={who}") for who in range(20)]
+    rids = [proxy.start(model) for model in models]
+    answers = [proxy.answer(rid) for rid in rids]
+    frames = [frame for frame in proxy.kept() if frame.get("method") == "provider/delta"]
+    for who, (rid, answer) in enumerate(zip(rids, answers, strict=True)):
+        expected = [f"{who}.{number} " for number in range(20)]
+        assert answer["result"]["content"] == "".join(expected)
+        events = [frame["params"]["event"] for frame in frames if frame["params"]["request_id"] == f"r-{rid}"]
+        assert [event["content"] for event in events if event["type"] == "Delta"] == expected
+    assert len({upstream.seen(model)[0]["connection"] for model in models}) == 20
+    order = [frame["params"]["request_id"] for frame in frames]
+    assert order != sorted(order), "they run side by side"
+
+
+@pytest.mark.parametrize("piece", [65_536, 10 * 1024 * 1024])
+def test_ten_mebibytes_pass(proxy: Proxy, piece: int) -> None:
+    """Trap 3: in one frame; here as one piece, and as the result of many."""
+    size = 10 * 1024 * 1024
+    rid = proxy.start(f"big?bytes={size}&piece={piece}")
+    assert proxy.answer(rid)["result"]["content"] == "x" * size
+    assert [len(e["content"]) for e in proxy.deltas(rid) if e["type"] == "Delta"] == [piece] * (size // piece)
+
+
+def test_one_connection_serves_one_request_after_the_other(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
+) -> None:
+    """A handshake with the server for each request would be most of the wait for its first piece."""
+    models = [unique("ok") for _ in range(3)]
+    for model in models:
+        proxy.complete(model)
+    assert len({upstream.seen(model)[0]["connection"] for model in models}) == 1
+
+
+# -- what the upstream is asked ----------------------------------------------------------------------------------------
+
+
+def test_the_upstream_is_asked_as_its_api_wants_it(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
+) -> None:
+    """Protocol section 3: messages, tools, response_format, thinking, in the host's own form; the key as a header."""
+    model = unique("ok")
+    tool = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+    proxy.complete(
+        model,
+        stream=False,
+        tools=[tool, {"type": "function", "function": tool}],
+        response_format={"type": "json_object"},
+        thinking="high",
+        messages=[
+            {"role": "user", "content": "hi", "name": None},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "hm",
+                "tool_calls": [
+                    {"id": "c0", "name": "look", "arguments": {"at": 1}},
+                    {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 2}'}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c0", "content": "seen"},
+            {"role": "assistant", "content": "done", "tool_calls": []},
+        ],
+    )
+    (seen,) = upstream.seen(model)
+    assert seen["headers"]["authorization"] == f"Bearer {KEY}"
+    assert seen["target"] == "/v1/chat/completions"
+    calls = [
+        {"id": "c0", "type": "function", "function": {"name": "look", "arguments": '{"at":1}'}},
+        {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 2}'}},
+    ]
+    assert seen["body"] == {
+        "model": model,
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "c0", "content": "seen"},
+            {"role": "assistant", "content": "done"},
+        ],
+        "tools": [{"type": "function", "function": tool}] * 2,
+        "response_format": {"type": "json_object"},
+        "reasoning_effort": "high",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_what_the_host_does_not_say_is_not_asked() -> None:
+    """Protocol section 3: an omitted ``thinking`` is the provider's default."""
+    request = ProviderRequest(request_id="r", provider="p", model="m", messages=[], thinking="off")
+    assert set(plugin.chat_request(request)) == {"model", "messages", "stream", "stream_options"}
+
+
+def test_a_web_proxy_is_used(upstream: Upstream, unique: Callable[[str], str]) -> None:
+    """Issue "All of SEP": in a company the way out is a proxy; the manifest passes it on."""
+    model = unique("ok")
+    with Proxy({"CORPORATE_PROXY_URL": "http://models.test/v1", "HTTP_PROXY": upstream.origin}) as proxy:
+        assert proxy.complete(model)["content"] == "Hello, Ada!"
+    assert [one["target"] for one in upstream.seen(model)] == ["http://models.test/v1/chat/completions"]
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "says"),
+    [
+        ("status?code=401", {"kind": "unauthorized", "credential": "key"}, "set CORPORATE_PROXY_KEY"),
+        ("status?code=403", {"kind": "forbidden", "credential": "key"}, "may not use this model"),
+        ("status?code=404", {"kind": "refused"}, "no luck with Bearer …"),
+        ("status?code=422", {"kind": "refused"}, "no luck with Bearer …"),
+        ("status?code=302&location=http://login.test/", {"kind": "refused"}, "sends elsewhere"),
+        ("status?code=429&after=30", {"kind": "rate_limited", "retryable": True, "retry_after": 30}, "in 30 s"),
+        ("status?code=503&after=3600", {"kind": "upstream_failed", "retryable": True, "retry_after": 3600}, "failed"),
+        ("status?code=504", {"kind": "upstream_failed", "retryable": True}, "failed (504)"),
+    ],
+)
+def test_a_refusal_tells_the_host_what_it_can_do(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], model: str, data: dict[str, Any], says: str
+) -> None:
+    """Issue "All of SEP": errors. One request was made; what the server says of the key it was shown is left out."""
+    model = unique(model)
+    error = proxy.refused(model)
+    assert error["code"] == -32603
+    status = int(model.partition("code=")[2][:3])
+    common = {"retryable": False, "status": status, "attempts": 1, "request_id": "up-1"}
+    assert error["data"] == {**common, **data}
+    assert says in error["message"]
+    assert KEY not in json.dumps(error)
+    assert len(upstream.seen(model)) == 1
+
+
+def test_a_date_to_come_back_at_is_told_in_seconds(proxy: Proxy) -> None:
+    """RFC 9110: ``Retry-After`` is a number of seconds, or a date."""
+    error = proxy.refused("status?code=429&date=100")
+    assert 95 <= error["data"]["retry_after"] <= 100
+    assert error["data"]["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "pause"),
+    [
+        ("status?code=500&times=2", 0.0),
+        ("status?code=502&times=1", 0.0),
+        ("status?code=503&times=1", 0.0),
+        ("drop?times=2", 0.0),
+        ("status?code=429&times=1&after=1", 1.0),
+        ("status?code=429&times=1&date=-5", 0.0),
+    ],
+)
+def test_what_passes_soon_is_waited_out(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], script: str, pause: float
+) -> None:
+    """Issue "All of SEP": 429 with Retry-After, 500: asked again, when the server wants it; nothing is told before."""
+    model = unique(script)
+    rid = proxy.start(model)
+    assert proxy.answer(rid)["result"]["content"] == "Hello, Ada!"
+    assert [e["type"] for e in proxy.deltas(rid)].count("Done") == 1
+    times = [one["at"] for one in upstream.seen(model)]
+    assert len(times) == int(script.partition("times=")[2][:1]) + 1
+    assert all(after - before >= max(pause, 0.12) for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("script", ["status?code=500", "status?code=429&after=0"])
+def test_what_does_not_pass_is_told_after_three_attempts(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], script: str
+) -> None:
+    """A server in trouble is not helped by one that asks for ever."""
+    model = unique(script)
+    error = proxy.refused(model)
+    assert (error["data"]["retryable"], error["data"]["attempts"]) == (True, 3)
+    assert len(upstream.seen(model)) == 3
+
+
+@pytest.mark.parametrize("how", ["chunked", "event", "clean"])
+def test_a_stream_that_breaks_off_is_an_error(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], how: str
+) -> None:
+    """Issue "All of SEP": a cut stream is no short answer; it is not asked again, since pieces were told."""
+    model = unique(f"cut?how={how}")
+    rid = proxy.start(model)
+    error = proxy.answer(rid)["error"]
+    assert error["code"] == -32603
+    assert error["data"] == {"kind": "cut", "retryable": True, "received": len("The answer is")}
+    assert [e.get("content") for e in proxy.deltas(rid)] == [None, "The answer is"]
+    assert len(upstream.seen(model)) == 1
+
+
+@pytest.mark.parametrize(
+    "model", ["bad_chunk?what=json", "bad_chunk?what=list", "bad_chunk?what=utf8", "page?code=200"]
+)
+def test_what_is_no_answer_of_the_api_is_an_error(proxy: Proxy, model: str) -> None:
+    """A chunk that is no JSON, and a login page where the API should be."""
+    error = proxy.refused(model)
+    assert error["data"] == {"kind": "bad_answer", "retryable": False}
+    says = (
+        "is CORPORATE_PROXY_URL right?"
+        if model.startswith("page")
+        else "does not answer as the API does: a chunk is no"
+    )
+    assert says in error["message"]
+
+
+def test_a_page_with_a_status_is_named_and_not_shown(proxy: Proxy) -> None:
+    """A gateway's page is no text for a model's user."""
+    error = proxy.refused("page?code=404")
+    assert error["data"]["kind"] == "refused"
+    assert error["message"].endswith("(404): a page (text/html) in place of an answer of the API")
+
+
+@pytest.mark.parametrize("how", ["object", "named"])
+def test_an_error_within_the_stream_fails_the_completion(proxy: Proxy, how: str) -> None:
+    """An error object among the chunks, or an event named so; without the key that it quotes."""
+    error = proxy.refused(f"failing?how={how}")
+    assert error["data"] == {"kind": "upstream_failed", "retryable": True}
+    assert error["message"].endswith("failed within its answer: out of memory, Bearer …")
+
+
+def test_a_tool_call_cut_at_the_limit_of_tokens_is_an_error(proxy: Proxy) -> None:
+    """Nobody can make half a call; the host is told which one, why, and not what was in it."""
+    error = proxy.refused("half_tool", stream=False)
+    facts = {"tool": "look", "finish_reason": "length"}
+    assert error["data"] == {"kind": "bad_tool_call", "retryable": False, **facts}
+    assert "limit of tokens" in error["message"]
+    assert "secr" not in error["message"]
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:{port}", "no-such-host.invalid"])
+def test_a_server_that_is_not_there_is_named(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connection refused, and a name that leads nowhere: tried three times, told with the address."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        where = where.format(port=closed.getsockname()[1])
+    monkeypatch.setenv("CORPORATE_PROXY_URL", f"http://{where}/v1")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def ask() -> dict[str, Any]:
+        async with MemoryHost(plugin.app) as host:
+            return await host.refused("provider/complete", REQUEST)
+
+    error = asyncio.run(ask())
+    assert error["data"] == {"kind": "unreachable", "retryable": True, "attempts": 3}
+    assert error["message"].startswith(f"http://{where} cannot be reached (")
+
+
+def test_a_server_that_falls_silent_is_given_up(
+    upstream: Upstream, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read time-outs, before the first byte and after it; it may be at work, so it is asked only once."""
+    monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
+    monkeypatch.setenv("CORPORATE_PROXY_TIMEOUT", "1")
+    models = [unique("mute"), unique("hold")]
+
+    async def ask() -> list[dict[str, Any]]:
+        async with MemoryHost(plugin.app) as host:
+            asked = [host.refused("provider/complete", {**REQUEST, "model": model}) for model in models]
+            return await asyncio.gather(*asked)
+
+    silent, stalled = asyncio.run(ask())
+    assert silent["data"] == {"kind": "timeout", "retryable": True, "attempts": 1}
+    assert stalled["data"] == {"kind": "timeout", "retryable": True, "received": 5}
+    assert "for 1 s" in silent["message"]
+    for model in models:
+        assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "says"),
+    [
+        ("", "", "CORPORATE_PROXY_URL is not set"),
+        ("planted.example/v1", "", "CORPORATE_PROXY_URL is no address"),
+        ("ftp://planted.example/v1", "", "CORPORATE_PROXY_URL is no address"),
+        ("http://planted:x/v1", "", "CORPORATE_PROXY_URL is no address"),
+        ("http://ada:planted@h/v1", "", "CORPORATE_PROXY_URL holds a name or a password"),
+        ("http://h/v1", "planted\nkey", "CORPORATE_PROXY_KEY has characters"),
+        ("http://h/v1", "planted-ü", "CORPORATE_PROXY_KEY has characters"),
+    ],
+)
+def test_a_wrong_setting_is_named_without_its_value(
+    url: str, key: str, says: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told when it is used, so that the extension starts, and may tell its status."""
+    monkeypatch.setenv("CORPORATE_PROXY_URL", url)
+    monkeypatch.setenv("CORPORATE_PROXY_KEY", key)
+
+    async def ask() -> tuple[dict[str, Any], list[bytes]]:
+        async with MemoryHost(plugin.app, log=True) as host:
+            error = await host.refused("provider/complete", REQUEST)
+            await host.ask("command/execute", {"command": "proxy-status", "context": CONTEXT})
+            return error, host.lines
+
+    with caplog.at_level("DEBUG"):
+        error, lines = asyncio.run(ask())
+    assert error["data"] == {"kind": "not_configured", "retryable": False}
+    assert error["message"].startswith(says)
+    assert b"planted" not in b"".join(lines)
+    assert "planted" not in caplog.text
+
+
+def test_the_key_is_told_to_nobody_but_the_upstream(upstream: Upstream) -> None:
+    """Trap 45: a planted secret is in no frame and in no log, whatever fails, with the most talkative log."""
+    scripts = [
+        "ok",
+        "status?code=401",
+        "status?code=400",
+        "status?code=429&after=9",
+        "status?code=504",
+        "page?code=200",
+    ]
+    scripts += ["page?code=500", "bad_chunk?what=json", "failing?how=object", "failing?how=named", "cut?how=chunked"]
+    with Proxy({"CORPORATE_PROXY_URL": upstream.url, "CORPORATE_PROXY_KEY": KEY}, "--log-level", "debug") as proxy:
+        answers = [proxy.answer(proxy.start(script)) for script in scripts]
+        proxy.command("proxy-status")
+        proxy.close_stdin()
+        frames = [*answers, *proxy.rest()]
+        assert proxy.wait() == 0
+        said = json.dumps(frames, ensure_ascii=False) + proxy.stderr
+    assert upstream.seen("ok")[-1]["headers"]["authorization"].endswith(KEY), "it was there to be told"
+    assert "no luck with Bearer …" in said
+    assert "HTTP Request" not in said, "nor does the client log what it sends"
+    assert KEY not in said
+    assert KEY[3:] not in said
+
+
+# -- cancelling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["hold", "mute"])
+def test_a_cancelled_completion_ends_its_request_to_the_upstream(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], script: str
+) -> None:
+    """Protocol section 8, trap 22: -32800 once, when the connection is closed and the generator's end has run."""
+    took = []
+    for _ in range(3):
+        model = unique(script)
+        rid = proxy.start(model)
+        if script == "hold":
+            assert [proxy.next_delta() for _ in range(2)][1]["content"] == "Hello"
+        else:
+            upstream.seen(model, count=1)
+        assert "1 streams running" in proxy.command("proxy-status")
+        began = time.monotonic()
+        proxy.cancel(rid)
+        answer = proxy.answer(rid)
+        took.append(time.monotonic() - began)
+        assert answer["error"]["code"] == -32800
+        assert "0 streams running" in proxy.command("proxy-status")
+        assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
+        assert [frame for frame in proxy.kept() if frame.get("id") == rid] == [], "it is answered once"
+    assert min(took) < 0.1
+
+
+def test_a_cancel_ends_the_wait_between_two_attempts(
+    proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
+) -> None:
+    """Trap 22: it never waits behind what it cancels."""
+    model = unique("status?code=503&after=5")
+    rid = proxy.start(model)
+    upstream.seen(model, count=1)
+    proxy.ping()
+    began = time.monotonic()
+    proxy.cancel(rid)
+    assert proxy.answer(rid)["error"]["code"] == -32800
+    assert time.monotonic() - began < 3
+    assert len(upstream.seen(model)) == 1
+
+
+def test_the_end_comes_in_time_with_a_stream_in_flight(upstream: Upstream, unique: Callable[[str], str]) -> None:
+    """Traps 12 and 15: accepted requests have the grace to finish, then they are cancelled; the upstream sees it."""
+    models = [unique("hold"), unique("hold")]
+    environ = {"CORPORATE_PROXY_URL": upstream.url}
+    with Proxy(environ, "--grace", "1") as one, Proxy(environ, "--grace", "1") as other:
+        rids = [proxy.start(model) for proxy, model in zip((one, other), models, strict=True)]
+        for proxy in (one, other):
+            assert [proxy.next_delta() for _ in range(2)][1]["content"] == "Hello"
+        asked = one.request("shutdown", {})
+        other.close_stdin()
+        for proxy, rid in zip((one, other), rids, strict=True):
+            assert proxy.answer(rid)["error"]["code"] == -32800
+        assert one.answer(asked)["result"] == {}
+        for proxy in (one, other):
+            assert proxy.wait() == 0
+            assert "Traceback" not in proxy.stderr
+    for model in models:
+        assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
+
+
+def test_a_stream_that_ends_within_the_grace_is_answered(upstream: Upstream, unique: Callable[[str], str]) -> None:
+    """Trap 12: end-of-file does not lose what was accepted."""
+    model = unique("hold")
+    with Proxy({"CORPORATE_PROXY_URL": upstream.url}) as proxy:
+        rid = proxy.start(model)
+        assert [proxy.next_delta() for _ in range(2)][1]["content"] == "Hello"
+        proxy.close_stdin()
+        upstream.release(model)
+        assert proxy.answer(rid)["result"]["content"] == "Hello, Ada!"
+        assert proxy.wait() == 0
+
+
+# -- logins ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_login_shows_a_code_and_is_used_from_then_on(upstream: Upstream, unique: Callable[[str], str]) -> None:
+    """Protocol section 3, ``provider/oauth_login`` and ``_refresh``: the token stands in for the key."""
+    client, before, after, renewed = unique("c?pending=2"), unique("ok"), unique("ok"), unique("ok")
+    environ = {"CORPORATE_PROXY_URL": upstream.url, "CORPORATE_PROXY_KEY": KEY, "CORPORATE_PROXY_CLIENT_ID": client}
+    with Proxy(environ) as proxy:
+        proxy.complete(before)
+        answer, shown = proxy.log_in({"result": {}})
+        credentials = answer["result"]
+        assert shown == [f"To log in to {upstream.origin}, open http://login.test and enter the code WXYZ-1234"]
+        assert (credentials["access_token"], credentials["refresh_token"]) == ("at-1-planted", "rt-1-planted")
+        assert abs(credentials["expires_at"] - time.time() - 3600) < 60
+        assert [one["body"].partition("client_id=")[0] for one in upstream.seen(client)] == [""] * 4
+        proxy.complete(after)
+        assert re.search(r"logged in for 3\d\d\d s more", proxy.command("proxy-status"))
+        asked = {"provider": "corporate-proxy", "refresh_token": "rt-1-planted", "context": CONTEXT}
+        assert proxy.ask("provider/oauth_refresh", asked)["access_token"] == "at-2-planted"
+        proxy.complete(renewed)
+        error = proxy.refused("status?code=401")
+        assert error["data"]["credential"] == "login"
+        assert "provider/oauth_refresh" in error["message"]
+        error = proxy.answer(proxy.request("provider/oauth_refresh", {**asked, "refresh_token": "rt-0-planted"}))[
+            "error"
+        ]
+        assert error["data"] == {"kind": "login_failed", "retryable": False}
+        assert "cannot be renewed" in error["message"]
+        assert "planted" not in error["message"], "the server quotes it, and the plugin does not"
+        assert "planted" not in proxy.stderr
+    shown_keys = [upstream.seen(model)[0]["headers"]["authorization"] for model in (before, after, renewed)]
+    assert shown_keys == [f"Bearer {KEY}", "Bearer at-1-planted", "Bearer at-2-planted"]
+
+
+@pytest.mark.parametrize(
+    ("client", "ui", "code", "says"),
+    [
+        ("c?error=access_denied", {}, -32603, "the login was denied"),
+        ("c?error=expired_token", {}, -32603, "the login failed (expired_token)"),
+        ("c?pending=1000000&expires=0.3", {}, -32603, "nobody entered the code WXYZ-1234 in time"),
+        ("c?pending=0&error=500&expires=0.3", {}, -32603, "nobody entered the code WXYZ-1234 in time"),
+        ("c", NoUI("nobody is there"), -32001, "nobody is there"),
+    ],
+)
+def test_a_login_that_fails_says_why(
+    upstream: Upstream,
+    unique: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    client: str,
+    ui: object,
+    code: int,
+    says: str,
+) -> None:
+    """Docs, providers: an ``RpcError`` tells the host what the upstream said; in a login as in a completion."""
+    monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
+    monkeypatch.setenv("CORPORATE_PROXY_CLIENT_ID", unique(client))
+
+    async def log_in() -> dict[str, Any]:
+        async with MemoryHost(plugin.app, {"ui/request": ui}) as host:
+            return await host.refused("provider/oauth_login", {"provider": "corporate-proxy", "context": CONTEXT})
+
+    error = asyncio.run(log_in())
+    assert error["code"] == code
+    assert error["message"].startswith(says)
+
+
+def test_a_cancelled_login_asks_no_more(
+    upstream: Upstream, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 22: nobody is asked for a token that nobody waits for."""
+    client = unique("c?pending=1000000")
+    monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
+    monkeypatch.setenv("CORPORATE_PROXY_CLIENT_ID", client)
+
+    async def log_in_and_cancel() -> None:
+        async with MemoryHost(plugin.app, {"ui/request": {}}) as host:
+            rid = host.start("provider/oauth_login", {"provider": "corporate-proxy", "context": CONTEXT})
+            await asyncio.to_thread(upstream.seen, client, count=4)
+            host.cancel(rid)
+            assert (await host.answer(rid))["error"]["code"] == -32800
+            asked = len(upstream.seen(client))
+            await asyncio.sleep(0.2)  # four times as long as it waits between two questions
+            assert len(upstream.seen(client)) == asked
+
+    asyncio.run(log_in_and_cancel())
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_models_of_the_server_are_offered(proxy: Proxy) -> None:
+    """Protocol section 4, ``registry/update``: a provider by its name, the last one wins."""
+    assert proxy.command("proxy-models") == "2 models: big-1, small-1"
+    (update,) = [frame["params"] for frame in proxy.kept() if frame.get("method") == "registry/update"]
+    (provider,) = update["providers"]
+    assert provider["models"] == [{"id": "big-1"}, {"id": "small-1"}]
+    assert provider["oauth"]
+    assert proxy.complete("ok")["content"] == "Hello, Ada!"
+
+
+def test_the_status_names_the_server_and_not_the_key(proxy: Proxy, upstream: Upstream) -> None:
+    """Trap 45."""
+    expected = f"{upstream.origin}, with the key in CORPORATE_PROXY_KEY; 0 streams running"
+    assert proxy.command("proxy-status") == expected
+
+
+def test_the_readme_shows_what_happens() -> None:
+    """Style 12: what a README shows is run by a test."""
+    shown = re.findall(r"^```console\n(.*?)^```$", (HERE / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CORPORATE_PROXY_")}
+    ran = 0
+    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(shown), re.MULTILINE):
+        if command.startswith("export "):
+            name, _, value = command.removeprefix("export ").partition("=")
+            environ[name] = value
+        elif command.startswith("python "):
+            words = [sys.executable, *shlex.split(command)[1:]]
+            done = subprocess.run(
+                words, cwd=HERE, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False
+            )
+            assert done.stdout.decode() == expected
+            ran += 1
+    assert ran
+
+
+# -- the pure parts ----------------------------------------------------------------------------------------------------
+
+
+def test_how_long_to_wait_is_read_or_not_at_all() -> None:
+    """RFC 9110, ``Retry-After``; what a server invents is no wait of years, and no crash."""
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def after(value: str | None) -> float | None:
+        return plugin.retry_after(value, now.timestamp())
+
+    assert [after(value) for value in ("0", "7", " 7 ", "1.5")] == [0, 7, 7, 1.5]
+    assert after(format_datetime(now, usegmt=True)) == 0
+    assert after("Fri, 02 Jan 2026 03:05:05 GMT") == 60
+    assert after("Fri, 02 Jan 2026 03:05:05 -0000") == 60
+    assert after("Thu, 01 Jan 2026 00:00:00 GMT") == 0
+    assert after("999999999") == plugin.WEEK
+    for value in (None, "", "soon", "-1", "nan", "inf", "1e3", "٣", "9" * 5000, "Fri, 99 Jan 2026 03:05:05 GMT"):
+        assert after(value) is None
+
+
+_LINE_END = st.sampled_from([b"\n", b"\r\n", b"\r"])
+_TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=8).map(str.encode)
+
+
+@given(st.data())
+def test_any_split_of_an_event_stream_gives_the_same_events(data: st.DataObject) -> None:
+    """Style 11: whatever the line ends, the comments, and the pieces in which it comes."""
+    events = data.draw(st.lists(st.lists(_TEXT, min_size=1, max_size=3), max_size=4))
+    written = data.draw(st.sampled_from([b"", "\ufeff".encode()]))
+    for lines in events:
+        end = data.draw(_LINE_END)  # CR and LF from two lines would be one line's end
+        for line in lines:
+            written += data.draw(st.sampled_from([b"", b": a comment" + end])) + b"data: " + line + end
+        written += end
+    pieces = data.draw(st.lists(st.integers(0, len(written)), max_size=10))
+    stream, found = plugin.EventStream(), []
+    for start, end_at in zip([0, *sorted(pieces)], [*sorted(pieces), len(written)], strict=True):
+        found += stream.feed(written[start:end_at])
+    assert [value for _, value in [*found, *stream.end()]] == [b"\n".join(lines) for lines in events]
+
+
+def test_an_event_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As trap 4: what a server never ends is capped; comments that keep the connection alive are no part of it."""
+    monkeypatch.setattr(plugin, "MAX_EVENT", 1000)
+    for piece in (b"x" * 100, b"data: x\n"):
+        stream = plugin.EventStream()
+        for _ in range(1000 // len(piece)):
+            stream.feed(piece)
+        with pytest.raises(ValueError, match="longer than 1000 bytes"):
+            stream.feed(piece)
+    stream = plugin.EventStream()
+    for _ in range(10_000):
+        stream.feed(b": still here\n")
+    assert stream.feed(b"data: x\n\n") == [(b"", b"x")]
+
+
+def test_a_long_line_in_small_pieces_costs_no_more_than_it_must() -> None:
+    """As trap 4: no square of its length."""
+
+    def seconds(size: int) -> float:
+        stream, piece = plugin.EventStream(), b"x" * 1024
+        began = time.perf_counter()
+        for _ in range(size // 1024):
+            stream.feed(piece)
+        stream.feed(b"\n\n")
+        return time.perf_counter() - began
+
+    small, large = (statistics.median(seconds(size) for _ in range(5)) for size in (2**20, 2**23))
+    assert large < 8 * small * 4
+
+
+_CHOICE = ["choices", "index", "delta", "message", "finish_reason", "content", "text", "refusal", "reasoning", "type"]
+_CALL = ["tool_calls", "id", "function", "name", "arguments"]
+_COUNTS = ["prompt_tokens", "completion_tokens_details", "reasoning_tokens", "cached_tokens"]
+_FIELDS = [*_CHOICE, *_CALL, *_COUNTS]
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "x", "{}", "stop"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(_FIELDS),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.dictionaries(st.sampled_from(["choices", "usage", "model"]), _JSON, max_size=3), max_size=4))
+def test_no_chunk_whatever_makes_more_than_stream_events(chunks: list[dict[str, Any]]) -> None:
+    """A server's nonsense is left out, or is an error with a kind; it breaks nothing, and the fold takes all of it."""
+    answer, fold = plugin.Answer(), StreamFold()
+    try:
+        for chunk in chunks:
+            for event in answer.take(chunk):
+                fold.add(event)
+        fold.add(answer.end())
+    except RpcError as error:
+        failed = error.data["kind"]
+    else:
+        failed = None
+        orjson.dumps(fold.result())
+    assert failed in (None, "cut", "bad_tool_call")
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_any_split_of_an_answer_comes_to_the_same_result(data: st.DataObject) -> None:
+    """Issue "All of SEP": tool calls in interleaved pieces; how a server cuts and mixes them changes nothing."""
+    texts = {0: '{"a": [1, 2]}', 1: '{"ü": "\\n"}', 2: "{}"}
+    left = {index: list(text) for index, text in texts.items()}
+    answer, fold, begun = plugin.Answer(), StreamFold(), set()
+    while any(left.values()):
+        index = data.draw(st.sampled_from([index for index, rest in left.items() if rest]))
+        count = data.draw(st.integers(1, len(left[index])))
+        piece, left[index] = "".join(left[index][:count]), left[index][count:]
+        call: dict[str, Any] = {"index": index, "function": {"arguments": piece}}
+        if index not in begun or data.draw(st.booleans()):
+            begun.add(index)
+            call["id"], call["function"]["name"] = f"c{index}", f"tool{index}"
+        for event in answer.take({"choices": [{"delta": {"tool_calls": [call]}}]}):
+            fold.add(event)
+    for event in answer.take({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}):
+        fold.add(event)
+    fold.add(answer.end())
+    assert fold.result()["tool_calls"] == [
+        {"id": f"c{index}", "name": f"tool{index}", "arguments": json.loads(text)} for index, text in texts.items()
+    ]
+
+
+def test_a_certificate_that_is_not_trusted_says_where_to_put_its_ca() -> None:
+    """A company's gateway signs with the company's own certificate; to ask again changes nothing."""
+    upstream = plugin.Upstream(httpx.AsyncClient(), {"CORPORATE_PROXY_URL": "https://models.test/v1"})
+    error = upstream.broken(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"))
+    assert error.data == {"kind": "untrusted", "retryable": False}
+    assert "CORPORATE_PROXY_CA" in error.message
+
+
+def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
+    """The extension does not start without the trust that it was told to have."""
+    for path in (tmp_path / "missing.pem", tmp_path / "empty.pem"):
+        if path.name == "empty.pem":
+            path.write_text("")
+        with pytest.raises(ValueError, match=f"CORPORATE_PROXY_CA: no certificates can be read from .*{path.name}"):
+            plugin.make_client({"CORPORATE_PROXY_CA": str(path)})
+
+
+def test_text_in_parts_is_text() -> None:
+    """Some servers send content as a list of parts."""
+    answer = plugin.Answer()
+    delta = {"content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}
+    assert list(answer.take({"choices": [{"delta": delta, "finish_reason": "stop"}]})) == [Delta("ab")]
+    assert answer.end() == Done("stop")

@@ -1,0 +1,149 @@
+"""The fold of a model's stream, as a pure function: how an upstream cuts and mixes its pieces changes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepkit import Delta, Done, ModelUsed, Reasoning, ToolCallArgumentsDelta, ToolCallStart, Usage
+from sepkit.errors import EncodeError
+from sepkit.streams import StreamFold
+from sepkit.wire import messages
+from sepkit.wire.converter import structure, unstructure, unstructure_event
+from sepkit.wire.messages import StreamEvent
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def folded(events: list[StreamEvent]) -> dict[str, Any]:
+    fold = StreamFold()
+    for event in events:
+        fold.add(event)
+    return fold.result()
+
+
+def pieces(data: st.DataObject, text: str) -> list[str]:
+    """The text, cut somewhere; there may be empty pieces."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def interleaved(data: st.DataObject, lanes: list[list[StreamEvent]]) -> list[StreamEvent]:
+    """The events of all lanes, each lane in its order."""
+    left = [list(lane) for lane in lanes if lane]
+    mixed = []
+    while left:
+        lane = data.draw(st.sampled_from(left))
+        mixed.append(lane.pop(0))
+        left = [one for one in left if one]
+    return mixed
+
+
+@given(st.data())
+def test_any_interleaving_of_the_pieces_of_an_answer_comes_to_the_same_result(data: st.DataObject) -> None:
+    """Design section 2, protocol section 4: text, reasoning and the calls by their index; each is kept in its order."""
+    text, thought = data.draw(_TEXT), data.draw(_TEXT)
+    calls = data.draw(st.dictionaries(st.integers(0, 9), st.tuples(_TEXT, _TEXT, _JSON), max_size=4))
+    lanes: list[list[StreamEvent]] = [
+        [Delta(piece) for piece in pieces(data, text)],
+        [Reasoning(piece) for piece in pieces(data, thought)],
+    ]
+    for index, (upstream_id, name, arguments) in calls.items():
+        # Written as text with and without escapes, which may be cut anywhere.
+        written = json.dumps(arguments, ensure_ascii=data.draw(st.booleans()))
+        lane: list[StreamEvent] = [ToolCallArgumentsDelta(index, piece) for piece in pieces(data, written)]
+        lane.insert(data.draw(st.integers(0, len(lane))), ToolCallStart(index, upstream_id, name))
+        lanes.append(lane)
+    result = folded(interleaved(data, lanes))
+    assert result == {
+        "content": text,
+        "reasoning_content": thought,
+        "tool_calls": [
+            {"id": upstream_id, "name": name, "arguments": arguments}
+            for _, (upstream_id, name, arguments) in sorted(calls.items())
+        ],
+        "finish_reason": "tool_calls" if calls else "stop",
+        "usage": {},
+    }
+
+
+@given(st.data())
+def test_usage_in_pieces_is_the_last_word_on_each_count(data: st.DataObject) -> None:
+    """Docs, providers: it may come in pieces; a piece says nothing of what it leaves out."""
+    names = ["prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"]
+    said = data.draw(st.lists(st.dictionaries(st.sampled_from([*names, "cost"]), st.integers(0, 99)), max_size=5))
+    events: list[StreamEvent] = [
+        Usage(
+            **{name: count for name, count in piece.items() if name in names},
+            extra={name: count for name, count in piece.items() if name not in names},
+        )
+        for piece in said
+    ]
+    expected: dict[str, int] = {}
+    for piece in said:
+        expected.update(piece)
+    assert folded(events)["usage"] == expected
+
+
+@given(st.lists(st.sampled_from([("", ""), ("c", ""), ("", "look"), ("c", "look")]), min_size=1, max_size=6))
+def test_starts_that_are_repeated_or_come_in_parts_are_one_call(starts: list[tuple[str, str]]) -> None:
+    """Some upstreams repeat the start with each piece; an empty id or name takes nothing back."""
+    events: list[StreamEvent] = [ToolCallStart(0, upstream_id, name) for upstream_id, name in starts]
+    (call,) = folded(events)["tool_calls"]
+    assert call == {
+        "id": "c" if any(upstream_id for upstream_id, _ in starts) else "",
+        "name": "look" if any(name for _, name in starts) else "",
+        "arguments": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("done", "reason"),
+    [([], "tool_calls"), ([Done("")], "tool_calls"), ([Done("length")], "length"), ([Done("stop")], "stop")],
+    ids=["none", "empty", "length", "stop"],
+)
+def test_a_reason_that_the_upstream_gave_stands_and_a_missing_one_is_made(done: list[Done], reason: str) -> None:
+    """Docs, providers: without a ``Done`` the reason is ``tool_calls`` where there are any, else ``stop``."""
+    assert folded([ToolCallStart(0, "c", "look"), *done])["finish_reason"] == reason
+    assert folded([*done])["finish_reason"] == (reason if reason != "tool_calls" else "stop")
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}}', '{"a": 1}{"b": 2}', "NaN", '"', "[1,]", '{"a": "\\ud800"}'])
+def test_pieces_that_make_no_json_are_an_error_and_no_guess(text: str) -> None:
+    """Trap 10's rule: with the path of the value. What the model wrote may be secret, and is not quoted."""
+    with pytest.raises(EncodeError) as caught:
+        folded([ToolCallStart(3, "c", "look"), *(ToolCallArgumentsDelta(3, piece) for piece in text)])
+    assert caught.value.path == "$.tool_calls[3].arguments"
+
+
+@given(_TEXT, _TEXT, st.integers(0, 9), _JSON)
+def test_the_result_is_one_that_a_host_can_read(text: str, name: str, index: int, arguments: object) -> None:
+    """Protocol section 3: what the fold makes is a ``provider/complete`` result, for the strict converter as well."""
+    result = folded(
+        [
+            ModelUsed("m"),
+            Delta(text),
+            ToolCallStart(index, "c", name),
+            ToolCallArgumentsDelta(index, json.dumps(arguments)),
+            Usage(prompt_tokens=1, extra={"cost": 0.5}),
+        ]
+    )
+    read: messages.ProviderCompleteResult = structure(result, messages.ProviderCompleteResult)
+    assert unstructure(read) == result
+
+
+@given(st.lists(st.builds(Delta, _TEXT) | st.builds(Reasoning, _TEXT) | st.builds(Done, _TEXT), max_size=5))
+def test_what_is_streamed_folds_to_what_is_answered(events: list[StreamEvent]) -> None:
+    """Design section 2: a host that folds the deltas itself comes to the result that it is sent."""
+    kinds: dict[str, Any] = {"Delta": Delta, "Reasoning": Reasoning, "Done": Done}
+    read = [structure(written, kinds[written["type"]]) for written in map(unstructure_event, events)]
+    assert folded(read) == folded(events)
