@@ -40,7 +40,7 @@ class Console(Delegate):
         self._drawing = _Drawing(self._stderr) if self._stderr.isatty() and _Drawing.possible() else None
 
     @property
-    def ui_kinds(self) -> Collection[UiKind]:  # type: ignore[override]  # a property here, an attribute there
+    def ui_kinds(self) -> Collection[str]:  # type: ignore[override]  # a property here, an attribute there
         """What it can show; what it can ask depends on the terminal."""
         return (*_ASKED, *_SHOWN) if self._asks else _SHOWN
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from sepkit.errors import MethodNotFound, NotTrusted, NoUI
 from sepkit.wire import messages
-from sepkit.wire.methods import UiKind
 
 
 class Delegate:
     """The program around a host. ``extension`` is always the name of the one that asks."""
 
-    ui_kinds: Collection[UiKind] = ()
+    ui_kinds: Collection[str] = ()
     """The kinds of ``ui/request`` that it can show; told with the handshake."""
 
     # -- asked ---------------------------------------------------------------------------------------------------------
