@@ -24,7 +24,7 @@ from sepkit.errors import InvalidData, RpcError, SepkitError
 from sepkit.host.delegate import Delegate
 from sepkit.host.lane import EventLane
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, ExtensionDied, Life, fitted
-from sepkit.host.manifest import Manifest, ManifestError, Sandbox
+from sepkit.host.manifest import Manifest, ManifestError, Sandbox, inherited
 from sepkit.host.services import Room, Services
 from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
@@ -246,14 +246,14 @@ class Extension:
     async def _begin(self) -> None:
         self._become("starting")
         manifest, setting = self.manifest, self._setting
-        environment = manifest.environment()
-        manifest.check_hash(environment)
+        manifest.check_hash(manifest.environment())
+        command, environment = self._command()
         self.epoch += 1
         self._early.clear()
         life = Life(
             self.name,
             self.epoch,
-            self._command(environment),
+            command,
             cwd=manifest.root,
             env=environment,
             on_death=self._died,
@@ -297,17 +297,20 @@ class Extension:
         if self._wanted_tasks:
             await self._start_tasks_again()
 
-    def _command(self, environment: dict[str, str]) -> list[str]:
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        """What is spawned, and in which environment."""
         run, sandbox = self.manifest.run, self.manifest.sandbox
         if sandbox is None:
-            return [run.command, *run.args]
+            return [run.command, *run.args], self.manifest.environment()
         if not self._setting.isolation:
             raise ManifestError(f"{self.name} wants to run in a sandbox, and this host was not asked for isolation")
-        if (msb := shutil.which("msb", path=environment.get("PATH"))) is None:
-            raise ManifestError(
-                f"{self.name} wants to run in a sandbox, and there is no msb on PATH {environment.get('PATH', '')!r}"
-            )
-        return [msb, *_sandbox_options(sandbox), "--", run.command, *run.args]
+        # msb itself runs outside: a PATH or an LD_PRELOAD that the manifest names must not reach it.
+        outside = inherited()
+        path = outside.get("PATH", "")
+        if (msb := shutil.which("msb", path=path)) is None:
+            raise ManifestError(f"{self.name} wants to run in a sandbox, and there is no msb on PATH {path!r}")
+        options = _sandbox_options(sandbox, self.manifest.named())
+        return [msb, *options, "--", run.command, *run.args], outside
 
     def _become(self, state: State) -> None:
         if state != self.state:
@@ -454,7 +457,7 @@ def _merged(before: messages.Registrations, update: messages.RegistryUpdateParam
     )
 
 
-def _sandbox_options(sandbox: Sandbox) -> list[str]:
+def _sandbox_options(sandbox: Sandbox, environment: dict[str, str]) -> list[str]:
     options = ["run", "--image", sandbox.image, "--network", sandbox.network]
     if sandbox.memory is not None:
         options += ["--memory", str(sandbox.memory)]
@@ -462,6 +465,8 @@ def _sandbox_options(sandbox: Sandbox) -> list[str]:
         options += ["--cpus", str(sandbox.cpus)]
     for domain in sandbox.allow_domains:
         options += ["--allow-domain", domain]
+    for name, value in environment.items():
+        options += ["--env", f"{name}={value}"]
     return options
 
 

@@ -22,7 +22,7 @@ from sepkit.host import hooks
 from sepkit.host.delegate import Delegate
 from sepkit.host.extension import Extension, OnUpdate, Setting, State
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
-from sepkit.host.manifest import Discovery, Manifest, Problem, home_folder, read
+from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
 from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
@@ -170,15 +170,14 @@ class Host:
         problems: list[Problem] = []
         if isinstance(found, Discovery):
             problems += found.problems
-            chosen = found.chosen(trusted=self.trusted)
-            if not self.trusted:
-                untrusted = NotTrusted(f"the workspace {self.workspace} is not trusted")
-                problems += [Problem(manifest.name, untrusted) for manifest in found.untrusted()]
-        else:
-            chosen = [manifest for manifest in found if not manifest.disabled]
+            found = [*found.chosen(trusted=self.trusted), *([] if self.trusted else found.untrusted())]
         started = []
-        for manifest in chosen:
-            if manifest.name in self._extensions:
+        for manifest in found:
+            if manifest.disabled:
+                continue
+            if manifest.scope == "project" and not self.trusted:
+                problems.append(Problem(manifest.name, NotTrusted(f"the workspace {self.workspace} is not trusted")))
+            elif manifest.name in self._extensions:
                 problems.append(Problem(manifest.name, SepkitError("an extension of this name is loaded already")))
             else:
                 extension = Extension(manifest, self._setting, self._registered)
@@ -196,11 +195,20 @@ class Host:
     async def reload(self, name: str) -> None:
         """Read an extension's manifest again, and start it anew; what it was given before is worth nothing then.
 
+        One that is disabled now is ended, and stays ``stopped``.
+
         Raises:
+            ManifestError: The manifest cannot be read, or is another extension's; nothing has happened.
             SepkitError: It could not be started; it is ``failed``.
         """
         extension = self._extension(name)
-        await extension.reload(read(extension.manifest.root, scope=extension.manifest.scope))
+        found = read(extension.manifest.root, scope=extension.manifest.scope)
+        if found.name != name:
+            raise ManifestError(f"{found.root}: the manifest of {name} is now that of {found.name!r}")
+        if found.disabled:
+            await extension.stop()
+        else:
+            await extension.reload(found)
 
     async def unload(self, name: str) -> None:
         """End an extension, and forget it."""
@@ -224,7 +232,12 @@ class Host:
     def _registered(self, extension: Extension) -> None:
         tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
         for tool in extension.registrations.tools:
-            tools[f"{extension.name}.{tool.name}"] = (extension, tool)
+            name = f"{extension.name}.{tool.name}"
+            # Names have dots: what begins with the longer name of another extension is the other's.
+            if any(name.startswith(f"{other}.") and len(other) > len(extension.name) for other in self._extensions):
+                _log.warning("%s: its tool %r has a name that belongs to another extension", extension.name, tool.name)
+                continue
+            tools[name] = (extension, tool)
         self._tools = tools
         self.delegate.registered(extension.name)
 
@@ -386,7 +399,11 @@ class Host:
         if (refusal := hooks.owns_the_call(extension, before, after)) is not None:
             return refusal
         entry = self._tools.get(after["tool"])
-        return None if entry is None else _faults(entry[1].parameters, after["arguments"])
+        if entry is None:
+            return None
+        if entry[0].name != extension:  # names have dots: `a.b.c` may be a tool of `a.b` as well as of `a`
+            return f"{after['tool']!r} is a tool of {entry[0].name}"
+        return _faults(entry[1].parameters, after["arguments"])
 
     def dispatch_event(self, event: str, payload: Mapping[str, Any] | None = None) -> None:
         """Tell all extensions that have subscribed to it of an event. Never waits.
@@ -555,7 +572,12 @@ def _faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     except ImportError:
         return "nothing here can check the tool's schema; install sepkit[host]"
     try:
-        validator = jsonschema_rs.validator_for(schema)
+        validator = jsonschema_rs.validator_for(schema, retriever=_retrieve)
     except Exception as error:
         return f"the tool's schema cannot be checked: {error}"
     return next((str(fault.message) for fault in validator.iter_errors(arguments)), None)
+
+
+def _retrieve(uri: str) -> Any:
+    # The library would fetch it, from the network or the disk, for whoever has written the schema.
+    raise ValueError(f"$ref to {uri}: only references inside the schema are followed")

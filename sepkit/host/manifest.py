@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
+import stat
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from attrs import field, frozen
 
-from sepkit.errors import InvalidData, SepkitError
-from sepkit.wire.converter import structure
+from sepkit.errors import Fault, InvalidData, SepkitError
+from sepkit.wire.converter import step, structure
 from sepkit.wire.messages import Bounds
 from sepkit.wire.methods import PROTOCOL_VERSION
 
@@ -31,6 +31,7 @@ GROUPS: Final = ("tools", "commands", "ui", "exec", "kv", "bus", "session", "pro
 
 _ENV: Final = re.compile(r"\$\{env:([^}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MOST_BYTES: Final = 32 * 1024  # a key with as many dots as fit takes tomllib seconds, growing with their square
 
 
 class ManifestError(SepkitError):
@@ -114,10 +115,12 @@ class Manifest:
 
     def environment(self, host: Mapping[str, str] | None = None) -> dict[str, str]:
         """The child's whole environment: a few variables of the host's, and what the manifest names."""
+        return {**inherited(host), **self.named(host)}
+
+    def named(self, host: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variables that the manifest names."""
         host = os.environ if host is None else host
-        found = {name: host[name] for name in INHERITED if name in host}
-        found.update({name: expand(value, host) for name, value in self.run.env.items()})
-        return found
+        return {name: expand(value, host) for name, value in self.run.env.items()}
 
     def check_hash(self, environment: Mapping[str, str]) -> None:
         """Refuse a command whose file is not the one that the manifest means.
@@ -127,17 +130,25 @@ class Manifest:
         """
         if self.run.sha256 is None:
             return
-        command = self.run.command
-        path = str(self.root / command) if os.sep in command else shutil.which(command, path=environment.get("PATH"))
         try:
-            if path is None:
-                raise FileNotFoundError(f"no {command!r} on PATH {environment.get('PATH', '')!r}")
-            with open(path, "rb") as file:
+            path = self._command_file(environment)
+            with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ManifestError(f"{self.name}: the command's sha256 cannot be checked: {error}") from None
         if digest != self.run.sha256.lower():
             raise ManifestError(f"{self.name}: {path} has sha256 {digest}, and the manifest allows {self.run.sha256}")
+
+    def _command_file(self, environment: Mapping[str, str]) -> Path:
+        """The file that the child will be: it looks for it in its own folder, where PATH has relative places."""
+        command = self.run.command
+        if os.sep in command:
+            return self.root / command
+        for place in os.get_exec_path(environment):
+            path = self.root / place / command
+            if path.is_file() and os.access(path, os.X_OK):
+                return path
+        raise FileNotFoundError(f"no {command!r} on PATH {environment.get('PATH', '')!r}")
 
 
 @frozen
@@ -173,8 +184,11 @@ class Discovery:
         """The project's extensions, which are not loaded where the workspace is not trusted."""
         return [found for found in self.manifests if found.scope == "project" and not found.disabled]
 
-    def __iter__(self) -> Iterator[Manifest]:
-        return iter(self.chosen(trusted=True))
+
+def inherited(host: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The few variables of the host's that every child has."""
+    host = os.environ if host is None else host
+    return {name: host[name] for name in INHERITED if name in host}
 
 
 def home_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -196,11 +210,22 @@ def discover(workspace: Path | str | None = None, *, home: Path | str | None = N
     manifests: list[Manifest] = []
     problems: list[Problem] = []
     for place, scope in places:
-        for folder in _folders(place):
+        try:
+            folders = _folders(place)
+        except OSError as error:
+            problems.append(Problem(str(place), ManifestError(f"cannot be looked at: {error.strerror or error}")))
+            continue
+        owners: dict[str, Path] = {}
+        for folder in folders:
             try:
-                manifests.append(read(folder, scope=scope))
+                found = read(folder, scope=scope)
+                if found.name in owners:
+                    raise ManifestError(f"{folder / FILE}: the name {found.name!r} is taken by {owners[found.name]}")
             except ManifestError as error:
                 problems.append(Problem(folder.name, error))
+            else:
+                owners[found.name] = folder
+                manifests.append(found)
     return Discovery(tuple(manifests), tuple(problems))
 
 
@@ -213,15 +238,18 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
     root = Path(folder).absolute()
     path = root / FILE
     try:
-        said: _File = structure(tomllib.loads(path.read_text(encoding="utf-8")), _File)
+        data = tomllib.loads(_text(path))
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bad UTF-8, a number of 5,000 digits, 1,000 brackets: all of it
         raise ManifestError(f"{path}: no TOML: {error}") from None
+    faults = _faults(data)
+    try:
+        said: _File = structure(data, _File)
     except InvalidData as error:
-        raise ManifestError(f"{path}: {error}") from None
-    if not _NAME.fullmatch(said.name):
-        raise ManifestError(f"{path}: name {said.name!r}: letters, digits, '-', '_' and '.' only")
+        raise ManifestError(f"{path}: {InvalidData((*error.faults, *faults))}") from None
+    if faults:
+        raise ManifestError(f"{path}: {InvalidData(faults)}")
     return Manifest(
         name=said.name,
         version=said.version,
@@ -245,6 +273,55 @@ def expand(value: str, environ: Mapping[str, str]) -> str:
 def _folders(place: Path) -> Sequence[Path]:
     try:
         entries = sorted(place.iterdir())
-    except OSError:  # most users have none
+    except FileNotFoundError:  # most users have none
         return ()
-    return [entry for entry in entries if (entry / FILE).exists() or (entry / FILE).is_symlink()]
+    return [entry for entry in entries if _is_meant(entry)]
+
+
+def _is_meant(folder: Path) -> bool:
+    """Whether this is to be an extension: one that is there and cannot be read is told of, too."""
+    try:
+        (folder / FILE).lstat()
+    except NotADirectoryError:
+        return False
+    except FileNotFoundError:
+        return not folder.exists()  # a link to what is gone
+    except OSError:
+        return True
+    return True
+
+
+def _text(path: Path) -> str:
+    # A project's manifests are read before anybody trusts them: a pipe or a device might never end.
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("is no regular file")
+    if status.st_size > _MOST_BYTES:
+        raise OSError(f"has more than {_MOST_BYTES} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def _faults(data: Mapping[str, Any]) -> list[Fault]:
+    """What has the right type, and still cannot be."""
+    faults = []
+    name, run = data.get("name"), data.get("run")
+    if isinstance(name, str) and not _NAME.fullmatch(name):
+        faults.append(Fault("$.name", "letters, digits, '-', '_' and '.', the first a letter or digit", repr(name)))
+    if not isinstance(run, dict):
+        return faults
+    args, env = run.get("args"), run.get("env")
+    texts = [("$.run.command", run.get("command"))]
+    if isinstance(args, list):
+        texts += [(f"$.run.args[{place}]", text) for place, text in enumerate(args)]
+    if isinstance(env, dict):
+        texts += [(f"$.run.env{step(name)}", text) for name, text in env.items()]
+        faults += [
+            Fault(f"$.run.env{step(name)}", "a variable's name, without '=' and NUL", repr(name))
+            for name in env
+            if not name or "=" in name or "\0" in name
+        ]
+    # No program can be started with one.
+    faults += [Fault(path, "text without NUL", "one") for path, text in texts if isinstance(text, str) and "\0" in text]
+    return faults

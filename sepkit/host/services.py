@@ -17,7 +17,6 @@ import orjson
 from sepkit.errors import (
     CapabilityDisabled,
     ContextViolation,
-    EncodeError,
     InternalError,
     InvalidData,
     InvalidParams,
@@ -124,7 +123,7 @@ class Services:
                 raise InvalidParams(f"{method}: {error}") from None
             if (context := getattr(request, "context", None)) is not None:
                 self._check_context(method, context)
-            if self._serving >= _MOST_AT_ONCE:
+            if self._serving >= _MOST_AT_ONCE and method != methods.PING:
                 raise InternalError(f"{method}: too many requests at once", data={"reason": "overloaded"})
             self._serving += 1
             try:
@@ -171,7 +170,7 @@ class Services:
         if isinstance(request, messages.SetWidgetRequest):
             for widget_id in _widgets(request.widget):
                 self._room.owns_widget(self._extension, widget_id)
-        return unstructure(result)
+        return _written(result, messages.UiResult)
 
     async def _kv_get(self, request: messages.KvGetParams) -> object:
         return {"value": await self._store.get(self._extension, request.key)}
@@ -180,7 +179,7 @@ class Services:
         try:
             await self._store.set(self._extension, request.key, request.value)
         except orjson.JSONEncodeError as error:
-            raise EncodeError("$.value", str(error)) from None
+            raise InvalidParams(f"kv/set: the value cannot be stored: {error}") from None
         return {}
 
     async def _kv_delete(self, request: messages.KvDeleteParams) -> object:
@@ -191,7 +190,7 @@ class Services:
         return {"keys": await self._store.keys(self._extension, request.prefix or "")}
 
     async def _exec(self, request: messages.ExecRunParams) -> object:
-        return unstructure(await self._delegate.exec(self._extension, request))
+        return _written(await self._delegate.exec(self._extension, request), messages.ExecRunResult)
 
     async def _publish(self, request: messages.BusPublishParams) -> object:
         self._room.publish(self._extension, request.topic, request.payload)
@@ -229,6 +228,12 @@ class Services:
     async def _session_state(self, request: messages.SessionStateParams) -> object:
         state = await self._delegate.session_state(self._extension)
         return {} if state is None else {"state": state}
+
+
+def _written(result: object, cls: type[messages.Record]) -> dict[str, Any]:
+    if not isinstance(result, cls):
+        raise TypeError(f"the delegate's answer is a {type(result).__name__}, and not a {cls.__name__}")
+    return unstructure(result)
 
 
 def _widgets(block: object) -> Iterator[str]:

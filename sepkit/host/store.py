@@ -8,10 +8,12 @@ Source: protocol section 4, ``kv/*``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,6 +24,7 @@ from sepkit.errors import SepkitError
 T = TypeVar("T")
 
 _MOST_AT_ONCE: Final = 512
+_PATIENCE: Final = 5.0  # seconds for another host that writes to the same file
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kv (
     namespace TEXT NOT NULL,
@@ -66,6 +69,7 @@ class KvStore:
 
         Raises:
             StoreError: It could not be written.
+            TypeError: It is no plain JSON data.
         """
         data = orjson.dumps(value)
 
@@ -86,11 +90,11 @@ class KvStore:
         """The keys that begin with ``prefix``, in order."""
 
         def job(database: sqlite3.Connection) -> Any:
+            # SQLite's own functions of text end at a NUL; its order does not, and is the order of Python's texts.
             rows = database.execute(
-                "SELECT key FROM kv WHERE namespace = ? AND substr(key, 1, length(?)) = ? ORDER BY key",
-                (namespace, prefix, prefix),
+                "SELECT key FROM kv WHERE namespace = ? AND key >= ? ORDER BY key", (namespace, prefix)
             )
-            return [row[0] for row in rows]
+            return [key for (key,) in takewhile(lambda row: row[0].startswith(prefix), rows)]
 
         found: list[str] = await self._do(job)
         return found
@@ -129,7 +133,7 @@ class KvStore:
                 jobs.append(following)
             try:
                 database = database or self._open()
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread, whoever asks waits for ever
                 self._fail(jobs, error)
             else:
                 self._write(database, jobs)
@@ -141,8 +145,11 @@ class KvStore:
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # For its user's eyes: extensions keep tokens. To open a database that is there would take its locks away.
+            with contextlib.suppress(FileExistsError):
+                self.path.touch(mode=0o600, exist_ok=False)
         # Autocommit: the transactions are ours. Another host may write to the same file; it is waited for.
-        database = sqlite3.connect(self.path or ":memory:", isolation_level=None, timeout=5.0)
+        database = sqlite3.connect(self.path or ":memory:", isolation_level=None, timeout=_PATIENCE)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -157,12 +164,17 @@ class KvStore:
         results: list[Any] = []
         try:
             database.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # the file's fault and not theirs; to wait for it again for each would take ages
+            self._fail(jobs, error)
+            return
+        try:
             for job, _, _ in jobs:
                 results.append(job(database))
             database.execute("COMMIT")
         except Exception as error:
             if database.in_transaction:
-                database.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
             if len(jobs) == 1:
                 self._fail(jobs, error)
             else:  # one of them fails alone

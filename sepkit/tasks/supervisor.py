@@ -316,7 +316,7 @@ class Supervisor:
         return None
 
     def _run_ended(self, entry: _Entry, task: asyncio.Task[BaseException | None]) -> None:
-        restarts = self._restarts(entry)
+        restarts = entry.restarts = self._restarts(entry)
         if entry.run is not None:
             entry.run.signal_stop()  # for whatever it left behind: a thread, a child
         entry.run = entry.task = None
@@ -335,7 +335,6 @@ class Supervisor:
             reason = _text(error)
         policy = entry.spec.policy
         follows = policy.after_run(failed=reason is not None, restarts=restarts)
-        entry.restarts = restarts
         if follows == "restart":
             entry.delay = policy.delay(restarts, self._random)
             entry.restarts += 1

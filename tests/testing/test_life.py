@@ -135,9 +135,8 @@ async def test_a_scope_that_cancels_again_and_again_still_ends_the_app() -> None
         async with TestHost(app) as host:
             await host.call_tool("forever")
     assert scope.cancelled_caught
-    assert not [one for one in logging.getLogger().handlers if isinstance(one, WireHandler)]
     async with asyncio.timeout(20):
-        while is_alive(app):
+        while is_alive(app) or any(isinstance(one, WireHandler) for one in logging.getLogger().handlers):
             await asyncio.sleep(0.01)
 
 
