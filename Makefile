@@ -1,5 +1,6 @@
 # `make demo` and `make test` set up what they need; both are quick the second time.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -17,7 +18,7 @@ demo: $(READY)
 	$(BIN)/python plugins/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The suite on each supported Python that this machine has.
 test-all:

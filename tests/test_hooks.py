@@ -236,7 +236,7 @@ async def test_a_hook_that_raises_is_an_error_so_that_the_host_decides(error: Ba
         Patch(arguments=5),
         Patch(tool=None),
         Patch(arguments={"x": float("nan")}),
-        Patch(arguments={"x": object()}),
+        Patch(arguments={"x": ...}),
     ],
     ids=repr,
 )

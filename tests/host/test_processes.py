@@ -22,7 +22,7 @@ from sepkit.errors import Cancelled, InvalidParams, RequestTimeout, RpcError
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, Problem, discover, read
 from sepkit.host.extension import ExtensionUnavailable
 from sepkit.host.manifest import GROUPS, Capabilities, Run
-from sepkit.runner import new_loop
+from sepkit.runner import LoopKind, new_loop
 from sepkit.wire import messages
 
 PLUGINS: Final = Path(__file__).parents[2] / "plugins"
@@ -236,11 +236,14 @@ def plain(name: str, source: str, folder: Path, **fields: Any) -> Manifest:
     return Manifest(name=name, version="1", root=folder, run=run, **{"capabilities": ALL, **fields})
 
 
-def on_a_loop(work: Callable[[], Awaitable[None]]) -> None:
+ON_BOTH_LOOPS: Final = pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])
+
+
+def on_a_loop(work: Callable[[], Awaitable[None]], loop_kind: LoopKind = "auto") -> None:
     async def limited() -> None:
         await asyncio.wait_for(work(), 50)
 
-    with asyncio.Runner(loop_factory=lambda: new_loop("auto")) as runner:
+    with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
         runner.run(limited())
 
 
@@ -266,7 +269,8 @@ async def seen(host: Host, what: str = "heard") -> Any:
 # -- the surface -------------------------------------------------------------------------------------------------------
 
 
-def test_all_of_the_surface(tmp_path: Path) -> None:
+@ON_BOTH_LOOPS
+def test_all_of_the_surface(loop_kind: LoopKind, tmp_path: Path) -> None:
     """Host, "The surface": tools, hooks, events, commands, providers, keys, what an extension asks, status."""
 
     async def main() -> None:
@@ -331,7 +335,7 @@ def test_all_of_the_surface(tmp_path: Path) -> None:
         assert person.states == [("full", "starting"), ("full", "ready"), ("full", "stopped")]
         assert host.status()[0].pid is None
 
-    on_a_loop(main)
+    on_a_loop(main, loop_kind)
 
 
 def test_who_stops_reading_a_stream_cancels_it(tmp_path: Path) -> None:
@@ -675,7 +679,8 @@ def test_a_stubborn_extension_is_ended_with_all_of_its_session(tmp_path: Path) -
     on_a_loop(main)
 
 
-def test_a_death_fails_all_that_waits_at_once_with_the_last_of_its_stderr(tmp_path: Path) -> None:
+@ON_BOTH_LOOPS
+def test_a_death_fails_all_that_waits_at_once_with_the_last_of_its_stderr(loop_kind: LoopKind, tmp_path: Path) -> None:
     """Trap 19: within 1 s, with exit code and the tail of stderr; nobody gets an ExceptionGroup (trap 20)."""
 
     async def main() -> None:
@@ -698,7 +703,7 @@ def test_a_death_fails_all_that_waits_at_once_with_the_last_of_its_stderr(tmp_pa
             assert len({id(outcome) for outcome in outcomes}) == 50, "an error each: they are raised with a traceback"
             assert host.status()[0].state == "failed"
 
-    on_a_loop(main)
+    on_a_loop(main, loop_kind)
 
 
 def test_stderr_is_read_to_its_end_and_kept_to_a_tail(tmp_path: Path) -> None:
@@ -796,7 +801,8 @@ def test_long_frames_pass_both_ways(size: int, tmp_path: Path) -> None:
     on_a_loop(main)
 
 
-def test_who_gives_up_tells_the_extension_within_a_tenth_of_a_second(tmp_path: Path) -> None:
+@ON_BOTH_LOOPS
+def test_who_gives_up_tells_the_extension_within_a_tenth_of_a_second(loop_kind: LoopKind, tmp_path: Path) -> None:
     """Traps 20, 22 and 23: the caller that times out or is cancelled sends ``$/cancel``; nobody else notices."""
 
     async def main() -> None:
@@ -821,7 +827,7 @@ def test_who_gives_up_tells_the_extension_within_a_tenth_of_a_second(tmp_path: P
             assert sorted(delays)[2] < 0.1
             assert host.status()[0].pending == 0
 
-    on_a_loop(main)
+    on_a_loop(main, loop_kind)
 
 
 def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(tmp_path: Path) -> None:

@@ -211,7 +211,9 @@ def test_a_value_of_10_mib_comes_back_whole(path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("bad", ["\ud800", {"\ud800": 1}, 2**64, {1, 2}, object(), {"a": b""}], ids=ascii)
+@pytest.mark.parametrize(
+    "bad", ["\ud800", {"\ud800": 1}, 2**64, {1, 2}, object(), {"a": b""}], ids=lambda bad: type(bad).__name__
+)
 def test_a_value_that_is_no_json_is_refused_and_harms_nobody(bad: object) -> None:
     """KvStore.set: said to who asked, and the next one is served."""
 
