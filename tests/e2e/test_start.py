@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -57,12 +56,15 @@ def test_importing_sepkit_adds_little_over_its_dependencies() -> None:
     libraries = "import asyncio, uvloop, orjson, attrs, cattrs"
     _seconds_to_import("import sepkit")  # write the bytecode
     rounds: list[tuple[float, float]] = []
-    added = 1.0
-    # The best of each: a busy neighbour only ever adds. So where it is busy all the time, more rounds find a quiet moment.
-    while len(rounds) < 12 or (added > 0.040 and len(rounds) < 60):
+    added, limit = 1.0, 0.0
+    while len(rounds) < 12 or (added > limit and len(rounds) < 40):
         rounds.append((_seconds_to_import("import sepkit"), _seconds_to_import(libraries)))
-        added = min(ours for ours, _ in rounds) - min(theirs for _, theirs in rounds)
-    assert added <= 0.040, f"{added * 1e3:.0f} ms; median {statistics.median(a - b for a, b in rounds) * 1e3:.0f} ms"
+        # The best of each: a busy neighbour only ever adds. Where it is busy all the time, all is slower: 40 ms is
+        # what a machine allows that needs 95 ms for the libraries.
+        fastest = min(theirs for _, theirs in rounds)
+        added = min(ours for ours, _ in rounds) - fastest
+        limit = max(0.040, 0.42 * fastest)
+    assert added <= limit, f"{added * 1e3:.0f} ms, the libraries {fastest * 1e3:.0f} ms"
 
 
 @pytest.mark.timeout(300)
