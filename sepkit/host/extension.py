@@ -203,11 +203,7 @@ class Extension:
             SepkitError: It could not be started, or the handshake failed; it is ``failed``, and stays so.
         """
         async with self._lock:
-            try:
-                await self._begin()
-            except SepkitError as error:
-                self._fail(error)
-                raise
+            await self._begin_or_fail()
 
     async def stop(self) -> None:
         """End it, whatever its state."""
@@ -226,11 +222,7 @@ class Extension:
             await self._stop()
             self.manifest = manifest
             self._restarts.reset()
-            try:
-                await self._begin()
-            except SepkitError as error:
-                self._fail(error)
-                raise
+            await self._begin_or_fail()
 
     def _cancel_restart(self) -> None:
         if self._again is not None:
@@ -242,6 +234,13 @@ class Extension:
         if life is not None:
             await life.stop(self._setting.shutdown_grace)
         self._tasks_died("the extension was stopped")
+
+    async def _begin_or_fail(self) -> None:
+        try:
+            await self._begin()
+        except BaseException as error:
+            self._fail(error if isinstance(error, Exception) else SepkitError(f"the start of {self.name} was given up"))
+            raise
 
     async def _begin(self) -> None:
         self._become("starting")
@@ -257,7 +256,7 @@ class Extension:
             cwd=manifest.root,
             env=environment,
             on_death=self._died,
-            on_stderr=functools.partial(setting.delegate.stderr, self.name),
+            on_stderr=functools.partial(inform, setting.delegate.stderr, self.name),
             max_frame_bytes=setting.max_frame_bytes,
             ping_after=setting.ping_after,
             ping_timeout=setting.ping_timeout,
@@ -315,7 +314,7 @@ class Extension:
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            self._setting.delegate.state_changed(self.name, state)
+            inform(self._setting.delegate.state_changed, self.name, state)
 
     def _fail(self, error: Exception) -> None:
         self.last_error = error
@@ -351,7 +350,7 @@ class Extension:
             began = asyncio.get_running_loop().time()
             try:
                 await self._begin()
-            except SepkitError as error:
+            except Exception as error:  # whatever it is, there is nobody else to whom it could go
                 _log.warning("%s could not be restarted: %s", self.name, error)
                 self._start_again(error, asyncio.get_running_loop().time() - began)
 
@@ -363,7 +362,7 @@ class Extension:
         if self.state == "starting":
             self._early.append((method, record))
         elif method == methods.LOG:
-            self._setting.delegate.log(self.name, record)
+            inform(self._setting.delegate.log, self.name, record)
         elif method == methods.REGISTRY_UPDATE:
             self.registrations = self._granted(_merged(self.registrations, record))
             self._on_registered(self)
@@ -371,7 +370,7 @@ class Extension:
             self.tasks[record.task_id] = record
             if record.task_id in self._wanted_tasks:
                 self._task_told(record)
-            self._setting.delegate.task_changed(self.name, record)
+            inform(self._setting.delegate.task_changed, self.name, record)
 
     def _task_told(self, task: messages.TaskHealth) -> None:
         """A task that the host has started has ended, or begun. An orderly end of the process tells of it, too."""
@@ -424,7 +423,7 @@ class Extension:
         for task_id, health in self.tasks.items():
             if health.status in _RUNNING:
                 self.tasks[task_id] = dead = attrs.evolve(health, status="failed", error=why)
-                self._setting.delegate.task_changed(self.name, dead)
+                inform(self._setting.delegate.task_changed, self.name, dead)
 
     async def _start_tasks_again(self) -> None:
         ended, self._ended_tasks = self._ended_tasks, {}
@@ -436,6 +435,14 @@ class Extension:
                 await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
             except (RpcError, SepkitError) as error:
                 _log.warning("%s: its task %r did not come back: %s", self.name, task_id, error)
+
+
+def inform(tell: Callable[..., None], extension: str, *said: object) -> None:
+    """Tell the program around the host. Where it fails at that, no extension's life or death may hang on it."""
+    try:
+        tell(extension, *said)
+    except Exception:
+        _log.exception("the host's delegate failed when it was told of %s", extension)
 
 
 Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration, messages.ProviderRegistration)
@@ -470,4 +477,4 @@ def _sandbox_options(sandbox: Sandbox, environment: dict[str, str]) -> list[str]
     return options
 
 
-__all__ = ["Extension", "ExtensionDied", "ExtensionUnavailable", "OnUpdate", "Setting", "State"]
+__all__ = ["Extension", "ExtensionDied", "ExtensionUnavailable", "OnUpdate", "Setting", "State", "inform"]

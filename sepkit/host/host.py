@@ -20,7 +20,7 @@ import orjson
 from sepkit.errors import InvalidData, InvalidParams, MethodNotFound, NotTrusted, SepkitError
 from sepkit.host import hooks
 from sepkit.host.delegate import Delegate
-from sepkit.host.extension import Extension, OnUpdate, Setting, State
+from sepkit.host.extension import Extension, OnUpdate, Setting, State, inform
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
 from sepkit.host.store import KvStore
@@ -239,7 +239,7 @@ class Host:
                 continue
             tools[name] = (extension, tool)
         self._tools = tools
-        self.delegate.registered(extension.name)
+        inform(self.delegate.registered, extension.name)
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -422,7 +422,7 @@ class Host:
         for extension in self._extensions.values():
             if extension.name != sender and "bus/event" in extension.registrations.subscriptions:
                 extension.tell("bus/event", said)
-        self.delegate.published(sender, topic, payload)
+        inform(self.delegate.published, sender, topic, payload)
 
     def press_key(self, widget: str, key: str) -> None:
         """Tell an extension of a key: ``widget`` is the id of a widget that it has shown, or its own name.

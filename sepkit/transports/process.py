@@ -10,11 +10,13 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from sepkit.errors import SepkitError
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
+
+_LAST_OF_THE_SESSION: Final = 2.0  # seconds that killed processes may take to be gone
 
 
 class SpawnError(SepkitError):
@@ -92,7 +94,7 @@ class ChildProcess:
             if code is None:
                 self._signal(number)
                 code = await self.wait(seconds)
-        self._kill_session()
+        await self._kill_session()
         for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
             await asyncio.sleep(0)
         # Nobody reads any more what still waits; but a grandchild may hold the pipe, and never take it.
@@ -105,13 +107,39 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
-    def _kill_session(self) -> None:
-        """Kill what it left behind in its session: its group and, where the system tells of them, the others."""
+    async def _kill_session(self) -> None:
+        """Kill what it left behind in its session, its group and, where the system tells of them, the others."""
         self._signal(signal.SIGKILL)
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getsid(int(entry.name)) == self.process.pid:
-                    os.kill(int(entry.name), signal.SIGKILL)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LAST_OF_THE_SESSION
+        # Who is killed is not gone yet, and may have forked in between.
+        while left := _members(self.process.pid):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if loop.time() >= deadline:
+                break
+            await asyncio.sleep(0.005)
+
+
+def _members(session: int) -> list[int]:
+    """The processes of a session that are not dead, where the system tells of them."""
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return []
+    return [int(entry) for entry in entries if entry.isdecimal() and _lives_in(int(entry), session)]
+
+
+def _lives_in(pid: int, session: int) -> bool:
+    # The cheap question first: there may be thousands of processes, and few are ours. One that nobody reaps stays.
+    try:
+        if os.getsid(pid) != session:
+            return False
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
 def _reason(error: OSError, command: str, environment: Mapping[str, str]) -> str:
