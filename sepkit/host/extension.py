@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from sepkit.errors import InvalidData, RpcError, SepkitError
+from sepkit.errors import InvalidData, SepkitError
 from sepkit.host.delegate import Delegate
 from sepkit.host.lane import EventLane
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, ExtensionDied, Life, fitted
@@ -38,6 +38,7 @@ OnUpdate = Callable[[messages.ToolUpdateParams], None]
 _log = logging.getLogger("sepkit.host")
 
 _RUNNING: Final = frozenset({"pending", "running", "restarting"})
+_MOST_TASKS: Final = 20_000  # that are remembered: an extension may make up ids for ever
 _LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
 _STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
 
@@ -368,6 +369,8 @@ class Extension:
             self._on_registered(self)
         elif method == methods.TASK_UPDATE:
             self.tasks[record.task_id] = record
+            if len(self.tasks) > _MOST_TASKS:
+                del self.tasks[next(iter(self.tasks))]
             if record.task_id in self._wanted_tasks:
                 self._task_told(record)
             inform(self._setting.delegate.task_changed, self.name, record)
@@ -430,11 +433,13 @@ class Extension:
         for task_id, when in ended.items():
             if when < self._died_at - _LAST_ACTS:
                 del self._wanted_tasks[task_id]
-        for task_id, params in list(self._wanted_tasks.items()):
-            try:
-                await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
-            except (RpcError, SepkitError) as error:
-                _log.warning("%s: its task %r did not come back: %s", self.name, task_id, error)
+        await asyncio.gather(*(self._start_task_again(params) for params in self._wanted_tasks.values()))
+
+    async def _start_task_again(self, params: messages.TaskStartParams) -> None:
+        try:
+            await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
+        except SepkitError as error:
+            _log.warning("%s: its task %r did not come back: %s", self.name, params.task_id, error)
 
 
 def inform(tell: Callable[..., None], extension: str, *said: object) -> None:

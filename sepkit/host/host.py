@@ -31,6 +31,8 @@ from sepkit.wire.frames import MAX_FRAME_BYTES
 
 _log = logging.getLogger("sepkit.host")
 
+_MOST_WIDGETS: Final = 1000  # that are remembered, the newest: an extension may make up ids for ever
+
 TOOL_TIMEOUT: Final = 120.0
 COMMAND_TIMEOUT: Final = 120.0
 COMPLETION_TIMEOUT: Final = 5.0
@@ -215,6 +217,7 @@ class Host:
         extension = self._extension(name)
         await extension.stop()
         del self._extensions[name]
+        self._widgets = {widget: owner for widget, owner in self._widgets.items() if owner != name}
         self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
 
     def _handshake(self, manifest: Manifest) -> messages.InitializeParams:
@@ -519,7 +522,10 @@ class Host:
 
     def owns_widget(self, extension: str, widget_id: str) -> None:
         """Keys pressed in this widget are the extension's from now on."""
+        self._widgets.pop(widget_id, None)
         self._widgets[widget_id] = extension
+        if len(self._widgets) > _MOST_WIDGETS:
+            del self._widgets[next(iter(self._widgets))]
 
     def set_active(self, names: list[str]) -> list[str]:
         """Make these tools the active ones; those that there are, and that are allowed."""

@@ -10,7 +10,7 @@ from typing import Final
 
 TAIL_BYTES: Final = 16 * 1024
 MOST_LINES: Final = 1000
-"""Lines a second that are told; of a flood the rest is counted, and only the tail keeps its end."""
+"""Lines a second that are told; of a flood the rest is counted, which is said, and the tail keeps its end."""
 
 _CHUNK: Final = 65_536
 _LONGEST_LINE: Final = 8192
@@ -33,8 +33,7 @@ class StderrReader:
         self._rest = b""
         self._second = 0.0
         self._told = 0
-        self.untold = 0
-        """Lines that were too many to be told."""
+        self._untold = 0  # lines that were too many, since it was last said
         os.set_blocking(self._file.fileno(), False)
         self._loop.add_reader(self._file.fileno(), self._read)
 
@@ -70,16 +69,22 @@ class StderrReader:
         now = self._loop.time()
         if now - self._second >= 1:
             self._second, self._told = now, 0
+            self._tell_of_untold()
         if self._told >= MOST_LINES:
-            self.untold += data.count(b"\n")
+            self._untold += data.count(b"\n")
             self._rest = b""
             return
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-_LONGEST_LINE:]
         for line in lines[: MOST_LINES - self._told]:
             self._on_line(line[-_LONGEST_LINE:].decode("utf-8", "replace").rstrip("\r"))
-        self.untold += max(0, len(lines) - (MOST_LINES - self._told))
+        self._untold += max(0, len(lines) - (MOST_LINES - self._told))
         self._told += len(lines)
+
+    def _tell_of_untold(self) -> None:
+        if self._untold:
+            untold, self._untold = self._untold, 0
+            self._on_line(f"(and {untold:,} lines more than can be told)")
 
     def _end(self) -> None:
         if self._file.closed:
@@ -89,3 +94,4 @@ class StderrReader:
         if self._rest:
             rest, self._rest = self._rest, b""
             self._on_line(rest.decode("utf-8", "replace"))
+        self._tell_of_untold()
