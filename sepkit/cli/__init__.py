@@ -40,7 +40,7 @@ _BY_KIND: Final = {
     "registration": ExitCode.BAD_REGISTRATION,
 }
 
-_VERBS: Final = ("run", "call", "inspect", "spec")
+_VERBS: Final = ("run", "call", "inspect", "spec", "conformance")
 
 
 class _Verbs(click.Group):

@@ -1,0 +1,102 @@
+"""Commands, and the completion of what is typed after them."""
+
+from __future__ import annotations
+
+import json
+
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.requirements import Violation, observation, requirement
+from sepkit.conformance.subject import expect_error, judge
+from sepkit.conformance.tools import judge_survey, same_answer
+
+
+@observation("commands.result", section="3", title="each command answers, and its result fits the schema")
+def _result(e: Evidence) -> None:
+    judge_survey(e, "command/execute")
+
+
+@observation("commands.completions", section="3", title="for each command completions are answered, if only with none")
+def _completions(e: Evidence) -> None:
+    judge_survey(e, "command/complete")
+
+
+@observation(
+    "commands.completions-listed",
+    section="3",
+    title="completions are listed even where there are none: as an empty array",
+    advice=True,
+)
+def _completions_listed(e: Evidence) -> None:
+    for asked in e.asked("command/complete"):
+        result = asked.answer.get("result") if asked.answer is not None else None
+        if isinstance(result, dict) and "completions" not in result:
+            raise Violation("completions", "none, not even an empty array", sent=json.dumps(asked.request).encode())
+
+
+@requirement("commands.without-arguments", section="3", title="command/execute needs no arguments field")
+async def _without_arguments(c: Connection) -> None:
+    frame = c.subject.command_call(c)
+    c.send(frame)
+    bare = c.subject.command_call(c, frame["params"]["command"])
+    del bare["params"]["arguments"]
+    c.send(bare)
+    same_answer(await c.answer(frame, c.patience.call), await c.answer(bare, c.patience.call))
+
+
+@requirement("commands.without-partial", section="3", title="command/complete needs no partial field")
+async def _without_partial(c: Connection) -> None:
+    frame = c.subject.completion(c)
+    del frame["params"]["partial"]
+    c.send(frame)
+    judge("command/complete", await c.answer(frame, c.patience.call))
+
+
+@requirement("commands.unknown", section="3", title="a command that is not registered is answered, and not with -32601")
+async def _unknown(c: Connection) -> None:
+    c.subject.some("commands")
+    frame = c.subject.command_call(c, "conformance-unknown")
+    c.send(frame)
+    judge("command/execute", await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "commands.unknown-completed",
+    section="3",
+    title="completions of a command that is not registered are answered, and not with -32601",
+)
+async def _unknown_completed(c: Connection) -> None:
+    c.subject.some("commands")
+    frame = c.subject.completion(c, "conformance-unknown")
+    c.send(frame)
+    judge("command/complete", await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "commands.bad-params",
+    section="8",
+    title="command/execute without its params, or with wrong ones, is answered with -32602",
+)
+async def _bad_params(c: Connection) -> None:
+    c.subject.some("commands")
+    expect_error(await c.ask("command/execute", {}, c.patience.call), -32602)
+    expect_error(await c.ask("command/execute", {"command": 5, "context": c.context()}, c.patience.call), -32602)
+
+
+@requirement(
+    "commands.complete-bad-params", section="8", title="command/complete without its params is answered with -32602"
+)
+async def _complete_bad_params(c: Connection) -> None:
+    c.subject.some("commands")
+    expect_error(await c.ask("command/complete", {}, c.patience.call), -32602)
+
+
+@requirement("commands.unknown-fields", section="1", title="unknown fields in a command and in its context are ignored")
+async def _unknown_fields(c: Connection) -> None:
+    plain = c.subject.command_call(c)
+    c.send(plain)
+    frame = c.subject.command_call(c, plain["params"]["command"])
+    frame["params"] |= {"unknown": {"deep": 1}}
+    frame["params"]["context"]["unknown"] = 1
+    c.send(frame | {"unknown": "field"})
+    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))

@@ -1,0 +1,178 @@
+"""The handshake: what is answered to ``initialize``, and by whom with which version.
+
+Not what is registered in it: that is another topic.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+
+from sepkit.conformance.connection import Connection, Frame, initialize_params, shown
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.requirements import Process, Violation, fitting, observation, requirement
+from sepkit.conformance.subject import expect_error
+from sepkit.wire import messages
+
+
+async def _greet(c: Connection, **changes: object) -> Frame:
+    """Do a handshake of this kind; its result."""
+    return _result(await c.ask("initialize", initialize_params(**changes), c.patience.handshake))
+
+
+def _result(answer: Frame) -> Frame:
+    result = answer.get("result")
+    if not isinstance(result, dict):
+        raise Violation("a result of initialize", " ".join(shown([json.dumps(answer).encode()])))
+    return result
+
+
+def _version_1(result: Frame) -> None:
+    version = result.get("protocol_version")
+    if type(version) is not int or version != 1:
+        raise Violation("protocol_version 1, the only one there is today", f"protocol_version {json.dumps(version)}")
+
+
+@requirement(
+    "handshake.reply",
+    section="2",
+    title="initialize is answered with a result within 10 s",
+    process=Process.BARE,
+)
+async def _replies(c: Connection) -> None:
+    await _greet(c)
+
+
+@observation("handshake.result", section="3", title="the result of initialize, registrations aside, fits its schema")
+def _fits(e: Evidence) -> None:
+    result = {name: value for name, value in _result(e.subject.greeting).items() if name != "registrations"}
+    fitting(result, messages.InitializeResult, "a result of initialize")
+
+
+@observation("handshake.version", section="1", title="a host of version 1 is answered with version 1, as an integer")
+def _version(e: Evidence) -> None:
+    _version_1(_result(e.subject.greeting))
+
+
+@requirement(
+    "handshake.newer-host",
+    section="1",
+    title="a host of a higher version is answered with version 1: the lower of the two counts",
+    process=Process.BARE,
+)
+async def _newer_host(c: Connection) -> None:
+    _version_1(await _greet(c, protocol_version=7))
+
+
+@requirement(
+    "handshake.minimal",
+    section="3",
+    title="initialize needs none of its optional fields",
+    process=Process.BARE,
+)
+async def _minimal(c: Connection) -> None:
+    given = initialize_params(mode="headless")
+    needed = {name: given[name] for name in ("protocol_version", "host", "workspace", "mode")}
+    _result(await c.ask("initialize", needed, c.patience.handshake))
+
+
+@requirement(
+    "handshake.nothing-enabled",
+    section="3",
+    title="a host without a screen, that has switched every capability off, is served as well",
+    process=Process.BARE,
+)
+async def _nothing_enabled(c: Connection) -> None:
+    groups = ("tools", "commands", "ui", "exec", "kv", "bus", "session", "providers")
+    await _greet(c, mode="headless", ui_capabilities=[], capabilities_enabled=dict.fromkeys(groups, False))
+
+
+@requirement(
+    "handshake.unknown-fields",
+    section="1",
+    title="unknown fields in initialize are ignored, on every level",
+    process=Process.BARE,
+)
+async def _unknown_fields(c: Connection) -> None:
+    params = initialize_params(unknown={"deep": [1]}, capabilities_enabled={"unknown": True})
+    for name in ("host", "workspace", "session"):
+        params[name] = {**params[name], "unknown": 1}
+    frame = c.request("initialize", params, unknown="field")
+    c.send(frame)
+    _result(await c.answer(frame, c.patience.handshake))
+
+
+@requirement(
+    "handshake.ping-first",
+    section="1",
+    title="a ping before initialize is answered, if only with an error (JSON-RPC answers every request)",
+    process=Process.BARE,
+)
+async def _ping_first(c: Connection) -> None:
+    early = c.fence()
+    c.send(early)
+    await c.until(lambda: bool(c.answers(early["id"])), c.subject.limit(early["method"], c.patience.answer))
+    await _greet(c)
+    if not c.answers(early["id"]):
+        raise Violation("an answer to the ping before initialize", "none, not even after the handshake")
+
+
+@requirement(
+    "handshake.burst",
+    section="1",
+    title="initialize and a ping in one write are both answered: lines are told apart by their ends alone",
+    process=Process.BARE,
+)
+async def _burst(c: Connection) -> None:
+    greeting, ping = c.request("initialize", initialize_params()), c.fence()
+    c.send(greeting, ping)
+    _result(await c.answer(greeting, c.patience.handshake))
+    await c.answer(ping)
+
+
+@requirement(
+    "handshake.twice",
+    section="1",
+    title="a second initialize is answered, whatever with, and ends nothing",
+    process=Process.OWN,
+)
+async def _twice(c: Connection) -> None:
+    await c.ask("initialize", initialize_params(), c.patience.handshake)
+    await c.alive()
+
+
+@requirement(
+    "handshake.request-first",
+    section="2",
+    title="a request before initialize is refused with -32600",
+    process=Process.BARE,
+    advice=True,
+)
+async def _request_first(c: Connection) -> None:
+    params = {"call_id": "early", "tool": "early", "arguments": {}, "context": c.context()}
+    expect_error(await c.ask("tool/execute", params), -32600)
+
+
+@requirement(
+    "handshake.byte-order-mark",
+    section="1",
+    title="a byte order mark before the first line is passed over",
+    process=Process.BARE,
+    advice=True,
+)
+async def _byte_order_mark(c: Connection) -> None:
+    frame = c.request("initialize", initialize_params())
+    c.send_raw(codecs.BOM_UTF8 + json.dumps(frame).encode() + b"\n", hostile=True)
+    _result(await c.answer(frame))
+
+
+@observation("handshake.quiet", section="2", title="it says nothing before it has answered initialize", advice=True)
+def _quiet(e: Evidence) -> None:
+    for connection in e.connections:
+        greeted = False
+        for line in connection.log:
+            greeted = greeted or (line.sent and line.method == "initialize")
+            if line.method is not None and not line.sent:
+                raise Violation("the answer to initialize before anything else", " ".join(shown([line.data])))
+            if greeted and line.is_response and not line.sent:
+                break

@@ -1,0 +1,83 @@
+"""Hooks: what the agent is about to do, and what the extension makes of it."""
+
+from __future__ import annotations
+
+import json
+
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.requirements import NotApplicable, Violation, observation, requirement
+from sepkit.conformance.subject import expect_error, judge
+from sepkit.conformance.tools import judge_survey, same_answer
+from sepkit.errors import InvalidData
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure
+
+
+@observation("hooks.outcome", section="6", title="each hook answers continue, block or modify, as the schema has it")
+def _outcome(e: Evidence) -> None:
+    judge_survey(e, "hook")
+
+
+@observation("hooks.whole-patch", section="6", title="a patch is the whole new input, and not only what changed")
+def _whole_patch(e: Evidence) -> None:
+    some = False
+    for asked in e.asked("hook"):
+        result = asked.answer.get("result") if asked.answer is not None else None
+        record = messages.HOOK_INPUTS.get(asked.name)
+        # The inputs of the others are the host's own, and nobody else knows what is in them.
+        if isinstance(result, dict) and isinstance(result.get("patch"), dict) and asked.name != "user_bash" and record:
+            some = True
+            try:
+                structure(result["patch"], record)
+            except InvalidData as error:
+                sent = json.dumps(asked.request).encode()
+                raise Violation("a patch with all that the input has", str(error), sent=sent) from None
+    if not some:
+        raise NotApplicable("no hook modified its input")
+
+
+@requirement(
+    "hooks.bad-params", section="8", title="hook without its params, or with wrong ones, is answered with -32602"
+)
+async def _bad_params(c: Connection) -> None:
+    hook = c.subject.some("hooks")
+    expect_error(await c.ask("hook", {}, c.patience.call), -32602)
+    wrong = {"hook": hook, "context": c.context(), "input": "text"}
+    expect_error(await c.ask("hook", wrong, c.patience.call), -32602)
+
+
+@requirement(
+    "hooks.unknown-fields", section="1", title="unknown fields in a hook, its context and its input are ignored"
+)
+async def _unknown_fields(c: Connection) -> None:
+    plain = c.subject.hook_call(c)
+    c.send(plain)
+    frame = c.subject.hook_call(c, plain["params"]["hook"], unknown=[1])
+    frame["params"] |= {"unknown": {"deep": 1}}
+    frame["params"]["context"]["unknown"] = 1
+    c.send(frame | {"unknown": "field"})
+    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "hooks.not-registered",
+    section="6",
+    title="a hook that it does not handle is answered: with an outcome, or an error",
+)
+async def _not_registered(c: Connection) -> None:
+    others = sorted(methods.HOOKS - set(c.subject.hooks))
+    if not others:
+        raise NotApplicable("it handles every hook that there is")
+    frame = c.subject.hook_call(c, others[0])
+    c.send(frame)
+    judge("hook", await c.answer(frame, c.patience.call), registered=False)
+
+
+@requirement("hooks.concurrent", section="1", title="three hooks in one write are each answered")
+async def _concurrent(c: Connection) -> None:
+    hook = c.subject.some("hooks")
+    frames = [c.subject.hook_call(c, hook) for _ in range(3)]
+    c.send(*frames)
+    for frame in frames:
+        judge("hook", await c.answer(frame, c.patience.call))

@@ -1,0 +1,63 @@
+"""Ids: integers and strings, which come back as they went."""
+
+from __future__ import annotations
+
+import json
+
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.requirements import NotApplicable, Violation, requirement
+from sepkit.conformance.subject import expect_error, expect_once
+
+
+def _returned(name: str, rid: int | str, what: str, *, advice: bool = False) -> None:
+    @requirement(f"ids.{name}", section="1", title=f"{what} comes back as it went: {json.dumps(rid)}", advice=advice)
+    async def returns(c: Connection) -> None:
+        frame = c.fence(rid)
+        # Where it need not be understood, it may be refused under the id null.
+        c.send_raw(json.dumps(frame).encode() + b"\n", hostile=advice)
+        if advice:
+            await c.settle()
+            expect_once(c, frame)
+        else:
+            await c.answer(frame)
+
+
+_returned("zero", 0, "the id 0")
+_returned("negative", -7, "a negative id")
+_returned("large", 2**53 - 1, "the largest integer that every JSON reader holds exactly")
+_returned("64-bit", 2**63 - 1, "the largest integer of 64 bits", advice=True)
+_returned("string", "request-1", "a string")
+_returned("empty-string", "", "the empty string")
+
+
+@requirement("ids.lookalikes", section="1", title='7 and "7" are two requests, each with its answer')
+async def _lookalikes(c: Connection) -> None:
+    number, text = c.fence(7), c.fence("7")
+    c.send(number, text)
+    await c.answer(number)
+    await c.answer(text)
+    await c.settle()
+    expect_once(c, number)
+    expect_once(c, text)
+
+
+@requirement("ids.in-errors", section="1", title="an error comes under the id of its request, too")
+async def _in_errors(c: Connection) -> None:
+    if c.subject.fence is None:
+        raise NotApplicable("it answers neither ping nor an unknown method")
+    for rid in ("an error", 8001):
+        frame = c.request("conformance/unknown", rid=rid)
+        c.send(frame)
+        await c.answer(frame)
+
+
+@requirement("ids.null", section="1", title="a request with the id null is refused with -32600", advice=True)
+async def _null(c: Connection) -> None:
+    frame = c.fence()
+    frame["id"] = None
+    c.send_raw(json.dumps(frame).encode() + b"\n", hostile=True)
+    await c.settle()
+    answers = c.answers(None)
+    if len(answers) != 1:
+        raise Violation("one error with the code -32600 and the id null")
+    expect_error(answers[0], -32600)

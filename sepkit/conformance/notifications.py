@@ -1,0 +1,136 @@
+"""What is told and not asked: events, unknown notifications, stray answers. None is answered; none ends anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sepkit.conformance.connection import Connection, Frame
+from sepkit.conformance.requirements import NotApplicable, Violation, requirement
+
+
+async def _unanswered(c: Connection, *frames: Frame) -> None:
+    """Send what is not to be answered, and see that it is not."""
+    c.send(*frames)
+    await c.settle()
+    if c.unasked():
+        raise Violation("no answer to what is no request")
+
+
+def _notification(method: str, params: Any = None) -> Frame:
+    return {"jsonrpc": "2.0", "method": method, **({} if params is None else {"params": params})}
+
+
+@requirement("notifications.unknown", section="1", title="an unknown notification is not answered (JSON-RPC)")
+async def _unknown(c: Connection) -> None:
+    await _unanswered(c, _notification("conformance/unknown", {}), _notification("conformance/bare"))
+
+
+@requirement("notifications.unknown-meta", section="1", title="an unknown notification of the $/ kind is not answered")
+async def _unknown_meta(c: Connection) -> None:
+    await _unanswered(c, _notification("$/conformance", {"id": 1}))
+
+
+@requirement(
+    "notifications.of-requests",
+    section="1",
+    title="a request's method without an id is a notification, and not answered",
+)
+async def _of_requests(c: Connection) -> None:
+    await _unanswered(c, _notification("ping", {}), _notification("tool/execute", {}), _notification("hook", {}))
+
+
+@requirement(
+    "notifications.stray-answers", section="1", title="an answer to what it never asked is ignored, and not answered"
+)
+async def _stray_answers(c: Connection) -> None:
+    await _unanswered(
+        c,
+        {"jsonrpc": "2.0", "id": 987_654, "result": {}},
+        {"jsonrpc": "2.0", "id": "never", "result": {"value": 1}},
+        {"jsonrpc": "2.0", "id": 987_655, "error": {"code": -32603, "message": "a stray error"}},
+    )
+
+
+@requirement(
+    "notifications.stray-error",
+    section="1",
+    title="an error with the id null, which tells of a bad line, is not answered",
+)
+async def _stray_error(c: Connection) -> None:
+    await _unanswered(c, {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "a bad line"}})
+
+
+@requirement("notifications.malformed-answers", section="1", title="a malformed answer is not answered", advice=True)
+async def _malformed_answers(c: Connection) -> None:
+    c.hostile += 2  # who does tell of them is not blamed a second time
+    await _unanswered(
+        c,
+        {"jsonrpc": "2.0", "id": 987_656, "error": "text"},
+        {"jsonrpc": "2.0", "id": 987_657, "result": {}, "error": {"code": 1, "message": "both"}},
+    )
+
+
+def _subscribed(c: Connection) -> list[str]:
+    names = c.subject.names("subscriptions")
+    if not names:
+        raise NotApplicable("it subscribes to no events")
+    return names
+
+
+@requirement("notifications.events", section="7", title="each event that it subscribes to is taken, and not answered")
+async def _events(c: Connection) -> None:
+    names = _subscribed(c)
+    await _unanswered(c, *(c.subject.event(c, name, seq) for seq, name in enumerate(names)))
+
+
+@requirement(
+    "notifications.event-burst", section="7", title="500 events at once are taken, and a request after them is answered"
+)
+async def _event_burst(c: Connection) -> None:
+    names = _subscribed(c)
+    await _unanswered(c, *(c.subject.event(c, names[seq % len(names)], 1000 + seq) for seq in range(500)))
+
+
+@requirement(
+    "notifications.events-lost", section="7", title="events_lost, which has no seq, is taken, subscribed or not"
+)
+async def _events_lost(c: Connection) -> None:
+    await _unanswered(c, c.subject.event(c, "events_lost"))
+
+
+@requirement("notifications.bare-event", section="3", title="an event needs neither seq nor payload")
+async def _bare_event(c: Connection) -> None:
+    name = next(iter(c.subject.names("subscriptions")), "turn_start")
+    await _unanswered(c, _notification("event", {"event": name, "context": c.context("event")}))
+
+
+@requirement(
+    "notifications.unsubscribed-event",
+    section="7",
+    title="an event that it knows nothing of is passed over, not answered",
+)
+async def _unsubscribed_event(c: Connection) -> None:
+    await _unanswered(c, c.subject.event(c, "conformance_unknown", 5), c.subject.event(c, "widget/key", 6))
+
+
+@requirement("notifications.event-unknown-fields", section="1", title="unknown fields in an event are ignored")
+async def _event_unknown_fields(c: Connection) -> None:
+    frame = c.subject.event(c, next(iter(c.subject.names("subscriptions")), "turn_start"), 7)
+    frame["params"] |= {"unknown": [1], "payload": {"unknown": {}}}
+    frame["params"]["context"]["unknown"] = True
+    await _unanswered(c, frame | {"unknown": 1})
+
+
+@requirement(
+    "notifications.malformed-event",
+    section="1",
+    title="an event without params, or with wrong ones, is not answered and ends nothing",
+)
+async def _malformed_event(c: Connection) -> None:
+    await _unanswered(
+        c,
+        _notification("event"),
+        _notification("event", {}),
+        _notification("event", {"event": 5, "context": "token"}),
+        _notification("event", {"event": "turn_start"}),
+    )

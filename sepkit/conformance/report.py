@@ -1,0 +1,154 @@
+"""What a run has found: as data, as JSON, as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, Final
+
+from attrs import frozen
+
+from sepkit.conformance.requirements import Requirement
+
+
+class Status(Enum):
+    """How a requirement came out."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not applicable"
+    """The extension does not bring what it is about."""
+    UNTESTED = "untested"
+    """It could not be checked, since the handshake failed."""
+
+
+_MARKS: Final = {Status.PASSED: "✔", Status.FAILED: "✘", Status.NOT_APPLICABLE: "–", Status.UNTESTED: "?"}
+_ADVICE_MARKS: Final = {**_MARKS, Status.FAILED: "!"}
+
+
+@frozen
+class Verdict:
+    """One requirement, and how it came out.
+
+    ``note`` says why it is not applicable or untested. The rest is set where it failed: the last lines ``sent``, what
+    was ``expected``, what ``came``, and the tail of ``stderr``.
+    """
+
+    requirement: Requirement
+    status: Status
+    note: str = ""
+    sent: tuple[str, ...] = ()
+    expected: str = ""
+    came: tuple[str, ...] = ()
+    stderr: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as JSON."""
+        made: dict[str, Any] = {
+            "id": self.requirement.id,
+            "title": self.requirement.title,
+            "section": self.requirement.section,
+            "advice": self.requirement.advice,
+            "status": self.status.value,
+        }
+        if self.note:
+            made["note"] = self.note
+        if self.status is Status.FAILED:
+            made |= {"sent": self.sent, "expected": self.expected, "came": self.came, "stderr": self.stderr}
+        return made
+
+
+@frozen
+class Report:
+    """All verdicts about one command."""
+
+    command: tuple[str, ...]
+    extension: str
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every requirement is met that applies. Advice does not count."""
+        return not self.failures and not any(x.status is Status.UNTESTED for x in self._demands())
+
+    @property
+    def failures(self) -> tuple[Verdict, ...]:
+        """The requirements that are not met."""
+        return tuple(x for x in self._demands() if x.status is Status.FAILED)
+
+    @property
+    def advice(self) -> tuple[Verdict, ...]:
+        """The advice that is not followed."""
+        return tuple(x for x in self.verdicts if x.requirement.advice and x.status is Status.FAILED)
+
+    def _demands(self) -> Iterator[Verdict]:
+        return (x for x in self.verdicts if not x.requirement.advice)
+
+    def counts(self) -> dict[str, int]:
+        """How many came out how; ``advice`` is how much advice is not followed."""
+        demands = list(self._demands())
+        made = {status.value.replace(" ", "_"): sum(x.status is status for x in demands) for status in Status}
+        return made | {"advice": len(self.advice)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "command": self.command,
+            "extension": self.extension,
+            "ok": self.ok,
+            "seconds": round(self.seconds, 3),
+            "counts": self.counts(),
+            "verdicts": [x.as_dict() for x in self.verdicts],
+        }
+
+    def table(self) -> str:
+        """The report for people: a line for each requirement, with more where it is not met; the sum at the end."""
+        lines = [f"{self.extension or 'an extension'}: {' '.join(self.command)}"]
+        lines += self._rows("", [*self._demands()], _MARKS)
+        if advised := [x for x in self.verdicts if x.requirement.advice]:
+            lines += ["", "advice (the protocol leaves it open, and it fails nobody)"]
+            lines += self._rows("advice: ", advised, _ADVICE_MARKS)
+        return "\n".join([*lines, "", self.summary()]) + "\n"
+
+    def _rows(self, before: str, verdicts: list[Verdict], marks: dict[Status, str]) -> Iterator[str]:
+        width = max((len(x.requirement.id) for x in self.verdicts), default=0)
+        group = ""
+        for x in verdicts:
+            if x.status is Status.UNTESTED:
+                continue  # the sum tells how many; that is all there is to know
+            if x.requirement.group != group:
+                group = x.requirement.group
+                yield from ("", f"{before}{group}")
+            note = f" ({x.note})" if x.note else ""
+            yield f"  {marks[x.status]} {x.requirement.id:{width}}  {x.requirement.title}{note}"
+            if x.status is Status.FAILED:
+                yield from self._why(x)
+
+    def _why(self, verdict: Verdict) -> Iterator[str]:
+        for name, found in (
+            ("section", (verdict.requirement.section,)),
+            ("sent", verdict.sent),
+            ("expected", (verdict.expected,)),
+            ("came", verdict.came),
+            ("stderr", tuple(verdict.stderr.splitlines()[-8:])),
+        ):
+            for place, line in enumerate(found):
+                yield f"      {name if place == 0 else '':>8}  {line}".rstrip()
+
+    def summary(self) -> str:
+        """One line: how many came out how."""
+        counts = self.counts()
+        told = [
+            f"{counts['passed']} passed",
+            f"{counts['failed']} failed",
+            f"{counts['not_applicable']} not applicable",
+        ]
+        if counts["untested"]:
+            told.append(f"{counts['untested']} untested, since the handshake failed")
+        told.append(
+            f"{counts['advice']} pieces of advice not followed"
+            if counts["advice"] != 1
+            else "1 piece of advice not followed"
+        )
+        return f"{', '.join(told)}; {self.seconds:.1f} s"

@@ -1,0 +1,208 @@
+"""Runs requirements against a command: which of them share a process, and what becomes of the others if it breaks.
+
+A process that a requirement failed on is not used again, so that no failure is the consequence of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sepkit.conformance.connection import Connection, Patience, shown
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.report import Report, Status, Verdict
+from sepkit.conformance.requirements import NotApplicable, Process, Requirement, Violation, requirements
+from sepkit.conformance.subject import Subject, find_fence, survey
+
+FIRST: Final = "handshake.reply"
+"""What everything else needs: without it nothing of the rest is checked."""
+# Groups that need no call of what the extension brings: where only these are asked for, nothing of it is called.
+_WITHOUT_CALLS: Final = {"handshake", "registrations", "frames", "ids", "methods", "notifications"}
+
+
+async def run_conformance(
+    command: Sequence[str],
+    *,
+    cwd: Path | str | None = None,
+    only: Iterable[str] = (),
+    timeout_factor: float = 1.0,
+    parallel: int = 3,
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
+    """Check the extension that ``command`` starts. It is started many times, and each of its tools is called.
+
+    Args:
+        command: The program and its arguments.
+        cwd: Where it starts.
+        only: Ids or groups of requirements to check; all by default.
+        timeout_factor: How many times longer than usual (or shorter, below 1) an answer may take.
+        parallel: How many processes of it run at once.
+        arguments: The arguments to call tools with, by the tool's bare name; made from their schemas by default.
+
+    Raises:
+        SpawnError: The command could not be started.
+        ValueError: ``only`` names what does not exist.
+    """
+    run = _Run(tuple(command), cwd, Patience(timeout_factor), requirements(only), arguments or {}, parallel)
+    return await run.report()
+
+
+class _Run:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        cwd: Path | str | None,
+        patience: Patience,
+        wanted: tuple[Requirement, ...],
+        arguments: Mapping[str, Mapping[str, Any]],
+        parallel: int,
+    ) -> None:
+        self._command = command
+        self._cwd = cwd
+        self._patience = patience
+        self._wanted = wanted
+        self._parallel = parallel
+        self._subject = Subject({}, given={name: dict(given) for name, given in arguments.items()})
+        self._greeted = False
+        self._connections: list[Connection] = []
+        self._verdicts: dict[str, Verdict] = {}
+
+    async def report(self) -> Report:
+        """Run it all."""
+        began = time.monotonic()
+        try:
+            await self._get_to_know()
+            if not self._greeted:  # whatever was asked for: this is what has to be told
+                self._wanted = (*requirements([FIRST]), *(one for one in self._wanted if one.id != FIRST))
+            await self._work_off(self._jobs())
+        finally:
+            await asyncio.gather(*(c.aclose() for c in self._connections))
+        evidence = Evidence(self._subject, tuple(self._connections))
+        for one in self._wanted:
+            if one.process is Process.RECORD:
+                self._verdicts[one.id] = self._observe(one, evidence)
+        return Report(
+            command=self._command,
+            extension=self._name(),
+            verdicts=tuple(self._verdicts[one.id] for one in self._wanted),
+            seconds=time.monotonic() - began,
+        )
+
+    def _name(self) -> str:
+        result = self._subject.greeting.get("result")
+        info = result.get("extension") if isinstance(result, dict) else None
+        return f"{info.get('name')} {info.get('version')}" if isinstance(info, dict) else ""
+
+    def _start(self) -> Connection:
+        connection = Connection(self._command, self._subject, patience=self._patience, cwd=self._cwd)
+        self._connections.append(connection)
+        return connection
+
+    async def _connect(self) -> Connection:
+        """A new process, after the handshake."""
+        connection = self._start()
+        await connection.handshake()
+        return connection
+
+    async def _get_to_know(self) -> None:
+        """Shake hands once, and ask once for everything that it brings."""
+        connection = self._start()
+        try:
+            self._subject.greeting = await connection.handshake()
+        except Violation:
+            return
+        self._greeted = isinstance(self._subject.greeting.get("result"), dict)
+        if self._greeted:
+            await find_fence(connection)
+            if not all(one.group in _WITHOUT_CALLS for one in self._wanted):
+                await survey(connection, self._connect)
+        # What can run only once at a time must not be in the way of the next.
+        await asyncio.gather(*(c.aclose() for c in self._connections))
+
+    def _jobs(self) -> list[list[Requirement]]:
+        """What is checked one after another, in lanes of their own: the groups, and each that wants to be alone."""
+        groups: dict[str, list[Requirement]] = {}
+        alone: list[list[Requirement]] = []
+        for one in self._wanted:
+            if one.process is Process.RECORD:
+                continue  # judged at the end
+            if not self._greeted and one.id != FIRST:
+                self._verdicts[one.id] = _untested(one)
+            elif one.process is Process.SHARED:
+                groups.setdefault(one.group, []).append(one)
+            else:
+                alone.append([one])
+        return [*groups.values(), *alone]
+
+    async def _work_off(self, jobs: list[list[Requirement]]) -> None:
+        lanes = [asyncio.ensure_future(self._lane(jobs)) for _ in range(self._parallel)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _lane(self, jobs: list[list[Requirement]]) -> None:
+        """Take jobs, one after another, with one process at a time. Those that share one come before the others."""
+        connection: Connection | None = None
+        while jobs:
+            for one in jobs.pop(0):
+                if connection is not None and (connection.over or one.process is not Process.SHARED):
+                    await connection.aclose()
+                    connection = None
+                is_new = connection is None
+                connection = connection or self._start()
+                self._verdicts[one.id] = await self._check(
+                    one, connection, greet=is_new and one.process is not Process.BARE
+                )
+                if self._verdicts[one.id].status is Status.FAILED:
+                    connection.doom()
+        if connection is not None:
+            await connection.aclose()
+
+    async def _check(self, one: Requirement, connection: Connection, *, greet: bool) -> Verdict:
+        try:
+            if greet:
+                await connection.handshake()
+            connection.mark = len(connection.log)
+            await one.check(connection)
+        except NotApplicable as reason:
+            return Verdict(one, Status.NOT_APPLICABLE, note=str(reason))
+        except Violation as violation:
+            return _failed(one, violation, connection)
+        return Verdict(one, Status.PASSED)
+
+    def _observe(self, one: Requirement, evidence: Evidence) -> Verdict:
+        if not self._greeted and one.group != "traffic":
+            return _untested(one)
+        try:
+            one.check(evidence)
+        except NotApplicable as reason:
+            return Verdict(one, Status.NOT_APPLICABLE, note=str(reason))
+        except Violation as violation:
+            sent = () if violation.sent is None else shown([violation.sent])
+            came = () if violation.came is None else (violation.came,)
+            return Verdict(one, Status.FAILED, sent=sent, expected=violation.expected, came=came)
+        return Verdict(one, Status.PASSED)
+
+
+def _untested(one: Requirement) -> Verdict:
+    return Verdict(one, Status.UNTESTED, note=f"the handshake failed; see {FIRST}")
+
+
+def _failed(one: Requirement, violation: Violation, connection: Connection) -> Verdict:
+    came = shown(connection.since(sent=False))
+    if violation.came is not None:
+        came = (*came[-3:], violation.came)
+    return Verdict(
+        one,
+        Status.FAILED,
+        sent=shown(connection.since(sent=True)) if violation.sent is None else shown([violation.sent]),
+        expected=violation.expected,
+        came=came or ("nothing",),
+        stderr=connection.stderr,
+    )

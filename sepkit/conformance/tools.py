@@ -1,0 +1,253 @@
+"""Tools: what a call is answered with, what is told of its progress, and calls beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from sepkit.conformance.connection import Connection, Line, key, shown
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.flight import in_flight, kinds
+from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation, requirement
+from sepkit.conformance.subject import error_code, expect_error, judge
+from sepkit.wire import messages
+
+
+def judge_survey(e: Evidence, *names: str) -> None:
+    """Judge the answers to what was asked once of each thing."""
+    for asked in e.asked(*names):
+        sent = json.dumps(asked.request).encode()
+        if asked.answer is None:
+            raise Violation(f"an answer to {asked.method} of {asked.name!r}", asked.trouble, sent=sent)
+        try:
+            judge(asked.method, asked.answer)
+        except Violation as violation:
+            came = " ".join(shown([json.dumps(asked.answer).encode()]))
+            raise Violation(violation.expected, f"{violation.came or ''} {came}".strip(), sent=sent) from None
+
+
+@observation("tools.result", section="3", title="each tool answers, and its result fits the schema")
+def _result(e: Evidence) -> None:
+    judge_survey(e, "tool/execute")
+
+
+@requirement(
+    "tools.unknown",
+    section="3",
+    title="a tool that is not registered is answered: with is_error, or an error that is not -32601",
+)
+async def _unknown(c: Connection) -> None:
+    c.subject.some("tools")
+    frame = c.subject.tool_call(c, "conformance_unknown")
+    c.send(frame)
+    answer = await c.answer(frame, c.patience.call)
+    judge("tool/execute", answer)
+    if "result" in answer and answer["result"].get("is_error") is not True:
+        raise Violation("is_error, or an error: there is no such tool")
+
+
+@requirement(
+    "tools.bad-params",
+    section="8",
+    title="tool/execute without its params, or with wrong ones, is answered with -32602",
+)
+async def _bad_params(c: Connection) -> None:
+    tool = c.subject.some("tools")
+    expect_error(await c.ask("tool/execute", {}, c.patience.call), -32602)
+    wrong = {"call_id": "call", "tool": tool, "arguments": "text", "context": c.context()}
+    expect_error(await c.ask("tool/execute", wrong, c.patience.call), -32602)
+
+
+@requirement("tools.bad-arguments", section="3", title="arguments that no schema allows are answered like any others")
+async def _bad_arguments(c: Connection) -> None:
+    frame = c.subject.tool_call(c, arguments={"conformance unknown": [{"deep": None}]})
+    c.send(frame)
+    judge("tool/execute", await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "tools.arguments-checked",
+    section="3",
+    title="arguments that the tool's schema refuses are answered with is_error",
+    advice=True,
+)
+async def _arguments_checked(c: Connection) -> None:
+    for name, tool in c.subject.named("tools").items():
+        parameters = tool.get("parameters")
+        if isinstance(parameters, dict) and parameters.get("required"):
+            frame = c.subject.tool_call(c, name, arguments={})
+            c.send(frame)
+            answer = await c.answer(frame, c.patience.call)
+            result = answer.get("result")
+            if not isinstance(result, dict) or result.get("is_error") is not True:
+                raise Violation(f"is_error, since {name} requires {parameters['required']}")
+            return
+    raise NotApplicable("no tool has an argument that is required")
+
+
+@requirement("tools.unknown-fields", section="1", title="unknown fields in a call and in its context are ignored")
+async def _unknown_fields(c: Connection) -> None:
+    plain = c.subject.tool_call(c)
+    c.send(plain)
+    frame = c.subject.tool_call(c, plain["params"]["tool"], unknown={"deep": [1]})
+    frame["params"]["context"]["unknown"] = 1
+    c.send(frame | {"unknown": "field"})
+    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))
+
+
+def same_answer(one: dict[str, object], other: dict[str, object]) -> None:
+    """Expect that an odd request is answered as the plain one before it: both with results, or both with one error."""
+    if error_code(one) != error_code(other) or ("result" in one) != ("result" in other):
+        raise Violation("the same kind of answer as without the unknown fields", json.dumps(other))
+
+
+@requirement("tools.concurrent", section="1", title="five calls in one write are each answered, under their own ids")
+async def _concurrent(c: Connection) -> None:
+    tool = c.subject.some("tools")
+    frames = [c.subject.tool_call(c, tool) for _ in range(5)]
+    c.send(*frames)
+    for frame in frames:
+        judge("tool/execute", await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "tools.ping-beside",
+    section="2",
+    title="a ping is answered while a call is in flight: the host would take silence for a crash",
+)
+async def _ping_beside(c: Connection) -> None:
+    for kind in kinds(c):
+        if kind == "slow":
+            await _ping_beside_slow(c)
+            continue
+        async with in_flight(c, kind) as call:
+            ping = c.fence()
+            c.send(ping)
+            await c.until(lambda ping=ping: bool(c.answers(ping["id"])), c.patience.answer)  # type: ignore[misc]
+            _came_first(c, ping["id"], call["id"])
+
+
+async def _ping_beside_slow(c: Connection) -> None:
+    # Both in one write, and more than once: on a busy machine even a slow tool may end before the ping is read.
+    for attempt in (1, 2, 3):
+        call, ping = c.subject.tool_call(c, c.subject.slow), c.fence()
+        c.send(call, ping)
+        await c.answer(call, c.patience.call)
+        await c.answer(ping)
+        try:
+            _came_first(c, ping["id"], call["id"])
+        except Violation:
+            if attempt == 3:
+                raise
+        else:
+            return
+
+
+@requirement(
+    "tools.call-beside",
+    section="1",
+    title="a call that asks the host holds up no other tool",
+    advice=True,
+)
+async def _call_beside(c: Connection) -> None:
+    kinds(c, "asking")
+    quick = c.subject.some("tools")
+    if quick == c.subject.asking:
+        raise NotApplicable("it has no tool beside the one that asks the host")
+    async with in_flight(c, "asking") as call:
+        other = c.subject.tool_call(c, quick)
+        c.send(other)
+        await c.until(lambda: bool(c.answers(other["id"])), c.patience.answer)
+        _came_first(c, other["id"], call["id"])
+
+
+def _came_first(c: Connection, rid: object, later: object) -> None:
+    order = [key(x.frame.get("id")) for x in c.log if not x.sent and x.is_response]
+    if key(rid) not in order or (key(later) in order and order.index(key(later)) < order.index(key(rid))):
+        raise Violation("its answer before that of the call in flight")
+
+
+@requirement(
+    "tools.id-in-use",
+    section="1",
+    title="a request under the id of a call in flight is refused with -32600, and the call lives on",
+    advice=True,
+)
+async def _id_in_use(c: Connection) -> None:
+    async with in_flight(c, kinds(c)[0]) as call:
+        c.send(c.fence(call["id"]))
+        await c.settle()
+        expect_error(await c.answer(call), -32600)
+        c.release()
+        await c.until(lambda: len(c.answers(call["id"])) > 1, c.patience.call)
+        if len(c.answers(call["id"])) != 2:
+            raise Violation("an answer to the call, too")
+        judge("tool/execute", c.answers(call["id"])[1])
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+@frozen
+class Update:
+    """A notification about a call: whose name it carries, and how that call was then. Without a call, it is unknown."""
+
+    line: Line
+    about: object
+    call: Line | None
+    answered: bool
+
+    def __str__(self) -> str:
+        return " ".join(shown([self.line.data]))
+
+
+def updates(e: Evidence, name: str, word: str, method: str) -> Iterator[Update]:
+    """Every ``name`` that came, with the call of ``method`` that has the same ``word`` in its params.
+
+    Raises:
+        NotApplicable: None came.
+    """
+    some = False
+    for connection in e.connections:
+        calls: dict[object, Line] = {}
+        answered: set[tuple[type, object]] = set()
+        for line in connection.log:
+            params = line.frame.get("params") if isinstance(line.frame, dict) else None
+            about = params.get(word) if isinstance(params, dict) else None
+            about = about if isinstance(about, str) else None
+            if line.sent and line.method == method:
+                calls[about] = line
+            elif not line.sent and line.is_response:
+                answered.add(key(line.frame.get("id")))
+            elif not line.sent and line.method == name:
+                some = True
+                call = calls.get(about)
+                yield Update(line, about, call, call is not None and key(call.frame.get("id")) in answered)
+    if not some:
+        raise NotApplicable(f"it never sent {name}")
+
+
+def tool_updates(e: Evidence) -> Iterator[Update]:
+    """Every ``tool/update`` that came."""
+    return updates(e, "tool/update", "call_id", "tool/execute")
+
+
+@observation("tools.update", section="4", title="each tool/update fits its schema, its progress between 0 and 1")
+def _update(e: Evidence) -> None:
+    for update in tool_updates(e):
+        params = update.line.frame.get("params")
+        fitting(params, messages.ToolUpdateParams, f"params of tool/update, in {update},")
+
+
+@observation("tools.update-call", section="4", title="each tool/update carries the call_id of a call that was sent")
+def _update_call(e: Evidence) -> None:
+    for update in tool_updates(e):
+        if update.call is None:
+            raise Violation("the call_id of a call", str(update))
+
+
+@observation("tools.update-in-time", section="4", title="no tool/update comes after the answer to its call")
+def _update_in_time(e: Evidence) -> None:
+    for update in tool_updates(e):
+        if update.answered:
+            raise Violation("progress before the answer", str(update))

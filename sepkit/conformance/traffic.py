@@ -1,0 +1,231 @@
+"""Everything that the extension wrote: each line, each frame, each id; whatever it was about.
+
+What was asked for stands in the other topics. These judge the record of all of them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from typing import Any, Final
+
+from sepkit.conformance.connection import Line, key, shown
+from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation
+from sepkit.wire import messages, methods
+
+_NOTIFICATIONS: Final = {
+    methods.TOOL_UPDATE,
+    methods.PROVIDER_DELTA,
+    methods.LOG,
+    methods.REGISTRY_UPDATE,
+    methods.CANCEL,
+}
+_REQUESTS: Final = {
+    methods.PING,
+    methods.TOOLS_SET_ACTIVE,
+    methods.UI_REQUEST,
+    methods.KV_GET,
+    methods.KV_SET,
+    methods.KV_DELETE,
+    methods.KV_LIST,
+    methods.EXEC_RUN,
+    methods.SESSION_SEND_MESSAGE,
+    methods.SESSION_SEND_USER_MESSAGE,
+    methods.SESSION_APPEND_ENTRY,
+    methods.SESSION_SET_MODEL,
+    methods.SESSION_STATE,
+}
+_EITHER: Final = {methods.BUS_PUBLISH}
+_WITH_CONTEXT: Final = {method for method in _REQUESTS if method.startswith(("session/", "exec/"))}
+# Each has a topic of its own that judges it.
+_JUDGED_ELSEWHERE: Final = {methods.TOOL_UPDATE, methods.PROVIDER_DELTA}
+
+
+def _line(line: Line) -> str:
+    return " ".join(shown([line.data]))
+
+
+@observation("traffic.utf-8", section="1", title="every line is UTF-8, without a byte order mark")
+def _utf8(e: Evidence) -> None:
+    for line in e.lines():
+        if line.data.startswith(codecs.BOM_UTF8):
+            raise Violation("UTF-8 without a byte order mark", _line(line))
+        try:
+            line.data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Violation("UTF-8", f"{_line(line)} ({error.reason} at byte {error.start})") from None
+
+
+@observation("traffic.line-ends", section="1", title=r"every line ends with one \n: no \r, no blank line, none cut off")
+def _line_ends(e: Evidence) -> None:
+    for line in e.lines():
+        if line.data.endswith(b"\r"):
+            raise Violation(r"a line that ends with \n alone", f"{_line(line)} before it is a \\r")
+        if not line.data.strip():
+            raise Violation("a frame in every line", "a blank line")
+    for connection in e.connections:
+        # What a process was killed in the middle of is not its fault.
+        last = connection.log[-1] if connection.log else None
+        if connection.ended_by_itself and last is not None and not (last.sent or last.ended):
+            raise Violation(r"a line that ends with \n", f"the end of stdout after {_line(last)}")
+
+
+@observation("traffic.json", section="1", title="every line is a JSON object: nothing else is ever printed to stdout")
+def _json(e: Evidence) -> None:
+    for line in e.lines():
+        data = line.data.removeprefix(codecs.BOM_UTF8)
+        if data.strip() and line.ended and not isinstance(_parsed(data), dict):
+            raise Violation("a JSON-RPC frame", _line(line))
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+@observation("traffic.jsonrpc", section="1", title='every frame says "jsonrpc": "2.0"')
+def _jsonrpc(e: Evidence) -> None:
+    for line in e.frames():
+        if line.frame.get("jsonrpc") != "2.0":
+            raise Violation('"jsonrpc": "2.0"', _line(line))
+
+
+@observation(
+    "traffic.frames", section="1", title="every frame is one of the four: request, notification, result or error"
+)
+def _frames(e: Evidence) -> None:
+    for line in e.frames():
+        if wrong := _no_frame(line.frame):
+            raise Violation("one of the four frames", f"{wrong}: {_line(line)}")
+
+
+def _no_frame(frame: dict[str, Any]) -> str | None:
+    if "method" in frame:
+        if not isinstance(frame["method"], str):
+            return "its method is no string"
+        if {"result", "error"} & frame.keys():
+            return "it asks and answers at once"
+        return None if isinstance(frame.get("params", {}), dict) else "its params are no object"
+    if "result" in frame and "error" in frame:
+        return "it has a result and an error"
+    if "result" not in frame and "error" not in frame:
+        return "it has neither a method nor a result nor an error"
+    if "id" not in frame:
+        return "an answer without an id"
+    return None
+
+
+@observation("traffic.errors", section="1", title="every error has an integer code and a message that is a string")
+def _errors(e: Evidence) -> None:
+    errors = [line for line in e.frames() if line.is_response and "error" in line.frame]
+    if not errors:
+        raise NotApplicable("it never answered with an error")
+    for line in errors:
+        error = line.frame["error"]
+        if not isinstance(error, dict) or type(error.get("code")) is not int or type(error.get("message")) is not str:
+            raise Violation("an error {code: integer, message: string}", _line(line))
+
+
+def _answered(e: Evidence) -> None:
+    if not any(line.is_response for line in e.lines()):
+        raise NotApplicable("it answered nothing")
+
+
+@observation("traffic.answered-once", section="1", title="no request is answered twice")
+def _answered_once(e: Evidence) -> None:
+    _answered(e)
+    for connection in e.connections:
+        for rid, lines in connection.asked.items():
+            count = len(connection.answers_by_key(rid))
+            if count > len(lines) and rid[1] is not None:
+                raise Violation(f"one answer to the request {rid[1]!r}", f"{count} came", sent=lines[0])
+
+
+@observation("traffic.unasked", section="1", title="every answer is to a request that was sent, under its very id")
+def _unasked(e: Evidence) -> None:
+    _answered(e)
+    for connection in e.connections:
+        nulls = 0
+        for line in connection.log:
+            if line.sent or not line.is_response or "id" not in line.frame:
+                continue
+            rid = key(line.frame["id"])
+            if rid in connection.asked:
+                continue
+            nulls += rid[1] is None and "error" in line.frame
+            if rid[1] is not None or "result" in line.frame or nulls > connection.hostile:
+                raise Violation("answers to what was asked", _line(line))
+
+
+def _own_requests(e: Evidence) -> None:
+    if not any("id" in line.frame for line in e.sent_by_itself()):
+        raise NotApplicable("it never asked the host for anything")
+
+
+@observation("traffic.ids", section="1", title="the ids of its own requests are integers or strings, each used once")
+def _ids(e: Evidence) -> None:
+    _own_requests(e)
+    for connection in e.connections:
+        used: set[tuple[type, object]] = set()
+        for line in connection.log:
+            if line.sent or line.method is None or "id" not in line.frame:
+                continue
+            rid = line.frame["id"]
+            if type(rid) not in (int, str):
+                raise Violation("an id that is an integer or a string", _line(line))
+            if key(rid) in used:
+                raise Violation("an id that was not used before", _line(line))
+            used.add(key(rid))
+
+
+@observation(
+    "traffic.methods",
+    section="4",
+    title="it sends only methods that a host knows: requests as such, notifications as such",
+)
+def _methods(e: Evidence) -> None:
+    spoke = False
+    for line in e.sent_by_itself():
+        spoke = True
+        allowed = (_REQUESTS if "id" in line.frame else _NOTIFICATIONS) | _EITHER
+        if line.method not in allowed:
+            kind = "a request" if "id" in line.frame else "a notification"
+            raise Violation(
+                f"the methods of section 4, in their kinds; {line.method} is not one for {kind}", _line(line)
+            )
+    if not spoke:
+        raise NotApplicable("it never sent a request or a notification")
+
+
+@observation("traffic.params", section="4", title="the params of what it sends fit their schemas")
+def _params(e: Evidence) -> None:
+    spoke = False
+    for line in e.sent_by_itself():
+        record = messages.PARAMS.get(line.method or "")
+        if record is not None and line.method not in _JUDGED_ELSEWHERE:
+            spoke = True
+            fitting(line.frame.get("params", {}), record, f"params of {line.method}, in {_line(line)},")
+    if not spoke:
+        raise NotApplicable("it never sent a request or a notification that no other topic judges")
+
+
+@observation(
+    "traffic.contexts",
+    section="5",
+    title="session/* and exec/run carry a context of the command tier that the host has given",
+)
+def _contexts(e: Evidence) -> None:
+    used = False
+    for connection in e.connections:
+        for line in connection.log:
+            if not line.sent and line.method in _WITH_CONTEXT and "id" in line.frame:
+                used = True
+                params = line.frame.get("params")
+                given = params.get("context") if isinstance(params, dict) else None
+                if not isinstance(given, dict) or not connection.acts(given):
+                    raise Violation("a context as it came, of the tier command", _line(line))
+    if not used:
+        raise NotApplicable("it never sent session/* or exec/run")
