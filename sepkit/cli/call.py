@@ -69,7 +69,7 @@ async def _call(
                 click.echo(f"sepkit: {target} has no tool {tool!r}; known: {', '.join(known) or 'none'}", err=True)
                 return ExitCode.FAILED
             result = await host.call_tool(f"{name}.{tool}", values, on_update=console.progress, timeout=timeout)
-            registered, started = host.registrations(name).tasks, host.tasks()[name]
+            registered, started = host.registrations(name).tasks, [] if quiet else await host.list_tasks(name)
     except ConnectionClosed:
         click.echo(f"sepkit: {target} ended before it answered" + ("" if quiet else "; see above"), err=True)
         return ExitCode.FAILED

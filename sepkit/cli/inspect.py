@@ -126,7 +126,7 @@ async def _tasks_after(target: str, seconds: float) -> list[TaskHealth]:
 
     async with hosting(target, Console()) as (host, name):
         await asyncio.sleep(seconds)
-        return host.tasks()[name]
+        return await host.list_tasks(name)
 
 
 def _runs(is_async: bool) -> str:

@@ -188,6 +188,13 @@ class Extension:
         self.tasks[task_id] = health
         return health
 
+    async def list_tasks(self, timeout: float | None = None) -> list[messages.TaskHealth]:
+        """Ask for all background tasks, those that wait for their first turn included."""
+        answer = await self.ask(methods.TASK_LIST, {}, timeout)
+        listed: messages.TaskListResult = fitted(self.name, answer, messages.TaskListResult)
+        self.tasks.update({task.task_id: task for task in listed.tasks})
+        return listed.tasks
+
     def _alive(self) -> Life:
         life = self._life
         if life is None or self.state != "ready":

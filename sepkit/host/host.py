@@ -501,6 +501,12 @@ class Host:
         """How the background tasks of each extension are; those of a process that has died have failed."""
         return {extension.name: list(extension.tasks.values()) for extension in self._extensions.values()}
 
+    async def list_tasks(self, extension: str, *, timeout: float | None = COMMAND_TIMEOUT) -> list[messages.TaskHealth]:
+        """Ask an extension for its background tasks, those included that :meth:`tasks` has not been told of yet."""
+        if not self.registrations(extension).tasks:
+            return []
+        return await self._extension(extension).list_tasks(timeout)
+
     async def start_task(
         self,
         extension: str,
