@@ -31,6 +31,8 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/host.py
+	$(BIN)/python benchmarks/tasks.py
 
 # All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)

@@ -1,0 +1,62 @@
+"""How many background tasks an extension can have: rates of start, report, status and stop, and memory a task.
+
+At 100, 1,000 and 10,000 tasks; the curve must be flat. "told" is for a host that wants to hear of each change. Beside
+it, by turns in the same run, the same with plain ``asyncio.create_task`` and a loop around it, which promises none of
+what the supervisor does. Each in a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+CHILD = Path(__file__).parent / "children" / "many_tasks.py"
+COUNTS = (100, 1_000, 10_000)
+KINDS = ("sepkit", "told", "plain")
+STEPS = ("start", "report", "status", "stop")
+
+
+def run(kind: str, count: int, *options: str) -> dict[str, Any]:
+    command = [sys.executable, str(CHILD), kind, str(count), *options]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def main(rounds: int, as_json: bool) -> None:
+    """Measure the supervisor of background tasks."""
+    rates: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        for count in COUNTS:
+            for kind in KINDS:
+                rates.setdefault((kind, count), []).append(run(kind, count))
+    rows = [
+        {
+            "kind": kind,
+            "tasks": count,
+            **{step: statistics.median(one[step] for one in found) for step in STEPS},
+            "bytes": run(kind, count, "--memory")["bytes"],
+        }
+        for (kind, count), found in sorted(rates.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1]))
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    python = ".".join(map(str, sys.version_info[:3]))
+    click.echo(f"Python {python}, {rounds} rounds, medians; tasks a second\n")
+    click.echo(f"{'':8} {'tasks':>7} {'start':>10} {'report':>10} {'status':>10} {'stop':>10} {'bytes a task':>13}")
+    for row in rows:
+        steps = " ".join(f"{row[step]:>10,.0f}" for step in STEPS)
+        click.echo(f"{row['kind']:8} {row['tasks']:>7,} {steps} {row['bytes']:>13,.0f}")
+
+
+if __name__ == "__main__":
+    main()
