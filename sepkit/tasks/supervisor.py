@@ -321,8 +321,14 @@ class Supervisor:
             entry.run.signal_stop()  # for whatever it left behind: a thread, a child
         entry.run = entry.task = None
         self._disarm(entry)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
-        if error is not None and not task.cancelled():
+        error: BaseException | None
+        try:
+            error = task.exception() or task.result()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        # That it was cancelled is no news where that was our doing; else it awaited what somebody cancelled.
+        expected = isinstance(error, asyncio.CancelledError) and (entry.wish == "stop" or entry.silent)
+        if error is not None and not expected:
             what = (type(error), error, authors_part(error))
             self._log.error("task %r: run %d raised", entry.id, entry.number, exc_info=what)
         if entry.wish == "stop":
