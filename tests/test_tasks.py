@@ -8,6 +8,7 @@ paragraph after it; "section 2" is what is promised beyond the reference. Any of
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import math
@@ -1323,12 +1324,20 @@ def test_start_report_status_and_stop_cost_the_same_for_each_of_many() -> None:
         names = ("start", "report", "status", "stop")
         return {name: (end - began) / count for name, began, end in zip(names, marks[:-1], marks[1:], strict=True)}
 
-    def best(count: int) -> dict[str, float]:  # of five: what else the machine does makes a round dearer, not cheaper
-        rounds = [run_virtual(seconds_a_task(count)) for _ in range(5)]
-        return {name: min(found[name] for found in rounds) for name in rounds[0]}
-
-    few, many = best(500), best(4000)
-    dearer = {name: many[name] / few[name] for name in few}
+    few = dict.fromkeys(("start", "report", "status", "stop"), math.inf)
+    many, dearer = few.copy(), few.copy()
+    gc.collect()
+    gc.disable()  # else what other tests left behind is traversed again for each thousand of tasks
+    try:
+        for _ in range(20):  # what else the machine does makes a round dearer, not cheaper: the best of each count
+            for best, count in ((few, 500), (many, 4000)):
+                found = run_virtual(seconds_a_task(count))
+                best.update({name: min(best[name], found[name]) for name in found})
+            dearer = {name: many[name] / few[name] for name in few}
+            if max(dearer.values()) < 4:
+                break
+    finally:
+        gc.enable()
     assert max(dearer.values()) < 4, dearer  # a quadratic step would make it 8
 
 
