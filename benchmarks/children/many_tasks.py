@@ -1,7 +1,8 @@
 """So many tasks in one process: how fast each step is, and what a sleeping task weighs. Prints JSON.
 
-``many_tasks.py sepkit|told|plain COUNT``: supervised, supervised for a host that wants to be told of each change, or by
-hand. With ``--memory`` it weighs instead of measuring, since weighing slows all else.
+``many_tasks.py sepkit|told|no-gc|plain COUNT``: supervised, supervised for a host that wants to be told of each change,
+supervised with the garbage collector off, or by hand. With ``--memory`` it weighs instead of measuring, since weighing
+slows all else.
 """
 
 from __future__ import annotations
@@ -32,14 +33,19 @@ LOOKS = 5  # the status is asked for so often; once would measure the garbage co
 Steps = dict[str, Callable[[], Awaitable[None]]]
 
 
-def supervised(app: App, count: int) -> Steps:
-    """The steps with sepkit's supervisor, as an author takes them."""
-    contexts: list[TaskContext] = []
+app = App("many")
+contexts: list[TaskContext] = []
 
-    @app.task(autostart=False)
-    async def sleeper(ctx: TaskContext) -> None:
-        contexts.append(ctx)
-        await ctx.wait_stop()
+
+@app.task(autostart=False)
+async def sleeper(ctx: TaskContext) -> None:
+    contexts.append(ctx)
+    await ctx.wait_stop()
+
+
+def supervised(count: int) -> Steps:
+    """The steps with sepkit's supervisor, as an author takes them."""
+    contexts.clear()
 
     async def start() -> None:
         for number in range(count):
@@ -100,15 +106,19 @@ def plain(count: int) -> Steps:
 
 
 async def measure(kind: str, count: int, weigh: bool) -> dict[str, Any]:
-    app = App("many")
-    steps = plain(count) if kind == "plain" else supervised(app, count)
+    make_steps = plain if kind == "plain" else supervised
     ours, theirs = memory_pair()
     serving = asyncio.create_task(Dispatcher(app, theirs).serve())
     host = Peer(ours, notifications={"task/update": lambda params: None})
     host.start()
     await host.request("initialize", {**HANDSHAKE, "capabilities_enabled": {"tasks": kind == "told"}})
     found: dict[str, Any] = {}
+    for warm_up in make_steps(1).values():
+        await warm_up()
+    steps = make_steps(count)
     gc.collect()
+    if kind == "no-gc":
+        gc.disable()
     if weigh:
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
