@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sepkit.app import App
 from sepkit.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
 from sepkit.logs import StderrHandler, WireHandler
+from sepkit.tracebacks import authors_part
 from sepkit.transports.stdio import stdio_transport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
@@ -82,14 +83,32 @@ def run(
         await dispatcher.serve()
 
     code = 0
+    serving = loop.create_task(serve(), name="sepkit")
     try:
-        loop.run_until_complete(serve())
+        _run_to_the_end(loop, serving)
     except Exception as error:
         _log.error("ended: %s: %s", type(error).__name__, error)
         code = 1
     _close(loop)
     stderr.flush_within(0.5)
     return code
+
+
+def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: asyncio.Task[None]) -> None:
+    """Run ``serving`` to its end, whatever is raised beside it.
+
+    What handlers and tasks raise is caught where they are called. But asyncio ends the loop for ``SystemExit`` and
+    ``KeyboardInterrupt`` out of asyncio tasks and callbacks of the author's own, too. Whoever awaits such a task still
+    gets the exception.
+    """
+    while True:
+        try:
+            return loop.run_until_complete(serving)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if serving.done():
+                raise
+            what = (type(error), error, authors_part(error))
+            _log.error("an asyncio task or callback raised %s; going on", type(error).__name__, exc_info=what)
 
 
 def _end_on_signals(loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ _OURS = (
     "<frozen importlib",
     "<attrs generated",
 )
+_LOOPS = (str(Path(asyncio.__file__).parent) + os.sep, "uvloop/")
 
 
 def is_foreign(filename: str) -> bool:
@@ -24,6 +26,9 @@ def is_foreign(filename: str) -> bool:
 def authors_part(error: BaseException) -> TracebackType | None:
     """The traceback of ``error`` from the author's first frame on; all of it where there is none."""
     found = error.__traceback__
-    while found is not None and not is_foreign(found.tb_frame.f_code.co_filename):
+    while found is not None:
+        filename = found.tb_frame.f_code.co_filename
+        if is_foreign(filename) and not filename.startswith(_LOOPS):
+            break
         found = found.tb_next
     return found or error.__traceback__

@@ -128,6 +128,51 @@ def test_whatever_a_task_raises_it_is_restarted_and_nobody_else_hears_of_it(loop
         assert extension.stderr.count("raise KINDS[ctx.payload]()") == 4 * len(RAISED)
 
 
+CHILDREN = """
+import asyncio, sys
+from sepkit import App, TaskContext
+
+app = App("children")
+KINDS = {"exit": SystemExit, "interrupt": KeyboardInterrupt}
+
+async def child(kind: str) -> None:
+    await asyncio.sleep(0)
+    raise KINDS[kind](3)
+
+@app.task(autostart=False, max_restarts=1, initial_delay=0, jitter=0)
+async def awaits(ctx: TaskContext) -> None:
+    await asyncio.create_task(child(ctx.payload))
+
+@app.task(autostart=False)
+async def leaves(ctx: TaskContext) -> None:
+    left = asyncio.create_task(child(ctx.payload))
+    asyncio.get_running_loop().call_soon(sys.exit, 4)
+    await ctx.wait_stop()
+
+@app.tool
+async def wait_for(kind: str) -> str:
+    await asyncio.create_task(child(kind))
+    return "not reached"
+"""
+
+
+def test_children_that_exit_end_neither_the_process_nor_anybody_elses_call(loop_kind: LoopKind) -> None:
+    """Background tasks section 2. asyncio ends the loop with a SystemExit or KeyboardInterrupt out of any task of it."""
+    with contextlib.ExitStack() as stack:
+        extension = start(stack, CHILDREN, loop_kind)
+        for kind in ("exit", "interrupt"):
+            for name in ("awaits", "leaves"):
+                extension.ask("task/start", {"name": name, "task_id": f"{name} {kind}", "payload": kind})
+            until(lambda kind=kind: tasks(extension)[f"awaits {kind}"]["status"] == "failed")  # type: ignore[misc]
+            assert extension.tool("wait_for", kind=kind)["is_error"] is True
+            assert tasks(extension)[f"leaves {kind}"]["status"] == "running"
+        assert answers_quickly(extension)
+        assert shut_down(extension) == 0
+        for name in ("SystemExit", "KeyboardInterrupt"):  # uvloop tells the last of those in one turn of the loop
+            said = f"an asyncio task or callback raised {name}; going on\nTraceback (most recent call last):\n"
+            assert said + f'  File "{extension.folder}/app.py"' in extension.stderr
+
+
 # -- tasks that do not end, and what they leave behind ---------------------------------------------------------------
 
 STUBBORN = """
