@@ -62,11 +62,18 @@ class ChildProcess:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         # The transport closes what it reads and writes; Popen's own files must not do so a second time.
-        self.transport = DescriptorTransport(
-            os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno()), max_frame_bytes=max_frame_bytes
-        )
-        self.process.stdout.close()
-        self.process.stdin.close()
+        try:
+            with self.process.stdout as stdout, self.process.stdin as stdin:
+                reads = os.dup(stdout.fileno())
+                try:
+                    self.transport = DescriptorTransport(reads, os.dup(stdin.fileno()), max_frame_bytes=max_frame_bytes)
+                except BaseException:
+                    os.close(reads)
+                    raise
+        except OSError as error:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+            raise SpawnError(f"cannot start {command[0]!r}: {error.strerror}") from None
 
     @property
     def pid(self) -> int:

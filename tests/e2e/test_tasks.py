@@ -157,7 +157,7 @@ async def wait_for(kind: str) -> str:
 
 
 def test_children_that_exit_end_neither_the_process_nor_anybody_elses_call(loop_kind: LoopKind) -> None:
-    """Background tasks section 2. asyncio ends the loop with a SystemExit or KeyboardInterrupt out of any task of it."""
+    """Background tasks section 2. asyncio ends a loop with a SystemExit or KeyboardInterrupt out of any task of it."""
     with contextlib.ExitStack() as stack:
         extension = start(stack, CHILDREN, loop_kind)
         for kind in ("exit", "interrupt"):

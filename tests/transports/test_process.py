@@ -64,6 +64,39 @@ def test_a_command_that_cannot_be_found_is_reported_with_the_path_that_was_searc
         ChildProcess(["no-such-command"])
 
 
+def test_a_child_whose_pipes_cannot_be_kept_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors are left: it says so, and neither the process nor a descriptor stays."""
+    real, real_dup = subprocess.Popen, os.dup
+    spawned: list[subprocess.Popen[bytes]] = []
+    duplicates: list[int] = []
+
+    def spawn(*arguments: Any, **options: Any) -> Any:
+        spawned.append(real(*arguments, **options))
+        return spawned[-1]
+
+    for works in (0, 1):
+
+        def dup(fd: int, works: int = works) -> int:
+            if len(duplicates) == works:
+                raise OSError(24, os.strerror(24))
+            duplicates.append(real_dup(fd))
+            return duplicates[-1]
+
+        duplicates.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", spawn)
+            patch.setattr(os, "dup", dup)
+            with pytest.raises(SpawnError, match=f"cannot start 'sleep': {os.strerror(24)}"):
+                ChildProcess(["sleep", LONG])
+        assert spawned[-1].returncode == -signal.SIGKILL
+        for pipe in (spawned[-1].stdin, spawned[-1].stdout):
+            assert pipe is not None
+            assert pipe.closed
+        for fd in duplicates:
+            with pytest.raises(OSError, match=os.strerror(9)):
+                os.fstat(fd)
+
+
 def test_a_command_with_a_path_is_reported_without_the_path_variable(tmp_path: Path) -> None:
     """Trap 50: what was not searched is not named; what is wrong, is."""
     program = tmp_path / "program"
