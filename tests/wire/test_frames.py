@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -289,7 +291,9 @@ NO_JSON: Final = {
     "a NUL in a string": b'{"jsonrpc":"2.0","id":1,"method":"a\x00b"}',
     "NaN": b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":NaN}}',
     "Infinity": b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":Infinity}}',
-    "a lone surrogate": b'{"jsonrpc":"2.0","id":1,"method":"\\ud800"}',
+    "a lone surrogate in the id": b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}',
+    "a lone surrogate, and more": b'{"jsonrpc":"2.0","id":1,"method":"\\ud800",}',
+    "a lone surrogate and a NUL": b'{"jsonrpc":"2.0","id":1,"method":"\\ud800\x00"}',
     "single quotes": b"{'jsonrpc':'2.0'}",
     "a trailing comma": b'{"jsonrpc":"2.0","id":1,"method":"ping",}',
 }
@@ -331,6 +335,37 @@ def test_what_is_no_json_is_a_parse_error_with_id_null(line: bytes) -> None:
     with pytest.raises(FrameError) as caught:
         decode(line)
     assert (caught.value.code, caught.value.id) == (Code.PARSE_ERROR, None)
+
+
+# Bits of JSON that make surrogates, pairs of them, and what only looks like them.
+PIECES: Final = ("\\", "u", "d83d", "\ud83d", "\udbff", "\udc00", "\udfff", "\U0001f600", "a", '"', "\n", "\ufffd", "8")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=10).map("".join), st.booleans())
+@example("\ud83d", True)
+@example("\\ud83d\\\ud83d", True)
+@example("\udc00\ud83d\ud83d\udc00\udc00", True)
+def test_half_a_character_is_read_as_a_replacement_character(text: str, upper: bool) -> None:
+    """What JavaScript makes of a text cut within an emoji does not cost the call its answer; nothing else changes."""
+    written = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"text": text, text: 1}})
+    if upper:
+        written = re.sub(r"\\u[0-9a-f]{4}", lambda found: r"\u" + found[0][2:].upper(), written)
+    whole = re.sub("[\ud800-\udfff]", "\ufffd", json.loads(written)["params"]["text"])
+    assert decode(written.encode()) == {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"text": whole, whole: 1}}
+
+
+def test_half_a_character_in_an_answer_is_read_too() -> None:
+    """Whoever waits for it gets it."""
+    line = rb'{"jsonrpc":"2.0","id":7,"result":{"content":"hi \ud83d"}}'
+    assert decode(line) == {"jsonrpc": "2.0", "id": 7, "result": {"content": "hi \ufffd"}}
+
+
+def test_half_a_character_in_a_very_long_line_is_a_parse_error() -> None:
+    """To mend 64 MiB of escapes would hold up the loop for seconds."""
+    text = rb"\ud83d" + b"x" * (4 * 1024 * 1024)
+    with pytest.raises(FrameError) as caught:
+        decode(b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"text":"%b"}}' % text)
+    assert caught.value.code == Code.PARSE_ERROR
 
 
 @pytest.mark.parametrize(("line", "rid"), NO_FRAME.values(), ids=NO_FRAME.keys())
