@@ -22,7 +22,7 @@ _EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
 
 
 class Context:
-    """What all handlers have: ``log``, ``kv``, ``bus``, ``ui``, ``state``, and the ``context`` they were called in."""
+    """What all handlers have: ``log``, ``kv``, ``bus``, ``ui``, ``tools``, ``state``, and their call's ``context``."""
 
     __slots__ = ("_link", "_raw")
 
@@ -78,6 +78,11 @@ class Context:
         """The person in front of the host."""
         return UI(self._ask, self._link.ui_kinds)
 
+    @property
+    def tools(self) -> Tools:
+        """The session's active tools."""
+        return Tools(self._ask)
+
     def has_ui(self, kind: methods.UiKind) -> bool:
         """Whether the host said that it can show ``kind``."""
         return self.ui.has(kind)
@@ -111,11 +116,6 @@ class _CommandTier(Context):
     def exec(self) -> Exec:
         """Commands, run by the host under its own rules."""
         return Exec(self._ask, self._raw)
-
-    @property
-    def tools(self) -> Tools:
-        """The session's active tools."""
-        return Tools(self._ask)
 
 
 class ToolContext(_CommandTier):

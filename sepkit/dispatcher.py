@@ -57,7 +57,7 @@ class Dispatcher:
         max_concurrency: How many tool and provider calls run at once.
         max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that accepted calls have to finish, once the connection ends.
-        on_ready: Called once when the handshake has been answered.
+        on_ready: Called once when the handshake has succeeded, right before it is answered: it sends nothing itself.
     """
 
     def __init__(
@@ -293,7 +293,9 @@ class Dispatcher:
             raise self._calls.unexpected(error, "the extension's lifespan failed") from None
         self._be_ready()
         starting.set_result(None)
-        asyncio.get_running_loop().call_soon(self._after_handshake)
+        if self._on_ready is not None:  # nothing of the author's runs between this and the answer
+            self._on_ready(self._peer)
+        asyncio.get_running_loop().call_soon(self._autostart)
         return answer
 
     def _introduction(self, handshake: messages.InitializeParams) -> object:
@@ -316,9 +318,7 @@ class Dispatcher:
         self._handlers_by_code.update(_handlers_by_code(self._app))
         self._peer.notify(methods.REGISTRY_UPDATE, unstructure(update))
 
-    def _after_handshake(self) -> None:
-        if self._on_ready is not None:
-            self._on_ready(self._peer)
+    def _autostart(self) -> None:
         if not self._ending:
             self._supervisor.autostart(list(self._app.task_specs.values()))
 

@@ -22,6 +22,9 @@ from sepkit.wire.frames import sayable
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 _PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
+TRACE: Final = 5
+"""What the wire calls ``trace`` is below ``logging.DEBUG``; ``logging`` has no name for it."""
+
 
 def level_name(level: int) -> methods.LogLevel:
     """The wire's word for a level of ``logging``."""
@@ -37,7 +40,8 @@ def level_name(level: int) -> methods.LogLevel:
 class WireHandler(logging.Handler):
     """Sends records to the host. Lossy: while the host does not keep up they are dropped and counted.
 
-    A record's traceback stays here: what an exception says may be a secret.
+    A record's traceback stays here: what an exception says may be a secret. So do sepkit's own lines below ``INFO``:
+    they are about what the host itself has sent (trap 11).
     """
 
     def __init__(self, peer: Peer, level: int = logging.INFO) -> None:
@@ -46,6 +50,8 @@ class WireHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; never raises."""
+        if record.levelno < logging.INFO and record.name.partition(".")[0] == "sepkit":
+            return
         try:
             fields: dict[str, Any] = {"logger": record.name}
             for name, value in record.__dict__.items():

@@ -77,7 +77,7 @@ def run(
             max_concurrency=max_concurrency,
             grace=grace,
             # Not before the handshake: a host waits for one answer then, and for nothing else.
-            on_ready=lambda peer: logging.getLogger().addHandler(WireHandler(peer)),
+            on_ready=lambda peer: logging.getLogger().addHandler(WireHandler(peer, logging.getLogger().level)),
         )
         _end_on_signals(loop, dispatcher)
         await dispatcher.serve()

@@ -231,7 +231,8 @@ async def test_nothing_is_sent_before_the_answer_to_the_handshake() -> None:
     class Probing(MemoryHost):
         def _ready(self, peer: Peer) -> None:
             ready.append(peer)
-            peer.notify("probe", {})
+            assert len(self.frames) == 2
+            asyncio.get_running_loop().call_soon(peer.notify, "probe", {})
 
     async with Probing(App("t"), handshake=None) as host:
         await host.refused("initialize", {})

@@ -19,7 +19,11 @@ from sepkit.transports.stdio import claim_stdio
     "--loop", "loop_kind", type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto", show_default=True
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["trace", "debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="From which level on lines reach stderr and the host.",
 )
 @click.option("--max-concurrency", type=click.IntRange(1), default=256, show_default=True, help="Calls at once.")
 @click.option("--max-frame-bytes", type=click.IntRange(1024), default=64 * 1024 * 1024, show_default=True)
@@ -34,11 +38,12 @@ def command(
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
         from sepkit.loader import load
+        from sepkit.logs import TRACE
         from sepkit.runner import exit_soon, install_stderr_log, run
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
 
-    stderr = install_stderr_log(logging.getLevelNamesMapping()[log_level.upper()])
+    stderr = install_stderr_log(TRACE if log_level == "trace" else logging.getLevelNamesMapping()[log_level.upper()])
     try:
         code = run(
             load(target),

@@ -97,6 +97,7 @@ class TestHost(Seen):
         timeout: Seconds that an answer may take, where a call does not say.
         max_concurrency: How many tool and provider calls run at once.
         grace: Seconds that accepted calls have to finish at the end.
+        log_level: What of ``logging`` is on ``.logs``: records of this level and above.
     """
 
     __test__: ClassVar[bool] = False  # to pytest, a name that begins with Test is a class of tests
@@ -118,6 +119,7 @@ class TestHost(Seen):
         timeout: float = 120.0,
         max_concurrency: int = MAX_CONCURRENCY,
         grace: float = GRACE,
+        log_level: int = logging.INFO,
     ) -> None:
         super().__init__(kv or {})
         self.app: Final = app
@@ -146,6 +148,7 @@ class TestHost(Seen):
         self._timeout = timeout
         self._max_concurrency = max_concurrency
         self._grace = grace
+        self._log_level = log_level
         self._faults: list[BaseException] = []
         self._calls = itertools.count(1)
         self._seq = itertools.count(1)
@@ -252,7 +255,7 @@ class TestHost(Seen):
         return self._serving.exception() if self._serving.done() and not self._serving.cancelled() else None
 
     def _ready(self, peer: Peer) -> None:
-        self._log = _LogToHost(peer)
+        self._log = _LogToHost(peer, self._log_level)
 
     def _unlog(self) -> None:
         if self._log is not None:
@@ -647,24 +650,26 @@ class _LogToHost:
     """``logging`` reaches the host, as under ``sepkit run``, until ``close``."""
 
     _open: ClassVar[int] = 0  # there may be several hosts, closed in any order
-    _level: ClassVar[int] = logging.NOTSET  # the root logger's, before the first of them
+    _before: ClassVar[int] = logging.NOTSET  # the root logger's level, before the first of them
+    _lowered: ClassVar[int] = logging.NOTSET  # and what they made of it
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, level: int) -> None:
         root = logging.getLogger()
-        self._handler = WireHandler(peer)
+        self._handler = WireHandler(peer, level)
         if not _LogToHost._open:
-            _LogToHost._level = root.level
+            _LogToHost._before = _LogToHost._lowered = root.level
         _LogToHost._open += 1
         root.addHandler(self._handler)
-        if root.level > self._handler.level:
-            root.setLevel(self._handler.level)
+        if root.level > level:
+            root.setLevel(level)
+            _LogToHost._lowered = level
 
     def close(self) -> None:
         root = logging.getLogger()
         root.removeHandler(self._handler)
         _LogToHost._open -= 1
-        if not _LogToHost._open and root.level == self._handler.level:  # else somebody has set it meanwhile
-            root.setLevel(_LogToHost._level)
+        if not _LogToHost._open and root.level == _LogToHost._lowered:  # else somebody has set it meanwhile
+            root.setLevel(_LogToHost._before)
 
 
 def _fits(answer: object, record: type[R]) -> R:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sepkit import App, ToolContext, testing
+from sepkit import App, EventContext, HookContext, TaskContext, ToolContext, testing
 from sepkit.errors import ConnectionClosed, InternalError, InvalidParams, RequestTimeout
 from sepkit.runner import LoopKind, new_loop
 from sepkit.testing import BlockingTestHost, TestHost, VirtualClockLoop
@@ -254,6 +254,32 @@ def test_what_the_extension_did_is_there_to_see(drive: Drive) -> None:
         assert not [line for line in host.logs if line.message == "not this"]
 
     drive(test, sample(), session_state={"turn": 7}, allowed_tools=["greet", "ls"])
+
+
+def test_whatever_runs_may_set_the_active_tools(drive: Callable[..., None]) -> None:
+    """Protocol section 4, ``tools/set_active``, has no context: no tier (section 5) is asked for."""
+    app = App("setters")
+
+    @app.on("model_select")
+    async def on_event(payload: dict[str, Any], ctx: EventContext) -> None:
+        await ctx.tools.set_active(["of an event"])
+
+    @app.hook("input")
+    async def on_hook(given: dict[str, Any], ctx: HookContext) -> None:
+        await ctx.tools.set_active(["of a hook"])
+
+    @app.task
+    async def work(ctx: TaskContext) -> None:
+        await ctx.tools.set_active(["of a task"])
+
+    async def test(host: TestHost) -> None:
+        await host.until(lambda: host.active_tools == ["of a task"])
+        await host.send_event("model_select", {})
+        await host.until(lambda: host.active_tools == ["of an event"])
+        await host.call_hook("input", {})
+        assert host.active_tools == ["of a hook"]
+
+    drive(test, app)
 
 
 def test_the_store_holds_what_it_was_given_and_what_was_set(drive: Drive) -> None:

@@ -193,6 +193,24 @@ def test_hosts_may_end_in_any_order() -> None:
 
 
 @pytest.mark.usefixtures("at_warning")
+def test_a_test_says_from_which_level_on_it_listens() -> None:
+    """Each host for itself, in any order; the wire's word for what is below ``DEBUG`` is ``trace``."""
+    before = state()
+    all_of_it, half = (
+        TestHost(sample(), log_level=5).blocking(),
+        TestHost(sample(), log_level=logging.WARNING).blocking(),
+    )
+    for level in (5, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logging.getLogger("somebody").log(level, "heard")
+    for host, levels in ((all_of_it, ["trace", "debug", "info", "warn", "error"]), (half, ["warn", "error"])):
+        host.ping()
+        assert [line.level for line in host.logs if line.fields["logger"] == "somebody"] == levels
+    all_of_it.close()
+    half.close()
+    assert state() == before
+
+
+@pytest.mark.usefixtures("at_warning")
 def test_a_level_that_the_test_sets_is_its_own() -> None:
     with TestHost(sample()):
         logging.getLogger().setLevel(logging.ERROR)

@@ -260,7 +260,9 @@ async def answers(payload: dict[str, Any]) -> str:
 async def of_a_number(payload: dict[str, Any]) -> None: ...
 
 
-def event_tier(ctx: EventContext, task: TaskContext) -> None:
+async def event_tier(ctx: EventContext, task: TaskContext, provider: ProviderContext) -> None:
+    for each in (ctx, task, provider):
+        assert_type(await each.tools.set_active(["a"]), list[str])
     ctx.session  # type: ignore[attr-defined]  # noqa: B018
     ctx.exec  # type: ignore[attr-defined]  # noqa: B018
     ctx.update("x")  # type: ignore[attr-defined]
