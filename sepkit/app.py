@@ -192,17 +192,24 @@ class Tasks:
 
         Raises:
             RegistrationError: The task is not known, or the app is not served.
-            TaskRefused: The id is running, a per-user task lacks its user, or the extension is shutting down.
+            TaskRefused: The id is running, a per-user task lacks its user, the extension is shutting down, or this is
+                not its loop: a plain ``def`` handler runs in a thread, and cannot start tasks.
         """
         specs = self._app.task_specs
-        for spec in specs.values():
-            if spec.fn is task or spec.name == task:
-                return self._running().start(spec, id=id, user_id=user_id, payload=payload, name=name)
         shown = task if isinstance(task, str) else getattr(task, "__name__", repr(task))
-        raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
+        spec = specs.get(shown)  # most tasks are named as their functions are: no search through thousands
+        if spec is None or task not in (spec.name, spec.fn):
+            spec = next((one for one in specs.values() if one.fn == task), None)
+        if spec is None:
+            raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
+        return self._running().start(spec, id=id, user_id=user_id, payload=payload, name=name)
 
     async def stop(self, id: str) -> TaskHealth | None:  # noqa: A002  (so named in the API)
-        """Stop a task, and wait until it has ended; how it is then. None where nothing was started under this id."""
+        """Stop a task, and wait until it has ended; how it is then. None where nothing was started under this id.
+
+        Raises:
+            TaskRefused: This is not the extension's loop; see ``start``.
+        """
         try:
             return await self._running().stop(id)
         except UnknownTask:

@@ -320,6 +320,7 @@ class Dispatcher:
 
     def _autostart(self) -> None:
         if not self._ending:
+            self._task_calls.begin([health for health in self._supervisor.status() if health.status != "pending"])
             self._supervisor.autostart(list(self._app.task_specs.values()))
 
     async def _ping(self, params: dict[str, Any]) -> object:

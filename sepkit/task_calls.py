@@ -110,6 +110,12 @@ class TaskCalls:
         task_id = next(iter(self._newest))
         self._peer.notify(methods.TASK_UPDATE, self._told(self._newest.pop(task_id)))
 
+    def begin(self, started: list[TaskHealth]) -> None:
+        """The handshake has been answered: tell of what began before."""
+        if self._wanted:
+            for health in started:
+                self._tell(health)
+
     def close(self) -> None:
         """Nothing changes any more: what waits for the host is put before the last answer."""
         if self._waiting is not None:
@@ -127,5 +133,7 @@ class TaskCalls:
         """What the host is told of an error. What an exception says may be a secret: its type is all that crosses."""
         if error is None or self._app.expose_errors:
             return error
-        before, found, last = error.rpartition("; the last run: ")
-        return before + found + last.partition(":")[0]
+        used, found, last = (
+            error.partition("; the last run: ") if error.startswith("restarts exhausted (") else ("", "", error)
+        )
+        return used + found + last.partition(":")[0]

@@ -211,6 +211,43 @@ def test_inspect_runs_the_app_where_it_is_asked_to_and_shows_its_tasks(busy: Pat
     assert sepkit(busy, "inspect", "app:app", "--run", "0").returncode == 2
 
 
+ODD_TASKS = """
+import asyncio
+from sepkit import App, TaskContext
+
+app = App("odd")
+
+@app.task
+async def steady(ctx: TaskContext) -> None:
+    while not ctx.stopping:
+        ctx.report_health("fine")
+        await ctx.sleep(0.05)
+    await asyncio.sleep(1.5)
+
+@app.task(per_user=True)
+async def feed(ctx: TaskContext) -> None:
+    raise ValueError
+
+@app.tool
+async def begin(user: str) -> str:
+    app.tasks.start(feed, user_id=user)
+    await asyncio.sleep(0.2)
+    return "begun"
+"""
+
+
+def test_ages_are_those_of_the_moment_that_is_shown_and_ids_stay_in_their_line(tmp_path: Path) -> None:
+    """Nobody is shown how long the end took; nor a line that a user's name has made up."""
+    (tmp_path / "app.py").write_text(ODD_TASKS, encoding="utf-8")
+    called = sepkit(tmp_path, "call", "app:app", "begin", "user=ada\nsteady: failed")
+    inspected = sepkit(tmp_path, "inspect", "app:app", "--run", "0.5")
+    for shown in (called.stderr, inspected.stdout):
+        (age,) = re.findall(r"\n  steady: running, 0 restarts, said 'fine' (\d+\.\d) s ago\n", shown)
+        assert float(age) < 1
+    assert r"'feed:ada\nsteady: failed' (feed) for 'ada\nsteady: failed': restarting" in called.stderr
+    assert sepkit(tmp_path, "inspect", "app:app", "--run", "nan").returncode == 2
+
+
 def test_a_task_names_its_author_s_line_when_it_crashes(busy: Path) -> None:
     """Trap 45: the traceback is on stderr, and begins where the author's code does."""
     done = sepkit(busy, "inspect", "app:app", "--run", "1")

@@ -787,6 +787,46 @@ async def test_a_tool_starts_stops_and_watches_tasks() -> None:
         app.tasks.start(feed, user_id="ada")
 
 
+@on_each_loop
+async def test_a_task_is_given_as_its_function_a_method_or_a_name() -> None:
+    """Design section 2: ``app.tasks.start(fn)``; two functions of one name are two tasks."""
+    app = App("t")
+    ran: list[str] = []
+
+    class Service:
+        async def work(self) -> None:
+            ran.append("method")
+
+    async def work() -> None:
+        ran.append("function")
+
+    service = Service()
+    app.task(autostart=False, restart="never")(service.work)
+    app.task(name="other", autostart=False, restart="never")(work)
+
+    @app.tool
+    async def begin() -> None:
+        for task in (service.work, work, "work", "other"):
+            await app.tasks.start(task).join()
+        for unknown in (Service().work, begin, "nothing"):
+            with pytest.raises(RegistrationError, match="there is no task"):
+                app.tasks.start(unknown)
+
+    @app.tool
+    def begin_in_a_thread() -> str:
+        with pytest.raises(TaskRefused) as caught:
+            app.tasks.start(work)
+        return str(caught.value)
+
+    async with MemoryHost(app) as host:
+        assert (await host.tool("begin"))["content"] == ""
+        assert ran == ["method", "function", "method", "function"]
+        said = (await host.tool("begin_in_a_thread"))["content"]
+        assert said == (
+            "task 'other' cannot be started outside of the extension's loop: do it in an `async def` handler"
+        )
+
+
 # -- services: how they are asked --------------------------------------------------------------------------------------
 
 Work = Callable[[ToolContext], Awaitable[object]]

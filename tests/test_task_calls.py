@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -188,6 +189,38 @@ async def test_a_crash_is_told_by_its_type_and_its_text_stays_here(caplog: pytes
 
 
 @on_each_loop
+async def test_an_error_that_quotes_an_error_is_told_by_its_type_too() -> None:
+    """Trap 45: only what the supervisor itself has written in front of the type crosses."""
+    app = App("t")
+
+    @app.task(restart="never")
+    async def outer() -> None:
+        raise RuntimeError("the secret: restarts exhausted (1 of 1); the last run: ValueError")
+
+    async with hosting(app) as host:
+        await host.until(lambda: "failed" in states(host, "outer"))
+        assert updates(host)[-1]["error"] == "RuntimeError"
+
+
+@on_each_loop
+async def test_a_task_that_the_lifespan_started_is_told_of_after_the_handshake() -> None:
+    """Background tasks section 3: the host is told of each change of state; of what began before it could be, too."""
+
+    @asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        app.tasks.start("feed", user_id="ada", payload=1)
+        await asyncio.sleep(0.01)
+        app.tasks.start("feed", user_id="bob", payload=2)
+        yield
+
+    async with hosting(watching(lifespan=lifespan)) as host:
+        await host.until(lambda: states(host, "feed:bob") == ["running"])
+        assert updates(host, "feed:ada")[0]["last_health_status"] == "ada: 1"
+        assert host.frames[0]["id"] == 1, "the handshake is answered first"
+        assert states(host, "feed:ada") == states(host, "watch") == ["running"]
+
+
+@on_each_loop
 async def test_expose_errors_lets_the_text_cross() -> None:
     """Decision 1: ``App(expose_errors=True)`` is for development."""
     app = App("t", expose_errors=True)
@@ -242,11 +275,17 @@ async def test_while_the_host_does_not_read_only_the_newest_of_each_task_waits()
 async def test_what_waits_for_the_host_is_told_before_the_end() -> None:
     """Background tasks section 3: each change of state; a host that reads late still learns how all of them ended."""
     app = watching()
+
+    @app.tool
+    async def flood(ctx: ToolContext) -> None:
+        ctx.update("x" * 3_000_000)  # past the mark: from now on the host does not keep up
+
     async with hosting(app) as host:
         await host.until(lambda: bool(updates(host)))
         host.pause_reading()
+        host.start_tool("flood")
         app.tasks.start("feed", user_id="ada")
-        for _ in range(5):
+        for _ in range(10):
             await asyncio.sleep(0)
         shutdown = host.start("shutdown", {})
         for _ in range(20):

@@ -972,6 +972,30 @@ async def test_a_listener_that_fails_changes_nothing(caplog: pytest.LogCaptureFi
     assert "its state could not be told" in caplog.text
 
 
+def test_tasks_are_started_and_stopped_in_their_loop_alone() -> None:
+    """A start in another loop would take over the timers of all tasks, and that loop may end at once."""
+
+    async def main() -> None:
+        desk = Desk()
+        handle = desk.supervisor.start(spec(until_stopped, "first"))
+        await turn()
+
+        async def start() -> None:
+            desk.supervisor.start(spec(until_stopped, "second"))
+
+        def start_without_a_loop() -> None:
+            desk.supervisor.start(spec(until_stopped, "second"))
+
+        for work in (start_without_a_loop, lambda: asyncio.run(start()), lambda: asyncio.run(handle.stop())):
+            with pytest.raises(TaskRefused, match=r"cannot be .* outside of the extension's loop: do it in an `async"):
+                await asyncio.to_thread(work)
+        assert [health.task_id for health in desk.supervisor.status()] == ["first"]
+        assert (await handle.stop()).status == "stopped"
+        await desk.supervisor.aclose()
+
+    asyncio.run(main())
+
+
 # -- reports and heartbeats --------------------------------------------------------------------------------------------
 
 
@@ -1058,6 +1082,25 @@ async def test_health_is_a_text() -> None:
 
 
 @virtual
+async def test_a_report_is_text_that_can_be_sent() -> None:
+    """Section 3: one task's text, such as a file name that is no UTF-8, must not fail the list of all tasks."""
+    desk = Desk()
+    desk.supervisor._log = logging.Logger("elsewhere")  # pytest-xdist cannot send such text either
+
+    async def body(run: TaskRun) -> None:
+        run.report_health("file \udcff")
+        run.report_health("x" * 5000)
+        raise ValueError("no file \udcff")
+
+    health = await desk.supervisor.start(spec(body, policy=exact(type="never"))).join()
+    assert [told.last_health_status for told in desk.told] == [None, "file \\udcff", "x" * 2000, "x" * 2000]
+    assert health.error == "ValueError: no file \\udcff"
+    for wrong in ({"id": "\udcff"}, {"name": "\udcff"}, {"user_id": "\udcff"}, {"name": " "}):
+        with pytest.raises(TaskRefused, match=next(iter(wrong))):
+            desk.supervisor.start(spec(body), **wrong)
+
+
+@virtual
 async def test_a_silent_run_is_cancelled_and_has_failed() -> None:
     """Section 2: heartbeat_timeout. The clock starts again with each report, and with each run."""
     desk = Desk()
@@ -1079,6 +1122,30 @@ async def test_a_silent_run_is_cancelled_and_has_failed() -> None:
     assert handle.health.error == "no health report for 5 s"
     await handle.stop()
     assert nothing_armed()
+
+
+def test_a_run_that_had_no_turn_to_report_in_is_not_silent() -> None:
+    """Section 2: heartbeat_timeout is about that task, not about who blocks the loop; and is not put off for ever."""
+
+    async def beat(run: TaskRun) -> None:
+        while not await run.wait_stop(0.02):
+            run.report_health("here")
+
+    async def blocks(run: TaskRun) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            time.sleep(0.45)  # noqa: ASYNC251  (that is the point)
+
+    async def main() -> None:
+        desk = Desk()
+        beating = desk.supervisor.start(spec(beat, "beat", exact(type="never"), heartbeat_timeout=0.3))
+        blocking = desk.supervisor.start(spec(blocks, "blocks", exact(type="never"), heartbeat_timeout=0.3))
+        health = await asyncio.wait_for(blocking.join(), 20)
+        assert (health.status, health.error) == ("failed", "no health report for 0.3 s")
+        assert (beating.health.status, beating.health.restart_count) == ("running", 0)
+        await desk.supervisor.aclose()
+
+    asyncio.run(main())
 
 
 @virtual
@@ -1351,7 +1418,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 @given(
     initial=numbers(0, 1e6),
     cap=numbers(0, 1e6),
-    multiplier=numbers(1, 1000),
+    multiplier=numbers(1, 1000) | st.integers(1, 1000),
     jitter=numbers(0, 1),
     n=st.integers(0, 2**70),
     dice=numbers(0, 0.999),
@@ -1368,6 +1435,14 @@ def test_a_delay_lies_between_its_floor_and_its_cap(
     assert full <= sure.delay(n + 1, lambda: dice)
     if n < 20:
         assert full == pytest.approx(max(min(initial * multiplier**n, cap), MIN_DELAY))
+
+
+def test_the_delay_after_very_many_restarts_takes_no_time() -> None:
+    """Section 2: the exponent is clamped. Of integers, the power would be exact, and take seconds."""
+    policy = RestartPolicy(initial_delay=1, max_delay=0.5, multiplier=1000, jitter=0)
+    began = time.perf_counter()
+    assert policy.delay(10**9, random.random) == 0.5
+    assert time.perf_counter() - began < 0.5
 
 
 def test_jitter_is_the_part_that_is_random() -> None:

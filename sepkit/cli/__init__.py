@@ -6,10 +6,11 @@ Human text goes to stderr, data to stdout.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -65,6 +66,19 @@ class _Verbs(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(ExitCode.FAILED)
         return done
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, which NaN is not: no comparison refuses that."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, checked."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import orjson
 
-from sepkit.cli import ExitCode
+from sepkit.cli import ExitCode, Seconds
 from sepkit.errors import ConnectionClosed, RpcError, SepkitError
 
 
@@ -18,7 +19,7 @@ from sepkit.errors import ConnectionClosed, RpcError, SepkitError
 @click.argument("tool")
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
 @click.option("--quiet", is_flag=True, help="No progress, no tasks, and nothing of the extension's stderr.")
 def command(target: str, tool: str, arguments: tuple[str, ...], as_json: bool, timeout: float, quiet: bool) -> None:
     """Call TOOL of MODULE:APP and print its result.
@@ -69,7 +70,8 @@ async def _call(
                 click.echo(f"sepkit: {target} has no tool {tool!r}; known: {', '.join(known) or 'none'}", err=True)
                 return ExitCode.FAILED
             result = await host.call_tool(f"{name}.{tool}", values, on_update=console.progress, timeout=timeout)
-            registered, started = host.registrations(name).tasks, [] if quiet else await host.list_tasks(name)
+            registered = [] if quiet else host.registrations(name).tasks
+            shown = list(lines(registered, await host.list_tasks(name), datetime.now(UTC))) if registered else []
     except ConnectionClosed:
         click.echo(f"sepkit: {target} ended before it answered" + ("" if quiet else "; see above"), err=True)
         return ExitCode.FAILED
@@ -83,6 +85,6 @@ async def _call(
     else:
         click.echo(result.content, err=result.is_error)
     sys.stdout.flush()
-    if registered and not quiet:
-        click.echo("\n".join(["tasks:", *lines(registered, started)]), err=True)
+    if shown:
+        click.echo("\n".join(["tasks:", *shown]), err=True)
     return ExitCode.FAILED if result.is_error else ExitCode.OK

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from sepkit.cli import ExitCode, fail_to_load
+from sepkit.cli import ExitCode, Seconds, fail_to_load
 from sepkit.errors import LoadError, SepkitError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--run",
     "seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(0, min_open=True),
     metavar="SECONDS",
     help="Also run it for so long, and show how its background tasks are then.",
 )
@@ -41,9 +41,10 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
     except LoadError as error:
         sys.exit(fail_to_load(error))
     description = describe(app)
+    now = datetime.now(UTC)
     if seconds is not None:
         try:
-            started = asyncio.run(_tasks_after(target, seconds))
+            started, now = asyncio.run(_tasks_after(target, seconds))
         except SepkitError as error:
             click.echo(f"sepkit: {error}", err=True)
             sys.exit(ExitCode.FAILED)
@@ -53,7 +54,7 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(description, option=orjson.OPT_INDENT_2) + b"\n")
     else:
-        for line in _lines(description):
+        for line in _lines(description, now):
             click.echo(line)
 
 
@@ -119,21 +120,21 @@ def describe(app: App) -> dict[str, Any]:
     }
 
 
-async def _tasks_after(target: str, seconds: float) -> list[TaskHealth]:
-    """How the tasks are when the App has run for so long, in a process of its own."""
+async def _tasks_after(target: str, seconds: float) -> tuple[list[TaskHealth], datetime]:
+    """How the tasks are when the App has run for so long, in a process of its own, and when that was."""
     from sepkit.cli.hosting import hosting
     from sepkit.host.console import Console
 
     async with hosting(target, Console()) as (host, name):
         await asyncio.sleep(seconds)
-        return await host.list_tasks(name)
+        return await host.list_tasks(name), datetime.now(UTC)
 
 
 def _runs(is_async: bool) -> str:
     return "in the loop" if is_async else "in a thread"
 
 
-def _lines(app: dict[str, Any]) -> Iterator[str]:
+def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
     yield f"{app['name']} {app['version']}"
     yield from _section("tools", [_tool_lines(tool) for tool in app["tools"]])
     yield from _section("commands", [_command_lines(command) for command in app["commands"]])
@@ -152,7 +153,6 @@ def _lines(app: dict[str, Any]) -> Iterator[str]:
         from sepkit.wire.converter import structure
         from sepkit.wire.messages import TaskHealth
 
-        now = datetime.now(UTC)
         yield from _section("started tasks", [[state_line(structure(task, TaskHealth), now)] for task in started])
     yield from _section("flags", [[f"{name}  default {value!r}"] for name, value in app["flags"].items()])
     shortcuts = app.get("shortcuts", [])

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import click
 
-from sepkit.cli import ExitCode, fail_to_load
+from sepkit.cli import ExitCode, Seconds, fail_to_load
 from sepkit.errors import LoadError
 from sepkit.transports.stdio import claim_stdio
 
@@ -27,7 +27,7 @@ from sepkit.transports.stdio import claim_stdio
 )
 @click.option("--max-concurrency", type=click.IntRange(1), default=256, show_default=True, help="Calls at once.")
 @click.option("--max-frame-bytes", type=click.IntRange(1024), default=64 * 1024 * 1024, show_default=True)
-@click.option("--grace", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to finish in.")
+@click.option("--grace", type=Seconds(0), default=5.0, show_default=True, help="Seconds to finish in.")
 def command(
     target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
 ) -> None:

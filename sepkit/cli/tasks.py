@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sepkit.wire import messages
@@ -37,19 +37,25 @@ def state_line(task: messages.TaskHealth, now: datetime) -> str:
     if task.last_health_status is not None:
         parts.append(f"said {task.last_health_status!r}{_age(task.last_health_time, now)}")
     if task.error is not None:
-        parts.append(task.error)
-    whose = "" if task.user_id is None else f" for {task.user_id}"
-    name = "" if task.name == task.task_id else f" ({task.name})"
-    return f"{task.task_id}{name}{whose}: {', '.join(parts)}"
+        parts.append(_shown(task.error))
+    whose = "" if task.user_id is None else f" for {_shown(task.user_id)}"
+    name = "" if task.name == task.task_id else f" ({_shown(task.name)})"
+    return f"{_shown(task.task_id)}{name}{whose}: {', '.join(parts)}"
 
 
-def lines(registered: Sequence[messages.TaskRegistration], started: Sequence[messages.TaskHealth]) -> Iterator[str]:
-    """Each task with its policy, and below all of them what has been started."""
-    now = datetime.now(UTC)
+def lines(
+    registered: Sequence[messages.TaskRegistration], started: Sequence[messages.TaskHealth], now: datetime
+) -> Iterator[str]:
+    """Each task with its policy, and below all of them what has been started, as it was ``now``."""
     for task in registered:
         yield f"  {task.name}  {registration_line(task)}"
     for health in started:
         yield f"  {state_line(health, now)}"
+
+
+def _shown(text: str) -> str:
+    """A text in one line, whatever it holds."""
+    return text if text.isprintable() else repr(text)
 
 
 def _age(moment: str | None, now: datetime) -> str:

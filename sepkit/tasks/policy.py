@@ -78,8 +78,8 @@ class RestartPolicy:
         """Seconds to wait before the ``n``-th restart, counted from 0. ``random`` gives numbers in [0, 1)."""
         if self.initial_delay == 0:
             return MIN_DELAY
-        try:
-            full = min(self.initial_delay * self.multiplier ** min(n, _MAX_EXPONENT), self.max_delay)
+        try:  # of integers, the power would be exact, and take seconds
+            full = min(self.initial_delay * float(self.multiplier) ** min(n, _MAX_EXPONENT), self.max_delay)
         except OverflowError:
             full = self.max_delay
         if self.jitter:

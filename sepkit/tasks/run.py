@@ -112,7 +112,7 @@ class TaskRun:
             await self._signal.wait(seconds)
 
     def report_health(self, text: str) -> None:
-        """Say how the run is. May be called in any thread."""
+        """Say how the run is, in 2,000 characters at most (the rest is cut off). May be called in any thread."""
         if not isinstance(text, str):
             raise TypeError(f"report_health takes a string, not {type(text).__name__}")
         self._report(self, text)

@@ -31,6 +31,7 @@ from sepkit.errors import SepkitError
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
 from sepkit.tracebacks import authors_part
+from sepkit.wire.frames import sayable
 from sepkit.wire.messages import TaskHealth
 from sepkit.wire.methods import TaskStatus
 
@@ -44,6 +45,7 @@ MAX_ENDED: Final = 10_000
 
 _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _LAST_GRACE: Final = 0.01  # even with no grace at all, a cancelled run gets the turns of the loop that it takes to end
+_LATE: Final = 0.1  # a timer that goes off later than this was held up, and so was every run
 _MAX_TEXT: Final = 2_000
 
 
@@ -67,8 +69,8 @@ class _Entry:
     # One timer serves all: backing off, listening for heartbeats and stopping never happen at the same time.
     __slots__ = (
         "began", "cancel_at", "cancelled", "delay", "ended", "error", "give_up_at", "heard", "id", "last_health_status",
-        "last_health_time", "name", "number", "payload", "restarts", "run", "settled", "silent", "spec", "status",
-        "task", "timer", "user_id", "wish",
+        "last_health_time", "name", "number", "payload", "restarts", "run", "settled", "silent", "spared", "spec",
+        "status", "task", "timer", "user_id", "wish",
     )  # fmt: skip
 
     def __init__(self, spec: TaskSpec, task_id: str, user_id: str | None, payload: Any, name: str) -> None:
@@ -91,6 +93,7 @@ class _Entry:
         self.began: float | None = None
         self.heard = 0.0  # when it last reported, or began
         self.silent = False  # whether it was cancelled for having reported nothing
+        self.spared = False  # whether it was forgiven once that it reported nothing
         # How it stops.
         self.timer: asyncio.TimerHandle | None = None
         self.cancel_at = math.inf
@@ -176,7 +179,7 @@ class Supervisor:
         self._over: OrderedDict[str, None] = OrderedDict()  # the ids in `_entries` that have ended, oldest first
         self._closing = False
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by start(), with the thread
+        self._loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # of the first start, with its thread
         self._thread = 0
 
     # -- what may be asked ---------------------------------------------------------------------------------------------
@@ -201,10 +204,10 @@ class Supervisor:
             name: For people. By default the spec's.
 
         Raises:
-            TaskRefused: The id has not ended, the user is missing, or the supervisor is closed. Nothing has happened.
+            TaskRefused: The id has not ended, the user is missing, the supervisor is closed, or this is another loop
+                than that of the first start. Nothing has happened.
         """
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._be_in_loop(f"task {spec.name!r} cannot be started")
         if self._closing:
             raise TaskRefused(f"task {spec.name!r}: the extension is shutting down, and starts no more tasks")
         if user_id is None and spec.per_user:
@@ -214,8 +217,9 @@ class Supervisor:
         task_id = id
         if task_id is None:
             task_id = f"{spec.name}:{user_id}" if spec.per_user else spec.name
-        if not _is_text(task_id):
-            raise TaskRefused(f"task {spec.name!r}: id must be a string that is not empty, not {task_id!r}")
+        for word, text in (("id", task_id), ("name", name)):
+            if text is not None and not _is_text(text):
+                raise TaskRefused(f"task {spec.name!r}: {word} must be a string that is not empty, not {text!r}")
         former = self._entries.get(task_id)
         if former is not None and not former.ended.is_set:
             state = "still stopping" if former.wish == "stop" else former.status
@@ -239,6 +243,7 @@ class Supervisor:
 
         Raises:
             UnknownTask: Nothing was started under this id.
+            TaskRefused: This is another loop than that of the first start.
         """
         return await self._stop(self._find(task_id))
 
@@ -287,7 +292,7 @@ class Supervisor:
         entry.timer = None
         entry.number += 1
         entry.began = None
-        entry.silent = False
+        entry.silent = entry.spared = False
         entry.run = TaskRun(
             task_id=entry.id,
             name=entry.name,
@@ -362,6 +367,11 @@ class Supervisor:
         if self._loop.time() + _TICK < entry.heard + timeout:
             self._arm(entry, entry.heard + timeout, self._listen)
             return
+        if self._loop.time() > entry.heard + timeout + _LATE and not entry.spared:
+            # Somebody blocked the loop: the run had no turn in which to report. It gets one, and no more than that.
+            entry.spared = True
+            self._arm(entry, self._loop.time() + _LATE, self._listen)
+            return
         self._log.warning("task %r: run %d reported nothing for %g s; cancelled", entry.id, entry.number, timeout)
         entry.silent = True
         entry.task.cancel()
@@ -380,6 +390,7 @@ class Supervisor:
     # -- stopping ------------------------------------------------------------------------------------------------------
 
     async def _stop(self, entry: _Entry) -> TaskHealth:
+        self._be_in_loop(f"task {entry.id!r} cannot be stopped")
         if entry.wish == "run" and not entry.ended.is_set:
             self._ask_to_stop(entry)
         if entry.task is None or entry.task is not asyncio.current_task():
@@ -425,6 +436,17 @@ class Supervisor:
 
     # -- reports, and small parts --------------------------------------------------------------------------------------
 
+    def _be_in_loop(self, what: str) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not None and not self._thread:
+            self._loop = loop
+            self._thread = threading.get_ident()
+        elif loop is None or loop is not self._loop:
+            raise TaskRefused(f"{what} outside of the extension's loop: do it in an `async def` handler")
+
     def _reported(self, run: TaskRun, text: str) -> None:
         moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if threading.get_ident() == self._thread:
@@ -440,7 +462,8 @@ class Supervisor:
         if entry is None or entry.run is not run:  # a run that is over, or of a start that is over
             return
         entry.heard = self._loop.time()
-        entry.last_health_status = text
+        entry.spared = False
+        entry.last_health_status = sayable(text[:_MAX_TEXT])  # a file name may be no UTF-8
         entry.last_health_time = moment
         self._tell(entry, self._on_report)
 
@@ -493,7 +516,7 @@ class Supervisor:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and sayable(value) == value
 
 
 def _text(error: BaseException) -> str:
@@ -502,4 +525,4 @@ def _text(error: BaseException) -> str:
         text = str(error)
     except Exception:  # the user's own class may fail at this, too
         text = ""
-    return f"{name}: {text}"[:_MAX_TEXT] if text else name
+    return sayable(f"{name}: {text}"[:_MAX_TEXT]) if text else name
