@@ -239,7 +239,10 @@ class Calls:
         try:
             async for event in stream:
                 await context.delta(event)  # type: ignore[arg-type]  # the fold checks it
-            return fold.result()
+            try:
+                return fold.result()
+            except EncodeError as error:  # most often the model was cut off within a tool call
+                raise InternalError(f"the answer of provider {call.provider} cannot be put together: {error}") from None
         except RpcError:
             raise
         except BaseException as error:

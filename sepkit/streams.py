@@ -61,7 +61,7 @@ class StreamFold:
         Raises:
             EncodeError: A tool call's arguments, put together, are no JSON.
         """
-        calls = [call.result(index) for index, call in sorted(self._calls.items())]
+        calls = [call.result(index, self._finish) for index, call in sorted(self._calls.items())]
         result: dict[str, Any] = {
             "content": "".join(self._text),
             "tool_calls": calls,
@@ -81,10 +81,11 @@ class _ToolCall:
         self.name = ""
         self.chunks: list[str] = []
 
-    def result(self, index: int) -> dict[str, Any]:
+    def result(self, index: int, finish: str | None) -> dict[str, Any]:
         text = "".join(self.chunks)
         try:
             arguments = orjson.loads(text) if text.strip() else {}
         except orjson.JSONDecodeError as error:
-            raise EncodeError(f"$.tool_calls[{index}].arguments", f"the chunks make no JSON: {error}") from None
+            why = f"the chunks make no JSON: {error}" + (f"; finish_reason {finish!r}" if finish else "")
+            raise EncodeError(f"$.tool_calls[{index}].arguments", why) from None
         return {"id": self.id, "name": self.name, "arguments": arguments}

@@ -273,10 +273,9 @@ def test_chunks_that_make_no_json_are_named_by_their_tool_call() -> None:
         [Delta("x"), "text"],
         [Delta("x"), None],
         [{"type": "Delta", "content": "x"}],
-        [ToolCallArgumentsDelta(0, "{secret")],
         [Delta(5)],  # type: ignore[arg-type]  # on purpose
     ],
-    ids=["str", "None", "dict", "chunks", "content"],
+    ids=["str", "None", "dict", "content"],
 )
 @pytest.mark.parametrize("stream", [True, False])
 @on_each_loop
@@ -290,6 +289,22 @@ async def test_what_is_no_stream_event_fails_that_completion(
     assert error["code"] == -32603
     assert error["message"].startswith("the provider p failed unexpectedly; its log names it ")
     assert error["data"]["correlation_id"] in caplog.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@on_each_loop
+async def test_a_model_that_is_cut_off_within_a_tool_call_is_no_riddle(stream: bool) -> None:
+    """Trap 10's rule, with the path; and no part of the text."""
+    events = [ToolCallStart(0, "c", "n"), ToolCallArgumentsDelta(0, '{"the secret": "'), Done("length")]
+    async with MemoryHost(app_yielding(*events)) as host:
+        error = await host.refused("provider/complete", {**REQUEST, "stream": stream})
+        await host.ping()
+    assert error["code"] == -32603
+    assert error["message"].startswith(
+        "the answer of provider p cannot be put together: $.tool_calls[0].arguments: the chunks make no JSON: "
+    )
+    assert error["message"].endswith("; finish_reason 'length'")
+    assert "secret" not in error["message"]
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret"), asyncio.CancelledError("secret")])
