@@ -59,6 +59,7 @@ RETRIED: Final = (429, 500, 502, 503)  # not 504: the model has worked for a lon
 BACK_OFF: Final = 0.25  # seconds before the second attempt, at most; twice that before the third
 PATIENCE: Final = 5.0  # seconds; to wait out a longer Retry-After is for the host, which can tell its user
 SILENCE: Final = 120.0  # seconds without a byte after which a stream is given up
+TAIL: Final = 5.0  # seconds that a finished answer waits in all for its usage and its [DONE]
 MAX_EVENT: Final = 32 * 1024 * 1024  # bytes
 MAX_REFUSAL: Final = 64 * 1024  # bytes that are read of an answer that is no success
 LOGIN_LIMIT: Final = 290.0  # seconds; hosts wait 300
@@ -227,7 +228,7 @@ class Answer:
             yield ModelUsed(model)
         choices = chunk.get("choices")
         for choice in map(_object, choices if isinstance(choices, list) else []):
-            if choice.get("index", 0) != 0:  # only one was asked for
+            if _index(choice, "choice"):  # only one was asked for
                 continue
             for event in self._take_delta(_object(choice.get("delta") or choice.get("message"))):
                 self.received += len(_text_of(event))
@@ -278,13 +279,13 @@ class _Calls:
 
     def __init__(self) -> None:
         self._calls: dict[int, _Call] = {}
-        self._latest: dict[object, _Call] = {}  # by the upstream's index
+        self._latest: dict[int | None, _Call] = {}  # by the upstream's index
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def take(self, piece: dict[str, Any]) -> Iterator[StreamEvent]:
-        index, upstream_id = piece.get("index"), piece.get("id")
+        index, upstream_id = _index(piece, "tool call"), piece.get("id")
         function = _object(piece.get("function"))
         call = self._find(index, upstream_id if isinstance(upstream_id, str) else "")
         name, arguments = function.get("name"), function.get("arguments")
@@ -300,7 +301,7 @@ class _Calls:
             if call.name:
                 yield ToolCallArgumentsDelta(call.index, arguments)
 
-    def _find(self, index: object, upstream_id: str) -> _Call:
+    def _find(self, index: int | None, upstream_id: str) -> _Call:
         if upstream_id:
             for call in self._calls.values():
                 if call.id == upstream_id:
@@ -310,8 +311,8 @@ class _Calls:
             latest.id = latest.id or upstream_id
             return latest
         free = max(self._calls, default=-1) + 1
-        if isinstance(index, int) and index >= 0 and index not in self._calls:
-            free = int(index)
+        if index is not None and 0 <= index < 2**31 and index not in self._calls:
+            free = index
         call = self._calls[free] = self._latest[index] = _Call(free, upstream_id)
         return call
 
@@ -342,6 +343,18 @@ class _Call:
 
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _index(part: dict[str, Any], what: str) -> int | None:
+    """Where a part of the answer belongs; None where it does not say.
+
+    Raises:
+        RpcError: It says so in a way that nobody can read, and a guess might put it into another one.
+    """
+    index = part.get("index")
+    if index is None or type(index) is int:
+        return index
+    raise failure("bad_answer", f"the upstream does not answer as the API does: the index of a {what} is no integer")
 
 
 def _plain(content: object) -> str:
@@ -602,15 +615,16 @@ class Upstream:
                 except ValueError as error:
                     raise self._bad_answer(str(error)) from None
                 for name, data in found:
-                    if data == b"[DONE]":
+                    if _is_done(data):
                         yield None
                         await _read_to_the_end(pieces)
                         return
-                    yield self._chunk(name, data)
+                    if data.strip():  # else a sign of life
+                        yield self._chunk(name, data)
         if whole:
             yield self._chunk(b"", bytes(whole))
         for name, data in events.end():
-            if data == b"[DONE]":
+            if _is_done(data):
                 yield None
             else:
                 with contextlib.suppress(orjson.JSONDecodeError):  # a part of one: that the answer is cut is said later
@@ -703,6 +717,10 @@ def _pieces(response: httpx.Response) -> aclosing[AsyncGenerator[bytes, None]]:
     return aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes()))
 
 
+def _is_done(data: bytes) -> bool:
+    return data.strip() == b"[DONE]"
+
+
 async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
     """Read what ends the response, so that its connection serves the next request; not where it takes its time."""
     with contextlib.suppress(httpx.RequestError, TimeoutError):
@@ -766,16 +784,28 @@ async def complete(request: ProviderRequest, ctx: ProviderContext) -> AsyncItera
     try:
         response = await upstream.complete(chat_request(request))
         async with aclosing(response), aclosing(upstream.chunks(response)) as chunks:
-            try:
-                async for chunk in chunks:
-                    if chunk is None:
-                        answer.over = True
-                        continue
-                    for event in answer.take(chunk):
-                        yield event
-            except httpx.RequestError as error:
-                if not answer.over:
+            deadline: float | None = None
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        chunk = await anext(chunks)
+                except (StopAsyncIteration, TimeoutError):
+                    break
+                except httpx.RequestError as error:
+                    if answer.over:
+                        break
                     raise upstream.broken(error, answer.received) from None
+                if chunk is None:
+                    answer.over = True
+                    continue
+                over, received = answer.over, answer.received
+                for event in answer.take(chunk):
+                    yield event
+                if not over and answer.over:
+                    deadline = asyncio.get_running_loop().time() + TAIL
+                elif answer.received > received:
+                    # Some give a reason with each chunk; theirs tells nothing of the end, and to guess it would cut.
+                    deadline = None
         yield answer.end()
     finally:
         upstream.running -= 1

@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.corporate_proxy import app as plugin
+from plugins.corporate_proxy.upstream import call, chunk
 from sepkit import Delta, Done, ProviderRequest, RpcError
 from sepkit.errors import NoUI
 from sepkit.streams import StreamFold
@@ -180,6 +181,15 @@ def proxy(shared: Proxy) -> Proxy:
     return shared
 
 
+DONE = "data: [DONE]\n\n"
+
+
+def verbatim(*events: object, kind: str = "text/event-stream") -> str:
+    """The name of a model that answers with these events: JSON values, and as text what is to be sent as it is."""
+    body = "".join(event if isinstance(event, str) else f"data: {json.dumps(event)}\n\n" for event in events)
+    return f"verbatim?{urlencode({'type': kind, 'body': body})}"
+
+
 _numbers = iter(range(1, 1_000_000))
 
 
@@ -316,6 +326,58 @@ def test_an_answer_that_is_not_streamed_is_one(proxy: Proxy) -> None:
 def test_an_answer_is_whole_with_a_reason_or_with_a_done(proxy: Proxy, model: str) -> None:
     """Servers leave out the one or the other; neither is what tells a whole answer from a cut one alone."""
     result = proxy.complete(model)
+    assert (result["content"], result["finish_reason"]) == ("whole", "stop")
+
+
+@pytest.mark.parametrize("again", ["", ": still here\n\n", "event: ping\ndata: \n\n", 'data: {"choices": []}\n\n'])
+def test_a_finished_answer_waits_only_a_while_for_its_end(
+    upstream: Upstream, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """Servers leave the connection open without a ``[DONE]``; what keeps it alive does not make the wait longer."""
+    monkeypatch.setattr(plugin, "TAIL", 0.25)
+    monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
+    model = unique(f"lingering?{urlencode({'again': again})}")
+
+    async def ask() -> tuple[dict[str, Any], float]:
+        async with MemoryHost(plugin.app) as host:
+            began = time.monotonic()
+            result = await host.ask("provider/complete", {**REQUEST, "model": model})
+            return result, time.monotonic() - began
+
+    result, seconds = asyncio.run(ask())
+    assert (result["content"], result["finish_reason"], result["usage"]) == ("whole", "stop", USAGE)
+    assert 0.25 <= seconds < 3
+    assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
+
+
+def test_a_reason_before_the_end_cuts_nothing_off(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways to Gemini give ``stop`` with each chunk; an answer that goes on after it is waited for to its end."""
+    monkeypatch.setattr(plugin, "TAIL", 0.2)
+    monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
+
+    async def ask() -> dict[str, Any]:
+        async with MemoryHost(plugin.app) as host:
+            result: dict[str, Any] = await host.ask("provider/complete", {**REQUEST, "model": "hasty?rest=0.4"})
+            return result
+
+    assert asyncio.run(ask())["content"] == "not yet over"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["data:\n\n", "data: \n\n", "event: ping\ndata: \n\n", chunk("stop", content="whole"), DONE],
+        [chunk("stop", content="whole"), "data: [DONE] \n\n", "data: what comes behind it is not read\n\n"],
+        [chunk(content="whole"), "data:   [DONE]\t"],
+        [{"choices": [{"index": None, "delta": {"content": "who"}}]}, chunk("stop", content="le"), DONE],
+        [{"choices": [{"delta": {"content": "whole"}, "finish_reason": "stop"}]}, DONE],
+        [{"choices": [{"index": 1, "delta": {"content": "another"}}]}, chunk("stop", content="whole"), DONE],
+    ],
+    ids=["blank", "done-space", "done-unended", "index-null", "index-missing", "index-other"],
+)
+def test_an_answer_is_read_as_it_is_meant(proxy: Proxy, said: list[object]) -> None:
+    """What servers and gateways were seen to send, beside what the API says."""
+    result = proxy.complete(verbatim(*said))
     assert (result["content"], result["finish_reason"]) == ("whole", "stop")
 
 
@@ -523,6 +585,36 @@ def test_what_is_no_answer_of_the_api_is_an_error(proxy: Proxy, model: str) -> N
     assert says in error["message"]
 
 
+@pytest.mark.parametrize("index", [True, "0", 1.5, [0], {}])
+@pytest.mark.parametrize("what", ["choice", "tool call"])
+def test_an_index_that_is_no_integer_is_an_error(proxy: Proxy, what: str, index: object) -> None:
+    """A guess might give one call the arguments of another, or leave text out."""
+    said = chunk("tool_calls", tool_calls=[call(0, "c0", "look", "{}")])
+    (said["choices"][0] if what == "choice" else said["choices"][0]["delta"]["tool_calls"][0])["index"] = index
+    error = proxy.refused(verbatim(said, DONE))
+    assert error["data"] == {"kind": "bad_answer", "retryable": False}
+    assert error["message"].endswith(f"the index of a {what} is no integer")
+
+
+@pytest.mark.parametrize("index", [None, -1, 2**64 - 1])
+def test_tool_calls_are_told_apart_by_their_ids_where_the_index_does_not(proxy: Proxy, index: int | None) -> None:
+    """Null, the same for each, and one that no host can count up from."""
+    pieces: list[dict[str, Any]] = [
+        call(0, "c0", "first", '{"a"'),
+        call(0, "c1", "second", "{}"),
+        call(0, "c0", None, ":1}"),
+    ]
+    said = [chunk(tool_calls=[{**piece, "index": index}]) for piece in pieces]
+    calls = proxy.complete(verbatim(*said, chunk(tool_calls=[call(None, "c2", "third")]), chunk("tool_calls"), DONE))[
+        "tool_calls"
+    ]
+    assert [(one["id"], one["name"], one["arguments"]) for one in calls] == [
+        ("c0", "first", {"a": 1}),
+        ("c1", "second", {}),
+        ("c2", "third", {}),
+    ]
+
+
 def test_a_page_with_a_status_is_named_and_not_shown(proxy: Proxy) -> None:
     """A gateway's page is no text for a model's user."""
     error = proxy.refused("page?code=404")
@@ -647,7 +739,7 @@ def test_the_key_is_told_to_nobody_but_the_upstream(upstream: Upstream) -> None:
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["hold", "mute"])
+@pytest.mark.parametrize("script", ["hold", "mute", "lingering"])
 def test_a_cancelled_completion_ends_its_request_to_the_upstream(
     proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], script: str
 ) -> None:
@@ -656,10 +748,10 @@ def test_a_cancelled_completion_ends_its_request_to_the_upstream(
     for _ in range(3):
         model = unique(script)
         rid = proxy.start(model)
-        if script == "hold":
-            assert [proxy.next_delta() for _ in range(2)][1]["content"] == "Hello"
-        else:
+        if script == "mute":
             upstream.seen(model, count=1)
+        else:
+            assert [proxy.next_delta() for _ in range(2)][1]["type"] == "Delta"
         assert "1 streams running" in proxy.command("proxy-status")
         began = time.monotonic()
         proxy.cancel(rid)
@@ -952,7 +1044,7 @@ def test_no_chunk_whatever_makes_more_than_stream_events(chunks: list[dict[str, 
     else:
         failed = None
         orjson.dumps(fold.result())
-    assert failed in (None, "cut", "bad_tool_call")
+    assert failed in (None, "cut", "bad_answer", "bad_tool_call")
 
 
 @settings(max_examples=50)

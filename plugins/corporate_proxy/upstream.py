@@ -226,6 +226,34 @@ async def no_done(server: Server, asked: Exchange, reply: Reply, how: dict[str, 
     await reply.delta("stop", content="whole")
 
 
+async def lingering(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """A whole answer, usage a little later, and no end: silence, or ``again`` and again what says nothing."""
+    reply.begin()
+    await reply.delta("stop", content="whole")
+    await asyncio.sleep(0.05)
+    await reply.usage()
+    while "again" in how:
+        await reply.raw(how["again"].encode())
+        await asyncio.sleep(0.01)
+    await server.released[json.loads(asked.body)["model"]].wait()
+
+
+async def hasty(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """It gives a reason with each piece, and rests before the last one."""
+    reply.begin()
+    for text in ("not ", "yet "):
+        await reply.delta("stop", content=text)
+    await asyncio.sleep(float(how["rest"]))
+    await reply.delta("stop", content="over")
+    await reply.raw(b"data: [DONE]\n\n")
+
+
+async def verbatim(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """The ``body`` that it is given, as the ``type`` that it is given."""
+    reply.begin(kind=how["type"])
+    await reply.raw(how["body"].encode())
+
+
 async def done_only(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
     """A ``[DONE]`` and no reason; and no blank line behind it."""
     reply.begin(chunked=False)
@@ -293,8 +321,8 @@ async def failing(server: Server, asked: Exchange, reply: Reply, how: dict[str, 
         await reply.event({"error": {"message": text, "code": 500}})
 
 
-PLAIN: list[Script] = [ok, tools, odd_tools, half_tool, reasoning, hold, mute, paced, big, ragged, whole]
-BROKEN: list[Script] = [cut, no_done, done_only, status, drop, page, bad_chunk, failing]
+PLAIN: list[Script] = [ok, tools, odd_tools, half_tool, reasoning, hold, mute, paced, big, ragged, whole, verbatim]
+BROKEN: list[Script] = [cut, no_done, lingering, hasty, done_only, status, drop, page, bad_chunk, failing]
 SCRIPTS: dict[str, Script] = {script.__name__: script for script in (*PLAIN, *BROKEN)}
 
 
