@@ -61,6 +61,7 @@ PATIENCE: Final = 5.0  # seconds; to wait out a longer Retry-After is for the ho
 SILENCE: Final = 120.0  # seconds without a byte after which a stream is given up
 TAIL: Final = 5.0  # seconds that a finished answer waits in all for its usage and its [DONE]
 MAX_EVENT: Final = 32 * 1024 * 1024  # bytes
+BLANK: Final = b"\xef\xbb\xbf \t\r\n"  # the bytes of a BOM and of white space, which may stand before a body
 MAX_REFUSAL: Final = 64 * 1024  # bytes that are read of an answer that is no success
 LOGIN_LIMIT: Final = 290.0  # seconds; hosts wait 300
 WEEK: Final = 7 * 86_400.0
@@ -226,11 +227,12 @@ class Answer:
         if isinstance(model, str) and model and not self._model:
             self._model = model
             yield ModelUsed(model)
-        choices = chunk.get("choices")
-        for choice in map(_object, choices if isinstance(choices, list) else []):
+        for choice in _choices(chunk):
             if _index(choice, "choice"):  # only one was asked for
                 continue
-            for event in self._take_delta(_object(choice.get("delta") or choice.get("message"))):
+            delta = choice.get("delta")
+            # Beside a delta, even an empty one, the message is what has been told already.
+            for event in self._take_delta(delta if isinstance(delta, dict) else _object(choice.get("message"))):
                 self.received += len(_text_of(event))
                 yield event
             finish = choice.get("finish_reason")
@@ -345,6 +347,11 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = chunk.get("choices")
+    return [_object(choice) for choice in choices] if isinstance(choices, list) else []
+
+
 def _index(part: dict[str, Any], what: str) -> int | None:
     """Where a part of the answer belongs; None where it does not say.
 
@@ -360,7 +367,8 @@ def _index(part: dict[str, Any], what: str) -> int | None:
 def _plain(content: object) -> str:
     """Text, which some send as a list of parts."""
     if isinstance(content, list):
-        return "".join(_plain(_object(part).get("text")) for part in content)
+        texts = [_object(part).get("text") for part in content]
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
@@ -596,16 +604,19 @@ class Upstream:
             httpx.RequestError: The connection broke.
         """
         kind = _media_type(response)
-        if kind == "text/html":
-            raise failure(
-                "bad_answer",
-                f"{self.origin} answers with a page ({kind}), not with the API; is {URL} right?",
-            )
         events = EventStream()
         whole = bytearray()
+        first = b"<" if kind == "text/html" else b""
         async with _pieces(response) as pieces:
             async for piece in pieces:
-                if kind == "application/json":  # it does not stream, and sends the answer as one
+                # But for a page's, the type is not believed: gateways put that of a stream on JSON, and the other way.
+                first = first or piece.lstrip(BLANK)[:1]
+                if first == b"<":
+                    about = f" ({kind})" if kind else ""
+                    raise failure(
+                        "bad_answer", f"{self.origin} answers with a page{about}, not with the API; is {URL} right?"
+                    )
+                if first in (b"{", b"["):  # it does not stream, and sends the answer as one
                     whole += piece
                     if len(whole) > MAX_EVENT:
                         raise self._bad_answer(f"it is longer than {MAX_EVENT} bytes")
@@ -619,10 +630,13 @@ class Upstream:
                         yield None
                         await _read_to_the_end(pieces)
                         return
-                    if data.strip():  # else a sign of life
+                    if data.strip() or name == b"error":  # else a sign of life
                         yield self._chunk(name, data)
         if whole:
-            yield self._chunk(b"", bytes(whole))
+            chunk = self._chunk(b"", bytes(whole.lstrip(BLANK)))
+            if not chunk.get("choices"):
+                raise self._bad_answer(self.text_of(chunk) or "it holds no answer")
+            yield chunk
         for name, data in events.end():
             if _is_done(data):
                 yield None
@@ -635,14 +649,23 @@ class Upstream:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError as error:
+            if name == b"error":
+                raise self._failed_within(data.decode(errors="replace")) from None
             raise self._bad_answer(f"a chunk is no JSON ({error})") from None
+        # By its event's name, or as vLLM and its like write it.
+        if name == b"error" or _object(chunk).get("object") == "error":
+            raise self._failed_within(chunk)
         if not isinstance(chunk, dict):
             raise self._bad_answer("a chunk is no JSON object")
-        if chunk.get("error") or name == b"error":
-            said = self.text_of(chunk)
-            about = f": {said}" if said else ""
-            raise failure("upstream_failed", f"{self.origin} failed within its answer{about}", retryable=True)
+        for part in (chunk, *_choices(chunk)):
+            if part.get("error"):
+                raise self._failed_within(part)
         return chunk
+
+    def _failed_within(self, said: object) -> RpcError:
+        text = self.text_of(said)
+        about = f": {text}" if text else ""
+        return failure("upstream_failed", f"{self.origin} failed within its answer{about}", retryable=True)
 
     def _bad_answer(self, why: str) -> RpcError:
         return failure("bad_answer", f"{self.origin} does not answer as the API does: {why}")

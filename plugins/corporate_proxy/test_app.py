@@ -381,6 +381,132 @@ def test_an_answer_is_read_as_it_is_meant(proxy: Proxy, said: list[object]) -> N
     assert (result["content"], result["finish_reason"]) == ("whole", "stop")
 
 
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        pytest.param(
+            [
+                {"choices": [], "model": "", "prompt_filter_results": [{"prompt_index": 0}]},
+                {**chunk(role="assistant", content=""), "usage": None},
+                {**chunk(content="a"), "usage": None},
+                {**chunk("stop"), "usage": None},
+                {"choices": [], "model": "m-2026", "usage": {"prompt_tokens": 1}},
+                DONE,
+            ],
+            {"content": "a", "resolved_model": "m-2026", "usage": {"prompt_tokens": 1}},
+            id="azure",
+        ),
+        pytest.param(
+            [
+                {**chunk(content="a"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
+                {**chunk(content="b"), "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+                {**chunk("stop"), "usage": None},
+                DONE,
+            ],
+            {"content": "ab", "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+            id="usage-in-each-chunk",
+        ),
+        pytest.param(
+            [
+                {"choices": None},
+                {"choices": [None]},
+                {"choices": [{"delta": None}]},
+                {"choices": [{"delta": {"role": "assistant", "content": None, "tool_calls": None}}]},
+                chunk(content="a"),
+                {"choices": [{"delta": None, "finish_reason": "stop"}]},
+                {"choices": None, "usage": {}},
+                DONE,
+            ],
+            {"content": "a"},
+            id="null",
+        ),
+        pytest.param(
+            [
+                chunk(content=None, tool_calls=[call(0, "c0", "look", None)]),
+                chunk(role=None, content=None, tool_calls=[{**call(0), "id": None, "type": None, "function": None}]),
+                chunk(tool_calls=[{"index": 0, "id": None, "function": {"name": None, "arguments": "{}"}}]),
+                chunk(tool_calls=[{"index": 0, "id": "", "function": {"name": "", "arguments": ""}}]),
+                chunk("tool_calls", content=None, tool_calls=[]),
+                DONE,
+            ],
+            {
+                "content": "",
+                "finish_reason": "tool_calls",
+                "tool_calls": [{"id": "c0", "name": "look", "arguments": {}}],
+            },
+            id="tool-call-without-content",
+        ),
+        pytest.param(
+            [
+                chunk(tool_calls=[call(0, "c0", None, '{"a"')]),
+                chunk(tool_calls=[call(0, None, "look", ":1}")]),
+                chunk("tool_calls"),
+                DONE,
+            ],
+            {"finish_reason": "tool_calls", "tool_calls": [{"id": "c0", "name": "look", "arguments": {"a": 1}}]},
+            id="name-after-arguments",
+        ),
+        pytest.param(
+            [chunk("", content="a"), chunk("length"), chunk("length"), {"choices": [{"finish_reason": ""}]}, DONE],
+            {"content": "a", "finish_reason": "length"},
+            id="reason-repeated-and-empty",
+        ),
+        pytest.param(
+            [chunk(refusal="I will not."), chunk("content_filter", refusal=None), DONE],
+            {"content": "I will not.", "finish_reason": "content_filter"},
+            id="refusal",
+        ),
+        pytest.param(
+            [
+                chunk(reasoning_content="hm", reasoning="hm", reasoning_details=[{"text": "hm"}]),
+                chunk(content="a", reasoning_content=None, reasoning=""),
+                chunk("stop"),
+                DONE,
+            ],
+            {"content": "a", "reasoning_content": "hm"},
+            id="reasoning-twice",
+        ),
+        pytest.param(
+            [
+                {"choices": [{"delta": {"content": "a"}, "message": {"content": "a"}}]},
+                {"choices": [{"delta": {"content": "b"}, "message": {"content": "ab"}}]},
+                {"choices": [{"delta": {}, "message": {"content": "ab"}, "finish_reason": "stop"}]},
+                DONE,
+            ],
+            {"content": "ab"},
+            id="message-beside-delta",
+        ),
+    ],
+)
+def test_what_servers_add_and_leave_out_changes_no_answer(
+    proxy: Proxy, said: list[object], result: dict[str, Any]
+) -> None:
+    """Azure, vLLM, OpenRouter, Perplexity and gateways were seen to send these."""
+    told = proxy.complete(verbatim(*said))
+    expected = {"tool_calls": [], "finish_reason": "stop", **result}
+    assert {name: told[name] for name in expected} == expected
+
+
+_MESSAGE = {"choices": [{"message": {"role": "assistant", "content": "whole"}, "finish_reason": "stop"}]}
+_STREAM = f"data: {json.dumps(chunk('stop', content='whole'))}\n\n{DONE}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json; charset=utf-8", json.dumps(_MESSAGE)),
+        ("text/event-stream", json.dumps(_MESSAGE)),
+        ("text/plain", "\ufeff\n" + json.dumps(_MESSAGE, indent=2)),
+        ("Text/Event-Stream;charset=UTF-8", _STREAM),
+        ("application/json", _STREAM),
+        ("application/octet-stream", _STREAM),
+    ],
+)
+def test_an_answer_is_known_by_what_it_is(proxy: Proxy, kind: str, body: str) -> None:
+    """Gateways put the one type on the other's body; no event stream begins as JSON does."""
+    assert proxy.complete(verbatim(body, kind=kind))["content"] == "whole"
+
+
 def test_twenty_streams_at_once_stay_apart(proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]) -> None:
     """Protocol section 4: ``request_id`` tells whose a piece is; none waits for another one's end."""
     models = [unique(f"paced?pieces=20&who={who}") for who in range(20)]
@@ -585,6 +711,27 @@ def test_what_is_no_answer_of_the_api_is_an_error(proxy: Proxy, model: str) -> N
     assert says in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("text/html; charset=utf-8", "<html>Log in</html>", "answers with a page (text/html)"),
+        ("text/html", "Log in", "answers with a page (text/html)"),
+        ("text/plain", "\n<!DOCTYPE html><html>Log in</html>", "answers with a page (text/plain)"),
+        ("text/event-stream", "<html>Log in</html>", "answers with a page (text/event-stream)"),
+        ("application/json", '{"detail": "no such deployment"}', "as the API does: no such deployment"),
+        ("application/json", '{"choices": []}', "as the API does: it holds no answer"),
+        ("application/json", '{"choices": [', "as the API does: a chunk is no JSON (unexpected"),
+        ("application/json", "[]", "as the API does: a chunk is no JSON object"),
+    ],
+)
+def test_a_success_that_holds_no_answer_is_an_error(proxy: Proxy, kind: str, body: str, says: str) -> None:
+    """Gateways answer with 200 whatever happens; to ask again would bring the same."""
+    error = proxy.refused(verbatim(body, kind=kind))
+    assert error["data"] == {"kind": "bad_answer", "retryable": False}
+    assert says in error["message"]
+    assert "Log in" not in error["message"]
+
+
 @pytest.mark.parametrize("index", [True, "0", 1.5, [0], {}])
 @pytest.mark.parametrize("what", ["choice", "tool call"])
 def test_an_index_that_is_no_integer_is_an_error(proxy: Proxy, what: str, index: object) -> None:
@@ -628,6 +775,26 @@ def test_an_error_within_the_stream_fails_the_completion(proxy: Proxy, how: str)
     error = proxy.refused(f"failing?how={how}")
     assert error["data"] == {"kind": "upstream_failed", "retryable": True}
     assert error["message"].endswith("failed within its answer: out of memory, Bearer …")
+
+
+@pytest.mark.parametrize(
+    ("said", "about"),
+    [
+        ([{"error": "no luck"}], ": no luck"),
+        ([{"error": {"message": ["?"], "code": 7}}], ""),
+        ([{"object": "error", "message": "no luck", "type": "BadRequestError", "code": 400}, DONE], ": no luck"),
+        ([{"choices": [{"delta": {}, "finish_reason": "error", "error": {"message": "no luck"}}]}, DONE], ": no luck"),
+        ([f"event: error\ndata: no luck with {KEY}\n\n", DONE], ": no luck with …"),
+        (['event: error\ndata: "no luck"\n\n', DONE], ": no luck"),
+        (["event: error\ndata:\n\n", DONE], ""),
+        (['{"error": {"message": "no luck"}}'], ": no luck"),
+    ],
+)
+def test_an_error_is_one_however_a_server_writes_it(proxy: Proxy, said: list[object], about: str) -> None:
+    """With the status 200, and with the ``[DONE]`` that vLLM puts behind it: not an answer that came to nothing."""
+    error = proxy.refused(verbatim(*said))
+    assert error["data"] == {"kind": "upstream_failed", "retryable": True}
+    assert error["message"].endswith(f"failed within its answer{about}")
 
 
 def test_a_tool_call_cut_at_the_limit_of_tokens_is_an_error(proxy: Proxy) -> None:
@@ -1095,3 +1262,11 @@ def test_text_in_parts_is_text() -> None:
     delta = {"content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}
     assert list(answer.take({"choices": [{"delta": delta, "finish_reason": "stop"}]})) == [Delta("ab")]
     assert answer.end() == Done("stop")
+
+
+def test_parts_within_parts_are_no_text() -> None:
+    """Nobody sends them; JSON nests deeper than Python calls."""
+    content: object = "deep"
+    for _ in range(500):
+        content = [{"type": "text", "text": content}]
+    assert list(plugin.Answer().take({"choices": [{"delta": {"content": content}}]})) == []
