@@ -17,10 +17,10 @@ import stat
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import attrs
 from annotated_types import MinLen
@@ -48,9 +48,17 @@ _BATCH_BYTES: Final = 40_000
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each time that it wakes a watch
 
 User = Annotated[str, MinLen(1)]
+T = TypeVar("T")
 
 
 # -- what a folder looks like ------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """What the system is to tell of."""
+
+    folders: frozenset[str]  # the whole paths of those that could be read
+    root: tuple[int, int]  # device and inode: another folder may come under the name when a parent is renamed
 
 
 class Sight(NamedTuple):
@@ -58,7 +66,7 @@ class Sight(NamedTuple):
 
     files: dict[str, str]  # path -> its stamp: size, and times in nanoseconds
     in_motion: set[str]  # a further write could leave the stamp as it is
-    folders: frozenset[str]  # the whole paths of those that could be read
+    place: Place
     hidden: tuple[str, ...]  # what could not be read
 
 
@@ -111,10 +119,11 @@ def look(root: str) -> Sight:
             if asked - round(AT_REST * 1e9) < found.st_ctime_ns <= time.time_ns():
                 in_motion.add(path)
     after = os.stat(root)
+    identity = before.st_dev, before.st_ino
     # Removed while it was read, it would look as if all its files had been deleted.
-    if root not in folders or (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
+    if root not in folders or identity != (after.st_dev, after.st_ino):
         raise PermissionError(f"{root} cannot be read") if "" in hidden else FileNotFoundError(f"{root} is gone")
-    return Sight(files, in_motion, folders=frozenset(folders), hidden=tuple(hidden))
+    return Sight(files, in_motion, Place(frozenset(folders), identity), hidden=tuple(hidden))
 
 
 async def look_at_rest(root: str) -> dict[str, str]:
@@ -265,18 +274,17 @@ class Notices:
     def __init__(self, wake: asyncio.Event) -> None:
         self._wake = wake
         self._over = asyncio.Event()
-        self._folders: frozenset[str] = frozenset()
+        self._of: Place | None = None
         self._listening: asyncio.Task[None] | None = None
         self.failure: str | None = None
 
-    async def of(self, folders: frozenset[str]) -> None:
+    async def of(self, place: Place) -> None:
         """From now on, of these folders, but not of what is below them."""
-        if self._listening is None or self._listening.done() or folders != self._folders:
+        if self._listening is None or self._listening.done() or place != self._of:
             await self.stop()
-            self.failure = None
             self._over = asyncio.Event()
-            self._folders = folders
-            self._listening = asyncio.create_task(self._listen(folders, self._over))
+            self._of = place
+            self._listening = asyncio.create_task(self._listen(place.folders, self._over))
             await asyncio.sleep(0)  # its first step asks the system; whatever changes from here on is noticed
 
     async def _listen(self, folders: frozenset[str], over: asyncio.Event) -> None:
@@ -307,6 +315,7 @@ class Notices:
         self._over.set()
         if self._listening is not None:
             await self._listening
+        self.failure = None
 
     async def __aenter__(self) -> Notices:
         return self
@@ -343,18 +352,19 @@ class Watch:
         wake = asyncio.Event()
         stopping = asyncio.create_task(ctx.wait_stop())
         stopping.add_done_callback(lambda _: wake.set())
-        folders = frozenset({self._root})
+        place: Place | None = None
         try:
             async with Notices(wake) as notices:
                 while not ctx.stopping:
                     wake.clear()
-                    await notices.of(folders)
+                    if place is not None:
+                        await notices.of(place)
                     began = time.monotonic()
                     try:
                         sight = await asyncio.to_thread(look, self._root)
                     except OSError as error:
                         await notices.stop()
-                        folders = frozenset({self._root})
+                        place = None
                         ctx.report_health(f"waiting: {error}")
                         await ctx.sleep(GONE_EVERY)
                         continue
@@ -362,8 +372,8 @@ class Watch:
                     has_bus = await self._tell(sight)
                     self._report(sight, has_bus, notices.failure)
                     again = AT_REST if has_bus and self._moving else EVERY
-                    if sight.folders != folders:
-                        folders, again = sight.folders, 0
+                    if sight.place != place:  # only once two looks agree on it were the right folders asked for
+                        place, again = sight.place, 0
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(again):
                             await wake.wait()
@@ -426,7 +436,7 @@ class Watch:
         return True
 
     def _report(self, sight: Sight, has_bus: bool, failure: str | None) -> None:
-        parts = [f"{len(sight.files)} files in {len(sight.folders)} folders; {self._cursor.seq} changes told"]
+        parts = [f"{len(sight.files)} files in {len(sight.place.folders)} folders; {self._cursor.seq} changes told"]
         if not has_bus:
             parts.append("the host has no bus, so that changes wait")
         if sight.hidden:
@@ -445,11 +455,23 @@ class Entry:
 
     user: str
     path: str
-    on: bool  # else a call that began or ended it was broken off
+    on: bool  # else it has not quite begun, or is to end: whoever finds it so puts it away
 
 
 _ENTRIES: Final = "watches"
-_changing = asyncio.Lock()  # held from reading the entries until they are written
+_changing = asyncio.Lock()  # held from reading the entries until they are written, and what runs agrees with them
+_changes: set[asyncio.Task[Any]] = set()  # the loop alone would not keep them alive
+
+
+async def in_full(change: Coroutine[Any, Any, T]) -> T:
+    """Await a change of the watches, which goes on to its end where the caller is cancelled.
+
+    Whoever breaks off a write does not know whether it is done, nor whether it comes after the next one.
+    """
+    task = asyncio.create_task(change)
+    _changes.add(task)
+    task.add_done_callback(_changes.discard)
+    return await asyncio.shield(task)
 
 
 async def read_entries(kv: Kv) -> dict[str, Entry]:
@@ -467,8 +489,8 @@ async def read_entries(kv: Kv) -> dict[str, Entry]:
         ) from None
 
 
-async def clean_entries(kv: Kv) -> dict[str, Entry]:
-    """The watches that are on; what broken-off calls have left of others is cleaned up."""
+async def settle(kv: Kv) -> dict[str, Entry]:
+    """Make what runs agree with the kv, whatever died or failed half-way before; the watches that are on."""
     entries = await read_entries(kv)
     left = [watch for watch, entry in entries.items() if not entry.on]
     for watch in left:
@@ -477,27 +499,32 @@ async def clean_entries(kv: Kv) -> dict[str, Entry]:
         del entries[watch]
     if left:
         await kv.set(_ENTRIES, entries)
+    start_tasks(entries)
     return entries
 
 
-def start_task(watch: str, entry: Entry) -> None:
-    app.tasks.start(watch_folder, id=watch, user_id=entry.user, payload={"path": entry.path})
+def start_tasks(entries: Mapping[str, Entry]) -> None:
+    """Start the watches that this process has not started yet. What the host has stopped stays so, and is listed so."""
+    started = {health.task_id for health in app.tasks.status()}
+    for watch, entry in entries.items():
+        if watch not in started:
+            app.tasks.start(watch_folder, id=watch, user_id=entry.user, payload={"path": entry.path})
+
+
+async def settled(kv: Kv) -> dict[str, Entry]:
+    async with _changing:
+        return await settle(kv)
 
 
 @app.task(restart="on-failure")
 async def resume_watches(ctx: TaskContext) -> None:
     """Start the watches that were on when the process ended."""
-    async with _changing:
-        try:
-            entries = await clean_entries(ctx.kv)
-        except ToolError:
-            ctx.report_health("the host has no kv store, so that there is nothing to resume")
-            return
-        running = {health.task_id for health in app.tasks.status()}
-        resumed = entries.keys() - running
-        for watch in resumed:
-            start_task(watch, entries[watch])
-    ctx.report_health(f"{len(resumed)} watches resumed")
+    try:
+        entries = await in_full(settled(ctx.kv))
+    except ToolError:
+        ctx.report_health("the host has no kv store, so that there is nothing to resume")
+        return
+    ctx.report_health(f"{len(entries)} watches are on")
 
 
 def find_folder(workspace: str, path: str) -> str:
@@ -525,25 +552,29 @@ async def start_watch(path: str, user: User, ctx: ToolContext) -> dict[str, Any]
     if not user.strip():
         raise ToolError("A watch needs its user; this one is blank.")
     root = await asyncio.to_thread(find_folder, ctx.workspace.root, path)
+    try:
+        files = await look_at_rest(root)  # what changes from here on is told
+    except OSError as error:
+        raise ToolError(f"{root} cannot be watched: {error}.") from None
+    watch = await in_full(begin_watch(ctx.kv, Entry(user, root, on=True), files))
+    return {"id": watch, "path": root, "files": len(files)}
+
+
+async def begin_watch(kv: Kv, entry: Entry, files: dict[str, str]) -> str:
+    """Begin a watch; its id."""
     async with _changing:
-        entries = await clean_entries(ctx.kv)
-        for watch, entry in entries.items():
-            if (entry.user, entry.path) == (user, root):
-                raise ToolError(f"{root} is watched for {user} already, by {watch}.")
+        entries = await settle(kv)
+        for watch, other in entries.items():
+            if (other.user, other.path) == (entry.user, entry.path):
+                raise ToolError(f"{entry.path} is watched for {entry.user} already, by {watch}.")
         if len(entries) >= MAX_WATCHES:
             raise ToolError(f"There are {MAX_WATCHES} watches, and no more are allowed; stop one first.")
-        try:
-            files = await look_at_rest(root)
-        except OSError as error:
-            raise ToolError(f"{root} cannot be watched: {error}.") from None
         watch = uuid.uuid4().hex[:12]
-        entry = Entry(user, root, on=False)
-        await ctx.kv.set(_ENTRIES, entries | {watch: entry})
-        await Cursor(ctx.kv, watch, root).begin(files)
-        entry = attrs.evolve(entry, on=True)
-        await ctx.kv.set(_ENTRIES, entries | {watch: entry})
-        start_task(watch, entry)
-    return {"id": watch, "path": root, "files": len(files)}
+        await kv.set(_ENTRIES, entries | {watch: attrs.evolve(entry, on=False)})
+        await Cursor(kv, watch, entry.path).begin(files)
+        await kv.set(_ENTRIES, entries | {watch: entry})
+        start_tasks({watch: entry})
+    return watch
 
 
 @app.tool
@@ -554,15 +585,22 @@ async def stop_watch(id: str, user: User, ctx: ToolContext) -> str:  # noqa: A00
         id: The watch, as start_watch and list_watches name it.
         user: Whose it is.
     """
+    path = await in_full(end_watch(ctx.kv, id, user))
+    return f"Stopped: {path} is not watched for {user} any more."
+
+
+async def end_watch(kv: Kv, watch: str, user: str) -> str:
+    """End a watch; its folder."""
     async with _changing:
-        entries = await clean_entries(ctx.kv)
-        entry = entries.get(id)
+        entries = await settle(kv)
+        entry = entries.get(watch)
         if entry is None or entry.user != user:  # that it is another user's is not this one's business
-            own = [watch for watch, entry in entries.items() if entry.user == user]
-            raise ToolError(f"{user} has no watch {id!r}; there are: {', '.join(own) or 'none'}.")
-        await ctx.kv.set(_ENTRIES, entries | {id: attrs.evolve(entry, on=False)})  # from now on it does not come back
-        await clean_entries(ctx.kv)
-    return f"Stopped: {entry.path} is not watched for {user} any more."
+            own = [other for other, entry in entries.items() if entry.user == user]
+            raise ToolError(f"{user} has no watch {watch!r}; there are: {', '.join(own) or 'none'}.")
+        # From now on it does not come back.
+        await kv.set(_ENTRIES, entries | {watch: attrs.evolve(entry, on=False)})
+        await settle(kv)
+    return entry.path
 
 
 @app.tool
@@ -572,10 +610,11 @@ async def list_watches(user: User, ctx: ToolContext) -> list[dict[str, Any]]:
     Args:
         user: Whose watches.
     """
+    entries = await in_full(settled(ctx.kv))
     states = {health.task_id: health for health in app.tasks.status()}
     found: list[dict[str, Any]] = []
-    for watch, entry in (await read_entries(ctx.kv)).items():
-        if entry.user == user and entry.on:
+    for watch, entry in entries.items():
+        if entry.user == user:
             state = states.get(watch)
             one: dict[str, Any] = {"id": watch, "path": entry.path, "status": state.status if state else "pending"}
             if state and state.last_health_status is not None and state.last_health_time is not None:

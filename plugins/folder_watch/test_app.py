@@ -60,6 +60,33 @@ class Memory:
         return [(payload["change"], payload["path"]) for payload in self.numbered(since)]
 
 
+class Harm:
+    """What happens to a call at one of its requests: its end, and what the host makes of that request.
+
+    Args:
+        kind: One of KINDS, or "cancelled, and done late".
+        call: The call's id.
+        at: The number of the request, from 1; 0 is none. Of the many keys that are written at once, two count.
+    """
+
+    KINDS = "cancelled before the answer", "cancelled after the answer", "refused", "done, and refused"
+
+    def __init__(self, kind: str, call: int, at: int) -> None:
+        self.kind = kind
+        self.call = call
+        self.left = at  # requests until it happens
+        self.held: dict[str, Any] | None = None  # an answer, given once the call has been answered
+        self.late: dict[str, Any] | None = None  # a request for the test to serve
+
+    def is_due(self, method: str, params: dict[str, Any]) -> bool:
+        """Count a request; whether it is the one. What a watch asks when it begins to run is not the call's."""
+        key = params.get("key", "")
+        if key == "watches" or (method != "kv/get" and not re.search(r"/[1-9]\d?$", key.removesuffix("/63"))):
+            self.left -= 1
+            return self.left == 0
+        return False
+
+
 class Host(Extension):
     """Runs the plugin and answers what it asks, in a thread of its own.
 
@@ -84,6 +111,7 @@ class Host(Extension):
         self._writing = threading.Lock()
         self._deaf = False
         self.dies_at: tuple[str, int] | None = None  # a method, and how often it is called until it is killed
+        self.harm: Harm | None = None
         super().__init__(HERE, handshake=False, python=python)
         self._serving = threading.Thread(target=self._serve, daemon=True)
         self._threads.append(self._serving)
@@ -119,14 +147,36 @@ class Host(Extension):
             if self._deaf:
                 continue
             if "method" in frame and "id" in frame:
-                answer = {"jsonrpc": "2.0", "id": frame["id"], **self._answer(frame["method"], frame["params"])}
                 try:
-                    self.send(answer)
+                    self._serve_one(frame)
                 except (OSError, ValueError):  # it is dead, and never hears that this was done
                     continue
             else:
+                if self.harm is not None and frame.get("id") == self.harm.call:
+                    if self.harm.held is not None:
+                        self.send(self.harm.held)
+                    self.harm = None
                 self._frames.put(frame)
         self._frames.put(None)
+
+    def _serve_one(self, frame: dict[str, Any]) -> None:
+        harm = self.harm
+        kind = harm.kind if harm is not None and harm.is_due(frame["method"], frame["params"]) else ""
+        if harm is not None and kind == "cancelled, and done late":
+            harm.late = frame
+            self.notify("$/cancel", {"id": harm.call})
+            return
+        outcome = {"error": {"code": -32603, "message": "the disk is full"}}
+        if kind != "refused":
+            done = self._answer(frame["method"], frame["params"])
+            outcome = outcome if kind == "done, and refused" else done
+        answer = {"jsonrpc": "2.0", "id": frame["id"], **outcome}
+        if harm is not None and kind == "cancelled before the answer":
+            harm.held = answer
+        else:
+            self.send(answer)
+        if harm is not None and kind.startswith("cancelled"):
+            self.notify("$/cancel", {"id": harm.call})
 
     def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         store = self.memory.store
@@ -294,6 +344,28 @@ def test_a_folder_that_comes_anew_under_its_name_is_watched(host: Host, folder: 
         expected += [("added", f"sub/new-{number}")]
         host.wait_for_changes(expected)
         assert time.monotonic() - began < plugin.EVERY / 2
+
+
+def test_a_folder_that_comes_anew_with_its_parent_is_watched(host: Host, folder: Path) -> None:
+    """The notices stay with the folder that was moved away, and nobody tells of its parent: a look finds it out."""
+    inside = folder / "inside"
+    inside.mkdir()
+    host.start_watch(inside)
+    (inside / "a").write_text("a")
+    host.wait_for_changes([("added", "a")])
+    away = folder.rename(folder.parent / "away")
+    inside.mkdir(parents=True)
+    time.sleep(0.3)
+    (away / "inside" / "b").write_text("b")  # leads to a look, which without it is up to 10 s away
+    expected = [("added", "a"), ("deleted", "a")]
+    host.wait_for_changes(expected)
+    began = time.monotonic()
+    for name in "cd":
+        time.sleep(0.3)
+        (inside / name).write_text(name)
+        expected.append(("added", name))
+        host.wait_for_changes(expected)
+    assert time.monotonic() - began < plugin.EVERY / 2
 
 
 def test_a_file_that_is_written_on_and_on_is_told_now_and_then_and_at_rest(host: Host, folder: Path) -> None:
@@ -652,6 +724,75 @@ def test_what_a_broken_off_call_has_left_is_cleaned_up(memory: Memory, folder: P
     with Host(memory) as host:
         assert host.watches() == []
         until(lambda: memory.store == {"watches": {}}, host, lambda: memory.store)
+
+
+@pytest.mark.parametrize("kind", Harm.KINDS)
+def test_wherever_a_call_breaks_off_the_list_is_what_runs_and_what_comes_back(
+    memory: Memory, folder: Path, kind: str
+) -> None:
+    """A call that is cancelled, or whose host fails, at any of its requests leaves no watch half begun or half ended.
+
+    It is answered at once, while its request is under way; the next call finds things settled.
+    """
+
+    def break_off(host: Host, at: int, tool: str, **arguments: object) -> bool:
+        """Whether it had so many requests."""
+        rid = host._next_id + 1
+        harm = host.harm = Harm(kind, rid, at)
+        assert host.start_tool(tool, **arguments) == rid
+        if at == 0:
+            host.notify("$/cancel", {"id": rid})
+        answer = host.answer(rid)
+        happened = harm.left <= 0
+        if happened and kind == "cancelled before the answer" and at > 0:
+            assert answer["error"]["code"] == -32800
+        return happened
+
+    def agreed(host: Host) -> list[str]:
+        listed = [one["id"] for one in host.watches()]
+        tasks = [task for task in host.ask("task/list", {})["tasks"] if task["name"] == "watch_folder"]
+        assert listed == [task["task_id"] for task in tasks if task["status"] in ("pending", "running")]
+        assert {key.split("/")[1] for key in memory.store if "/" in key} == set(listed)
+        entries = memory.store.get("watches", {})
+        assert listed == list(entries)
+        assert all(entry["on"] for entry in entries.values())  # and so this is what a restart would start
+        return listed
+
+    with Host(memory, enabled={"tasks": True}) as host:
+        until(lambda: "0 watches are on" in str(host.ask("task/list", {})), host)  # what that asks is not the call's
+        watches: list[str] = []
+        asked = {}
+        for tool in ("start_watch", "stop_watch"):
+            for at in range(100):  # 0: it is cancelled as soon as it is called
+                if tool == "start_watch":
+                    for watch in watches:
+                        host.tool("stop_watch", id=watch, user="ada")
+                    happened = break_off(host, at, tool, path=str(folder), user="ada")
+                else:
+                    watch = watches[0] if watches else host.start_watch(folder)
+                    happened = break_off(host, at, tool, id=watch, user="ada")
+                watches = agreed(host)
+                if not happened:
+                    break
+                asked[tool] = at
+        # Read; write it down; two of the 64 keys and the head, and read again in between where it is ended; write.
+        assert asked == {"start_watch": 6, "stop_watch": 7}
+
+
+def test_what_a_cancelled_call_was_writing_is_not_written_over_what_came_later(host: Host, folder: Path) -> None:
+    """A host may still be busy with it, and need not keep to an order: the next call waits until it is done."""
+    other = folder.parent / "other"
+    other.mkdir()
+    rid = host._next_id + 1
+    harm = host.harm = Harm("cancelled, and done late", rid, 2)
+    host.start_tool("start_watch", path=str(folder), user="ada")
+    assert host.answer(rid)["error"]["code"] == -32800
+    later = host.start_tool("start_watch", path=str(other), user="ada")
+    time.sleep(0.1)
+    assert harm.late is not None
+    host._serve_one(harm.late)
+    assert "result" in host.answer(later)
+    assert [one["path"] for one in host.watches()] == [str(folder), str(other)]
 
 
 class Kv:
