@@ -275,6 +275,7 @@ class Notices:
         self._wake = wake
         self._over = asyncio.Event()
         self._of: Place | None = None
+        self._asked = False  # the system has taken the folders
         self._listening: asyncio.Task[None] | None = None
         self.failure: str | None = None
 
@@ -284,8 +285,10 @@ class Notices:
             await self.stop()
             self._over = asyncio.Event()
             self._of = place
+            self._asked = False
             self._listening = asyncio.create_task(self._listen(place.folders, self._over))
             await asyncio.sleep(0)  # its first step asks the system; whatever changes from here on is noticed
+            self._asked = not self._listening.done()
 
     async def _listen(self, folders: frozenset[str], over: asyncio.Event) -> None:
         # One by one, and not recursively: it would follow links, to the whole disk where one leads to /.
@@ -308,7 +311,8 @@ class Notices:
         except Exception as error:
             # A limit of the system; a folder that has gone; or a name that is not UTF-8, of which watchfiles dies.
             self.failure = str(error)
-            self._wake.set()
+            if self._asked:  # else it would fail so again, look after look
+                self._wake.set()
 
     async def stop(self) -> None:
         """End, within the 50 milliseconds in which the thread looks up."""

@@ -22,7 +22,7 @@ import threading
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,7 @@ class Host(Extension):
             os.killpg(self.process.pid, signal.SIGKILL)
         self._serving.join(PATIENCE)
         assert not self._serving.is_alive()
+        self.process.wait(PATIENCE)  # its pipes close a moment before
 
     def shut_down(self) -> int:
         """Ask it to end, and answer it until it has; the exit code."""
@@ -857,6 +858,49 @@ def test_a_file_in_motion_is_not_taken_for_what_it_will_be(folder: Path, monkeyp
     assert asyncio.run(told(moving, at_rest, at_rest)) == [("added", "a")]
     monkeypatch.setattr(plugin, "MOTION", 0.0)
     assert asyncio.run(told(moving, at_rest, at_rest)) == [("added", "a"), ("modified", "a")]
+
+
+def test_where_the_system_tells_of_nothing_it_looks_now_and_then(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watches may be used up: to ask again at once, and to look at all the files each time, helps nobody."""
+
+    class Running(Context):
+        said = ""
+
+        def report_health(self, text: str) -> None:
+            self.said = text
+
+        async def wait_stop(self) -> None:
+            await asyncio.Event().wait()
+
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+
+    async def refused(*folders: str, **options: object) -> AsyncIterator[set[Any]]:
+        if folders:
+            raise OSError("no more watches")
+        yield set()
+
+    looks = 0
+
+    def look(root: str) -> plugin.Sight:
+        nonlocal looks
+        looks += 1
+        return seen(root)
+
+    seen = plugin.look
+    monkeypatch.setattr(plugin, "look", look)
+    monkeypatch.setattr(plugin, "awatch", refused)
+    monkeypatch.setattr(plugin, "EVERY", 0.3)
+
+    async def watch() -> str:
+        ctx = Running(Kv(Memory()), folder)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await plugin.Watch(ctx).run()  # type: ignore[arg-type]
+        return ctx.said
+
+    assert "looks every 0.3 s, for the system tells of no changes: no more watches" in asyncio.run(watch())
+    assert 2 <= looks <= 7  # not twenty a second
 
 
 @pytest.mark.parametrize("done_first", [False, True])
