@@ -51,7 +51,7 @@ class Transport(Protocol):
 
 
 class BufferedTransport(ABC):
-    """The sending half: frames gather until the loop's next turn, and leave in one write.
+    """The sending half: frames gather until the loop's next turn, and leave in few writes.
 
     States: *open* until ``_lose``; while open, ``_size`` is the number of bytes that the peer has not taken.
     """
@@ -59,6 +59,7 @@ class BufferedTransport(ABC):
     def __init__(self) -> None:
         self._queue: list[bytes] = []
         self._size = 0
+        self._mark = HIGH_WATER  # the size above which `_above_mark` is asked: one comparison a write, whatever it does
         self.congested = False  # _size > HIGH_WATER; kept as a fact, since each call asks for it
         self._flush_due = False
         self._lost = False
@@ -78,12 +79,15 @@ class BufferedTransport(ABC):
             return
         self._queue.append(data)
         self._size += len(data)
-        if self._size > HIGH_WATER:
-            self.congested = True
         if not self._flush_due:
             self._flush_due = True
             assert self._loop is not None, "write() before start()"
             self._loop.call_soon(self._flush)
+        if self._size > self._mark:
+            self._above_mark()
+
+    def _above_mark(self) -> None:
+        self.congested = self._size > HIGH_WATER
 
     async def drain(self) -> None:
         """Wait while congested."""

@@ -454,6 +454,68 @@ def test_senders_go_on_below_the_low_water_mark(run: Run, pipe: tuple[int, int])
     run(main())
 
 
+def test_who_reads_may_begin_before_much_has_been_written(run: Run, pipe: tuple[int, int]) -> None:
+    """A host with many calls in flight and its extension work at the same time; what is little goes together."""
+    reading, writing = pipe
+    os.set_blocking(reading, False)
+
+    def there() -> bytes:
+        try:
+            return os.read(reading, 1_000_000)
+        except BlockingIOError:
+            return b""
+
+    async def main() -> None:
+        transport = DescriptorTransport(None, writing)
+        transport.start(Recorder())
+        await turns()
+        sent, got = b"", b""
+        sizes = []
+        for number in range(200):  # in one turn of the loop
+            data = b"%05d" % number * 200
+            transport.write(data)
+            sent += data
+            piece = there()
+            sizes.append(len(piece))
+            got += piece
+        assert {size for size in sizes if size} == {17_000}
+        assert len(got) == len(sent) - 13_000
+        await turns()
+        got += there()
+        assert got == sent
+        # It goes on so in the next turn; and where nobody reads, nothing is lost, mixed up or tried again and again.
+        for number in range(2_000):
+            data = b"%05d" % number * 200
+            transport.write(data)
+            sent += data
+        assert transport.congested
+        while len(got) < len(sent):
+            got += there()
+            await asyncio.sleep(0)
+        assert got == sent
+        await transport.aclose()
+
+    run(main())
+
+
+def test_a_reader_that_is_gone_is_told_of_in_the_next_turn_of_the_loop(run: Run, pipe: tuple[int, int]) -> None:
+    """``write`` itself never calls the receiver: who writes is in the middle of something."""
+    reading, writing = pipe
+
+    async def main() -> None:
+        transport, recorder = DescriptorTransport(None, writing), Recorder()
+        transport.start(recorder)
+        await turns()
+        os.close(reading)
+        for _ in range(10):
+            transport.write(b"x" * 10_000)
+        assert not recorder.lost.is_set()
+        await turns()
+        assert recorder.lost.is_set()
+
+    run(main())
+
+
 def test_the_loop_is_free_while_a_reader_keeps_up_with_a_large_reply(run: Run, pipe: tuple[int, int]) -> None:
     """Trap 29: 10 MiB to a reader that is as quick as we are is not one turn of the loop: others run in between."""
 
