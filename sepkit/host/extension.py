@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeVar
 
@@ -38,6 +39,8 @@ OnUpdate = Callable[[messages.ToolUpdateParams], None]
 _log = logging.getLogger("sepkit.host")
 
 _RUNNING: Final = frozenset({"pending", "running", "restarting"})
+_MOST_EARLY: Final = 1_000
+_MOST_NAMES: Final = 2_000  # tools, and commands, of one extension: each update costs as much as all of them
 _MOST_TASKS: Final = 20_000  # that are remembered: an extension may make up ids for ever
 _LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
 _STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
@@ -86,11 +89,14 @@ class Extension:
         self._lane: EventLane | None = None
         self._lock = asyncio.Lock()  # one start, stop or reload at a time
         self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
-        self._early: list[tuple[str, Any]] = []  # told between the answer to the handshake and our look at it
+        # Told between the answer to the handshake and our look at it; who tells more before loses the oldest.
+        self._early: deque[tuple[str, Any]] = deque(maxlen=_MOST_EARLY)
         self._updates: dict[str, OnUpdate] = {}
         self._streams: dict[str, Callable[[messages.StreamEvent], None]] = {}
         self._wanted_tasks: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
         self._died_at = 0.0
+        self._over = False  # unloaded: nothing starts it any more
+        self._updates_due: list[messages.RegistryUpdateParams] = []  # of this turn of the loop
         self._ended_tasks: dict[str, float] = {}  # of these, when the extension told that they have ended
 
     # -- what it says of itself ----------------------------------------------------------------------------------------
@@ -213,8 +219,9 @@ class Extension:
         async with self._lock:
             await self._begin_or_fail()
 
-    async def stop(self) -> None:
-        """End it, whatever its state."""
+    async def stop(self, *, for_good: bool = False) -> None:
+        """End it, whatever its state. ``for_good``: a reload that comes too late does not start it again."""
+        self._over = self._over or for_good
         self._cancel_restart()
         async with self._lock:
             await self._stop()
@@ -227,7 +234,11 @@ class Extension:
         """
         self._cancel_restart()
         async with self._lock:
-            await self._stop()
+            try:
+                await self._stop("starting")  # not `stopped`: a gate that is reloaded blocks meanwhile
+            except asyncio.CancelledError:
+                self._fail(SepkitError(f"the reload of {self.name} was given up"))
+                raise
             self.manifest = manifest
             self._restarts.reset()
             await self._begin_or_fail()
@@ -236,9 +247,12 @@ class Extension:
         if self._again is not None:
             self._again.cancel()
 
-    async def _stop(self) -> None:
+    async def _stop(self, state: State = "stopped") -> None:
         life, self._life, self._lane = self._life, None, None
-        self._become("stopped")
+        self._become(state)
+        for task_id in self._ended_tasks:  # by themselves: they do not come back
+            self._wanted_tasks.pop(task_id, None)
+        self._ended_tasks.clear()
         if life is not None:
             await life.stop(self._setting.shutdown_grace)
         self._tasks_died("the extension was stopped")
@@ -251,6 +265,8 @@ class Extension:
             raise
 
     async def _begin(self) -> None:
+        if self._over:
+            raise ExtensionUnavailable(f"{self.name} was unloaded meanwhile")
         self._become("starting")
         manifest, setting = self.manifest, self._setting
         manifest.check_hash(manifest.environment())
@@ -277,6 +293,7 @@ class Extension:
             setting.store,
             setting.room,
             functools.partial(self._told, life),
+            life.peer.drain,
         )
         self._life = life
         try:
@@ -292,17 +309,24 @@ class Extension:
             )
         except BaseException:
             self._life = None
+            self._early.clear()
             raise
         if introduction.extension.name != self.name:
             _log.info("%s calls itself %s", self.name, introduction.extension.name)
         self._lane = EventLane(life.peer, life.contexts["event"])
         self.registrations = self._granted(introduction.registrations or messages.Registrations())
         self._become("ready")
-        for method, record in self._early:
+        early = list(self._early)
+        self._early.clear()
+        for method, record in early:
             self._told(life, method, record)
         self._on_registered(self)
         if self._wanted_tasks:
-            await self._start_tasks_again()
+            try:
+                await self._start_tasks_again()
+            except BaseException:
+                await life.kill()
+                raise
 
     def _command(self) -> tuple[list[str], dict[str, str]]:
         """What is spawned, and in which environment."""
@@ -358,6 +382,9 @@ class Extension:
             began = asyncio.get_running_loop().time()
             try:
                 await self._begin()
+            except asyncio.CancelledError:  # by a stop or a reload, which may be cancelled itself
+                self._fail(SepkitError(f"the restart of {self.name} was given up"))
+                raise
             except Exception as error:  # whatever it is, there is nobody else to whom it could go
                 _log.warning("%s could not be restarted: %s", self.name, error)
                 self._start_again(error, asyncio.get_running_loop().time() - began)
@@ -367,13 +394,14 @@ class Extension:
     def _told(self, life: Life, method: str, record: Any) -> None:
         if life is not self._life:  # the last words of an earlier life
             return
-        if self.state == "starting":
-            self._early.append((method, record))
-        elif method == methods.LOG:
+        if method == methods.LOG:  # at once: it may tell why the start fails
             inform(self._setting.delegate.log, self.name, record)
+        elif self.state == "starting":
+            self._early.append((method, record))
         elif method == methods.REGISTRY_UPDATE:
-            self.registrations = self._granted(_merged(self.registrations, record))
-            self._on_registered(self)
+            if not self._updates_due:  # one look at all tools for all that come in one turn, not one for each
+                asyncio.get_running_loop().call_soon(self._take_updates, life)
+            self._updates_due.append(record)
         elif method == methods.TASK_UPDATE:
             self.tasks[record.task_id] = record
             if len(self.tasks) > _MOST_TASKS:
@@ -381,6 +409,20 @@ class Extension:
             if record.task_id in self._wanted_tasks:
                 self._task_told(record)
             inform(self._setting.delegate.task_changed, self.name, record)
+
+    def _take_updates(self, life: Life) -> None:
+        due, self._updates_due = self._updates_due, []
+        if life is not self._life:
+            return
+        update = messages.RegistryUpdateParams(
+            tools=[one for each in due for one in each.tools],
+            commands=[one for each in due for one in each.commands],
+            flags=[one for each in due for one in each.flags],
+            subscriptions=[one for each in due for one in each.subscriptions],
+            providers=[one for each in due for one in each.providers],
+        )
+        self.registrations = self._granted(_merged(self.registrations, update))
+        self._on_registered(self)
 
     def _task_told(self, task: messages.TaskHealth) -> None:
         """A task that the host has started has ended, or begun. An orderly end of the process tells of it, too."""
@@ -417,17 +459,25 @@ class Extension:
         bound = set(allowed.events)
         kept = attrs.evolve(
             said,
-            tools=_last(said.tools) if allowed.tools else [],
-            commands=_last(said.commands) if allowed.commands else [],
+            tools=said.tools if allowed.tools else [],
+            commands=said.commands if allowed.commands else [],
             shortcuts=said.shortcuts if allowed.commands else [],
-            providers=_last(said.providers) if allowed.providers else [],
+            providers=said.providers if allowed.providers else [],
             subscriptions=[event for event in said.subscriptions if not bound or event in bound],
         )
         for kind in ("tools", "commands", "providers", "subscriptions"):
             before, after = getattr(said, kind), getattr(kept, kind)
             if len(after) < len(before):
                 _log.warning("%s: its manifest does not grant all of its %s", self.name, kind)
-        return kept
+        for kind in ("tools", "commands"):
+            if len(getattr(kept, kind)) > _MOST_NAMES > len(getattr(self.registrations, kind)):
+                _log.warning("%s: it has over %d %s; the others are not taken", self.name, _MOST_NAMES, kind)
+        return attrs.evolve(
+            kept,
+            tools=_last(kept.tools)[:_MOST_NAMES],
+            commands=_last(kept.commands)[:_MOST_NAMES],
+            providers=_last(kept.providers)[:_MOST_NAMES],
+        )
 
     def _tasks_died(self, why: str) -> None:
         for task_id, health in self.tasks.items():

@@ -23,6 +23,7 @@ from sepkit.host.delegate import Delegate
 from sepkit.host.extension import Extension, OnUpdate, Setting, State, inform
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
+from sepkit.host.rewrites import faults
 from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
@@ -145,6 +146,7 @@ class Host:
         self._tools: dict[str, tuple[Extension, messages.ToolRegistration]] = {}
         self._widgets: dict[str, str] = {}
         self._calls = itertools.count(1)
+        self._closed = False
 
     async def __aenter__(self) -> Host:
         return self
@@ -155,9 +157,10 @@ class Host:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End all extensions, side by side, and close the store."""
+        """End all extensions, side by side, and close the store. Nothing is loaded any more."""
+        self._closed = True
         try:
-            await asyncio.gather(*(extension.stop() for extension in self._extensions.values()))
+            await asyncio.gather(*(extension.stop(for_good=True) for extension in self._extensions.values()))
         finally:
             await self.store.aclose()
 
@@ -169,6 +172,8 @@ class Host:
         Returns:
             Those that could not be loaded, and why: bad manifests, too.
         """
+        if self._closed:
+            raise SepkitError("the host is closed")
         problems: list[Problem] = []
         if isinstance(found, Discovery):
             problems += found.problems
@@ -209,13 +214,16 @@ class Host:
             raise ManifestError(f"{found.root}: the manifest of {name} is now that of {found.name!r}")
         if found.disabled:
             await extension.stop()
+            self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
         else:
             await extension.reload(found)
 
     async def unload(self, name: str) -> None:
         """End an extension, and forget it."""
         extension = self._extension(name)
-        await extension.stop()
+        await extension.stop(for_good=True)
+        if self._extensions.get(name) is not extension:  # who asked at the same time was faster
+            return
         del self._extensions[name]
         self._widgets = {widget: owner for widget, owner in self._widgets.items() if owner != name}
         self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
@@ -406,7 +414,7 @@ class Host:
             return None
         if entry[0].name != extension:  # names have dots: `a.b.c` may be a tool of `a.b` as well as of `a`
             return f"{after['tool']!r} is a tool of {entry[0].name}"
-        return _faults(entry[1].parameters, after["arguments"])
+        return faults(entry[1].parameters, after["arguments"])
 
     def dispatch_event(self, event: str, payload: Mapping[str, Any] | None = None) -> None:
         """Tell all extensions that have subscribed to it of an event. Never waits.
@@ -575,21 +583,3 @@ class CompletionStream:
                 if not asking.done():
                     asking.cancel()
                     await asyncio.wait([asking])
-
-
-def _faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """Why arguments do not fit a tool's schema; None where they do."""
-    try:
-        import jsonschema_rs
-    except ImportError:
-        return "nothing here can check the tool's schema; install sepkit[host]"
-    try:
-        validator = jsonschema_rs.validator_for(schema, retriever=_retrieve)
-    except Exception as error:
-        return f"the tool's schema cannot be checked: {error}"
-    return next((str(fault.message) for fault in validator.iter_errors(arguments)), None)
-
-
-def _retrieve(uri: str) -> Any:
-    # The library would fetch it, from the network or the disk, for whoever has written the schema.
-    raise ValueError(f"$ref to {uri}: only references inside the schema are followed")

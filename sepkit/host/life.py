@@ -182,10 +182,15 @@ class Life:
         """End it as the protocol says: ``shutdown``, its stdin ends, SIGTERM, SIGKILL; nothing of it is left."""
         self._stopped = True
         deadline = self._loop.time() + grace
-        if self._ending is None:
-            with contextlib.suppress(RpcError, RequestTimeout, ConnectionClosed):
-                await self.peer.request(methods.SHUTDOWN, {}, timeout=grace)
-        await self._end("was stopped", max(0.1, deadline - self._loop.time()))
+        try:
+            if self._ending is None:
+                with contextlib.suppress(RpcError, RequestTimeout, ConnectionClosed):
+                    await self.peer.request(methods.SHUTDOWN, {}, timeout=grace)
+            await self._end("was stopped", max(0.1, deadline - self._loop.time()))
+        except asyncio.CancelledError:  # who waits no longer gets no orderly end, but gets one
+            self._signal(signal.SIGKILL)
+            self._die("was killed", 0.1)
+            raise
 
     async def kill(self) -> None:
         """End it at once."""
@@ -223,6 +228,7 @@ class Life:
         for task in self._watching:
             task.cancel()
         code = await self._child.stop(grace=grace)
+        self.peer.cancel_all()  # nobody can hear the answers any more
         if self._exit_fd is not None:
             self._loop.remove_reader(self._exit_fd)
             os.close(self._exit_fd)

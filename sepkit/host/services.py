@@ -8,6 +8,7 @@ Source: protocol sections 4, 5 and 9.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -31,6 +32,7 @@ from sepkit.wire.converter import structure, unstructure
 
 _log = logging.getLogger("sepkit.host")
 
+_READ_TOGETHER: Final = 4
 _MOST_AT_ONCE: Final = 1024  # requests of one extension; who asks more is told that the host is overloaded
 
 Serve = Callable[[Any], Awaitable[object]]
@@ -71,7 +73,10 @@ class Services:
         store: KvStore,
         room: Room,
         told: Callable[[str, Any], None],
+        drained: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._drained = drained
+        self._reading = asyncio.Semaphore(_READ_TOGETHER)
         self._extension = extension
         self._token = token
         self._grants = grants
@@ -173,7 +178,11 @@ class Services:
         return _written(result, messages.UiResult)
 
     async def _kv_get(self, request: messages.KvGetParams) -> object:
-        return {"value": await self._store.get(self._extension, request.key)}
+        # For 60 bytes of asking a value may be 64 MiB: who does not read does not get them all into our memory.
+        async with self._reading:
+            if self._drained is not None:
+                await self._drained()
+            return {"value": await self._store.get(self._extension, request.key)}
 
     async def _kv_set(self, request: messages.KvSetParams) -> object:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,9 +176,48 @@ def test_a_schema_makes_the_host_read_no_file_and_no_address(tmp_path: Path) -> 
         host = a_host_with({"b.t": "b"}, {"$ref": address})
         refusal = host._may_rewrite("b", CALL, CALL)
         assert refusal is not None
-        assert "cannot be checked" in refusal
+        assert "that is not followed" in refusal
     inside = {"$ref": "#/$defs/x", "$defs": {"x": SCHEMA}}
     assert a_host_with({"b.t": "b"}, inside)._may_rewrite("b", CALL, CALL) is None
+
+
+def doubled(levels: int) -> dict[str, Any]:
+    """A schema of so many definitions, each twice the one before."""
+    definitions: dict[str, Any] = {"d0": {"type": "object"}}
+    for level in range(1, levels + 1):
+        definitions[f"d{level}"] = {"allOf": [{"$ref": f"#/$defs/d{level - 1}"}] * 2}
+    return {"$ref": f"#/$defs/d{levels}", "$defs": definitions}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        doubled(40),
+        {"$ref": "#"},
+        {"properties": {"command": {"$ref": "#/properties/command"}}},
+        {"$dynamicRef": "#/$defs/d40", **doubled(40)},
+        {"$id": "urn:x", **doubled(40), "$ref": "urn:x#/$defs/d40"},
+        {"$defs": {"here": {"$id": "urn:y", "$ref": "#/$defs/z", "$defs": {"z": {}}}}},
+        {"$ref": "#there", "$defs": {"x": {"$anchor": "there", **doubled(40)}}},
+        nested(5_000),
+        {"enum": list(range(20_000))},
+    ],
+    ids=["doubling", "itself", "circle", "dynamic", "by its id", "nested id", "anchor", "deep", "large"],
+)
+def test_a_schema_that_would_hold_up_the_host_is_not_followed(schema: dict[str, Any]) -> None:
+    """What the check costs is bounded, whatever a hostile extension registers; the rewrite does not pass."""
+    began = time.perf_counter()
+    refusal = a_host_with({"b.t": "b"}, schema)._may_rewrite("b", CALL, CALL)
+    assert refusal is not None
+    assert "that is not followed" in refusal
+    assert time.perf_counter() - began < 2
 
 
 # -- through real extensions -------------------------------------------------------------------------------------------
