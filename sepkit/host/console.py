@@ -36,6 +36,7 @@ class Console(Delegate):
         self._quiet = quiet
         self._asks = self._stdin.isatty()
         self._asking = asyncio.Lock()  # one question at a time, in the order in which they came
+        self._typing: asyncio.Future[str] | None = None
         self._threads = DaemonThreads()  # a person who doesn't answer must not keep the process
         self._drawing = _Drawing(self._stderr) if self._stderr.isatty() and _Drawing.possible() else None
 
@@ -97,7 +98,16 @@ class Console(Delegate):
                 self._drawing.pause()
             self._stderr.write(prompt)
             self._stderr.flush()
-            line = await self._threads.run(self._stdin.readline)
+            # A question that is withdrawn leaves its thread in `readline`: what comes is the next one's answer then,
+            # unless it came before that was asked.
+            if self._typing is None or self._typing.done():
+                self._typing = asyncio.ensure_future(self._threads.run(self._stdin.readline))
+            try:
+                line = await asyncio.shield(self._typing)
+            except asyncio.CancelledError:
+                self._stderr.write("(withdrawn)\n")
+                raise
+            self._typing = None
         return line.strip() if line else None
 
     # -- told ----------------------------------------------------------------------------------------------------------

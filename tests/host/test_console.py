@@ -159,6 +159,48 @@ def test_one_question_at_a_time() -> None:
     assert [result.confirmed for result in asyncio.run(ask_both())] == [True, False]
 
 
+def test_an_answer_belongs_to_the_question_that_is_shown() -> None:
+    """A question that is withdrawn (its extension has died) takes nobody's answer; no old answer is the next's."""
+    ours, theirs = pty.openpty()
+
+    async def ask() -> list[object]:
+        with os.fdopen(theirs, encoding="utf-8", closefd=False) as stdin:
+            shown = io.StringIO()
+            console = Console(stdin=stdin, stderr=shown)
+
+            async def until_shown(text: str) -> None:
+                async with asyncio.timeout(20):
+                    while text not in shown.getvalue():
+                        await asyncio.sleep(0.01)
+
+            async def withdraw(number: int) -> None:
+                asked = asyncio.create_task(console.ui("one", messages.ConfirmRequest(prompt=f"Withdrawn {number}?")))
+                await until_shown(f"Withdrawn {number}?")
+                asked.cancel()
+                await asyncio.wait([asked])
+
+            async def answered(number: int, answer: str) -> object:
+                asked = asyncio.create_task(console.ui("two", messages.ConfirmRequest(prompt=f"Asked {number}?")))
+                await until_shown(f"Asked {number}?")
+                os.write(ours, answer.encode() + b"\n")
+                return (await asyncio.wait_for(asked, 20)).confirmed
+
+            await withdraw(1)
+            found = [await answered(1, "y")]
+            await withdraw(2)
+            os.write(ours, b"n\n")  # typed when nobody asks any more
+            await asyncio.sleep(0.2)
+            found += [await answered(2, "y"), await answered(3, "n")]
+            assert shown.getvalue().count("(withdrawn)") == 2
+            return found
+
+    try:
+        assert asyncio.run(ask()) == [True, True, False]
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_a_console_without_a_person_says_so() -> None:
     """Protocol section 4: -32001."""
 

@@ -115,11 +115,15 @@ class Setup:
         self.delegate = Everything() if delegate is None else delegate
         grants = {group: group == only if only else group != withheld for group in GROUPS}
         self.services = Services(
-            "ext", CONTEXT["token"], grants, self.delegate, self.store, self, lambda *told: self.told.append(told)
+            "ext", CONTEXT["token"], grants, self.delegate, self.store, self, self._told_of, lambda: self._host.drain()
         )
         ours, theirs = memory_pair()
+        self.pipe = theirs
         self._host = Peer(ours, routes=self.services.routes(), notifications=self.services.notifications())
         self.extension = Peer(theirs)
+
+    def _told_of(self, method: str, record: Any) -> None:
+        self.told.append((method, record))
 
     def publish(self, sender: str, topic: str, payload: dict[str, Any]) -> None:
         self.published.append((sender, topic, payload))
@@ -173,6 +177,32 @@ def test_each_method_is_answered_in_the_protocols_form(run: Run) -> None:
                     for key in ("k", "k2", "other"):
                         await setup.store.set("ext", key, 1)
                 assert await setup.ask(method, **right(params), unknown="ignored") == expected[method], method
+
+    run(main())
+
+
+def test_values_do_not_pile_up_for_who_does_not_read_them(run: Run) -> None:
+    """For 60 bytes of asking a value may be 64 MiB; those that are asked for all come, in the end."""
+
+    async def main() -> None:
+        async with Setup() as setup:
+            await setup.ask("kv/set", key="k", value="x" * 500_000)
+            read = 0
+            get = setup.store.get
+
+            async def counted(extension: str, key: str) -> Any:
+                nonlocal read
+                read += 1
+                return await get(extension, key)
+
+            setup.store.get = counted  # type: ignore[method-assign,assignment]
+            setup.pipe.pause_reading()
+            asked = [asyncio.ensure_future(setup.ask("kv/get", key="k")) for _ in range(100)]
+            await asyncio.sleep(0.3)
+            assert 1 < read < 12, "what fits under the mark, and those that were under way"
+            setup.pipe.resume_reading()
+            assert {len(answer["value"]) for answer in await asyncio.gather(*asked)} == {500_000}
+            assert read == 100
 
     run(main())
 
