@@ -126,13 +126,24 @@ class EncodeError(SepkitError):
 
 
 class FrameError(SepkitError):
-    """A line is no JSON-RPC frame. ``id`` is the frame's id where it could be read, else None."""
+    """A line is no JSON-RPC frame. ``id`` is the frame's id where it could be read, else None.
 
-    def __init__(self, code: int, message: str, id: int | str | None = None) -> None:  # noqa: A002  (JSON-RPC's word)
+    ``answers`` is the id of the request that it would have answered, had it not been too long.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        id: int | str | None = None,  # noqa: A002  (JSON-RPC's word)
+        *,
+        answers: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.id = id
+        self.answers = answers
 
 
 class ConnectionClosed(SepkitError):

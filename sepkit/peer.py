@@ -204,6 +204,10 @@ class Peer:
     def _refuse(self, line: bytes | FrameError, error: FrameError) -> None:
         if isinstance(line, bytes) and not line.strip():
             return  # a blank line
+        if error.answers is not None:  # an answer is never answered; but whoever waits for it shall not wait on
+            if (future := self._pending.pop(error.answers, None)) is not None and not future.done():
+                future.set_exception(InternalError(f"the answer cannot be taken: {error}"))
+            return
         self._bad_lines += 1
         level = (
             logging.WARNING if self._bad_lines == 1 else logging.DEBUG

@@ -487,6 +487,26 @@ def test_a_line_that_is_no_frame_is_answered_with_one_error_and_the_peer_lives(
     run(main())
 
 
+def test_an_answer_that_is_too_long_fails_who_waits_for_it_at_once(run: Run) -> None:
+    """Trap 4's rule for answers: the error is told to whoever asked, not to whoever answered."""
+
+    async def main() -> None:
+        async with raw(max_frame_bytes=1_000) as (peer, wire):
+            asked = [asyncio.ensure_future(peer.request("m", {}, timeout=None)) for _ in range(2)]
+            await turns()
+            (first, second) = (frame["id"] for frame in wire.frames)
+            wire.send(b'{"jsonrpc":"2.0","id":%d,"result":"%b"}' % (first, b"x" * 1_000))
+            with pytest.raises(InternalError, match=r"the answer cannot be taken: .* max_frame_bytes \(1000 bytes\)"):
+                await asked[0]
+            wire.send(b'{"jsonrpc":"2.0","id":%d,"result":"%b"}' % (first, b"x" * 1_000))  # nobody waits any more
+            wire.send(b'{"jsonrpc":"2.0","id":%d,"result":"x"}' % second)
+            assert await asked[1] == "x"
+            await wire.ping()
+            assert len(wire.frames) == 2, "an answer is never answered"
+
+    run(main())
+
+
 def test_a_flood_of_bad_lines_is_one_warning(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     """Trap 5: each is answered, and only the first is a warning: a hostile peer does not fill our log."""
 

@@ -31,6 +31,13 @@ _LONE_SURROGATE: Final = (
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 
+# How an answer begins, whoever writes it; what is within a result cannot look like that.
+_HEAD: Final = 100
+_VERSION: Final = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_ANSWER: Final = re.compile(
+    rb"\s*\{\s*" + _VERSION + rb'"id"\s*:\s*(\d{1,18})\s*,\s*' + _VERSION + rb'"(?:result|error)"'
+)
+
 loads: Final[Callable[[bytes], Any]] = orjson.loads
 _dumps: Final = orjson.dumps
 
@@ -63,7 +70,7 @@ class LineSplitter:
         rest = parts.pop()
         lines: list[bytes | FrameError] = [*self._finish(head), *parts]
         if len(data) > self.limit:  # only then can a line that lies within this piece be too long
-            lines = [self._overlong() if isinstance(x, bytes) and len(x) > self.limit else x for x in lines]
+            lines = [self._overlong(x) if isinstance(x, bytes) and len(x) > self.limit else x for x in lines]
         if rest:
             lines += self._hold(rest)
         return lines
@@ -87,9 +94,10 @@ class LineSplitter:
         self._held += len(piece)
         if self._held <= self.limit:
             return []
+        start = b"".join([held[:_HEAD] for held in self._pieces[:_HEAD]])
         self._drop()
         self._skipping = True
-        return [self._overlong()]
+        return [self._overlong(start)]
 
     def _finish(self, piece: bytes) -> list[bytes | FrameError]:
         """The line that ends with ``piece``; nothing, where its error has been given already."""
@@ -100,7 +108,7 @@ class LineSplitter:
             return [piece]
         line = b"".join((*self._pieces, piece))
         self._drop()
-        return [line if len(line) <= self.limit else self._overlong()]
+        return [line if len(line) <= self.limit else self._overlong(line)]
 
     def _drop(self) -> None:
         self._pieces = []
@@ -116,8 +124,13 @@ class LineSplitter:
         self._at_start = False
         return data.removeprefix(_BOM)
 
-    def _overlong(self) -> FrameError:
-        return FrameError(Code.INVALID_REQUEST, f"the line is longer than max_frame_bytes ({self.limit} bytes)")
+    def _overlong(self, start: bytes) -> FrameError:
+        found = _ANSWER.match(start[:_HEAD])
+        return FrameError(
+            Code.INVALID_REQUEST,
+            f"the line is longer than max_frame_bytes ({self.limit} bytes)",
+            answers=None if found is None else int(found[1]),
+        )
 
 
 def is_id(value: object) -> TypeGuard[Id]:

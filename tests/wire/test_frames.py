@@ -100,6 +100,30 @@ def test_the_error_of_an_over_long_line_comes_before_its_end() -> None:
     assert splitter.end() == []
 
 
+@pytest.mark.parametrize(
+    ("start", "answers"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":"', 7),
+        (b' { "id" : 7, "jsonrpc": "2.0", "error": {"', 7),
+        (b'{"id":123456789012345678,"result":"', 123456789012345678),
+        (b'{"jsonrpc":"2.0","id":"7","result":"', None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"x":"', None),
+        (b'{"jsonrpc":"2.0","method":"m","params":{"id":7,"result":"', None),
+        (b'{"x":{"id":7,"result":"', None),
+        (b"x", None),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1_000, 100_000])
+def test_an_answer_that_is_too_long_is_known_by_its_start(start: bytes, answers: int | None, size: int) -> None:
+    """Whoever waits for it must not wait for ever; in any chunking."""
+    line = start + b"x" * 20_000 + b"\n"
+    splitter = LineSplitter(10_000)
+    found = [one for at in range(0, len(line), size) for one in splitter.feed(line[at : at + size])]
+    (error,) = found
+    assert isinstance(error, FrameError)
+    assert error.answers == answers
+
+
 @pytest.mark.parametrize("size", [1, 2, 100, 4_095, 65_536])
 def test_a_line_that_never_ends_takes_bounded_memory(size: int) -> None:
     """Trap 4: memory is bounded by the limit, in pieces of any size, before the line is given up and after."""
