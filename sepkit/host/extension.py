@@ -27,6 +27,7 @@ from sepkit.host.lane import EventLane
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, ExtensionDied, Life, fitted
 from sepkit.host.manifest import Manifest, ManifestError, Sandbox, inherited
 from sepkit.host.services import Room, Services
+from sepkit.host.stderr import StderrReader
 from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
 from sepkit.wire import messages, methods
@@ -87,6 +88,7 @@ class Extension:
         self._restarts = Restarts(setting.restart_delays, setting.healthy_after)
         self._life: Life | None = None
         self._lane: EventLane | None = None
+        self._stderr: StderrReader | None = None
         self._lock = asyncio.Lock()  # one start, stop or reload at a time
         self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
         # Told between the answer to the handshake and our look at it; who tells more before loses the oldest.
@@ -123,8 +125,8 @@ class Extension:
 
     @property
     def stderr(self) -> str:
-        """What it wrote to its stderr last."""
-        return "" if self._life is None else self._life.stderr.tail
+        """What it, or its last life, wrote to its stderr last."""
+        return "" if self._stderr is None else self._stderr.tail
 
     @property
     def context(self) -> dict[str, str]:
@@ -295,7 +297,7 @@ class Extension:
             functools.partial(self._told, life),
             life.peer.drain,
         )
-        self._life = life
+        self._life, self._stderr = life, life.stderr
         try:
             introduction = await life.begin(
                 setting.handshake(manifest),

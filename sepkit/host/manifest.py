@@ -206,7 +206,9 @@ def discover(workspace: Path | str | None = None, *, home: Path | str | None = N
     """
     places: list[tuple[Path, Scope]] = [(Path(home or home_folder()) / "extensions", "global")]
     if workspace is not None:
-        places.append((Path(workspace) / ".smooth" / "extensions", "project"))
+        project = Path(workspace) / ".smooth" / "extensions"
+        if project.resolve() != places[0][0].resolve():  # who works in the home folder has the user's own there
+            places.append((project, "project"))
     manifests: list[Manifest] = []
     problems: list[Problem] = []
     for place, scope in places:

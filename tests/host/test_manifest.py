@@ -161,6 +161,18 @@ def test_on_the_same_name_the_trusted_projects_wins(home: Path, workspace: Path)
     assert [one.version for one in discover(workspace).chosen(trusted=True)] == ["project"]
 
 
+def test_who_works_in_the_home_folder_has_its_extensions_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are the user's own, and not those of a project that would have to be trusted."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SMOOTH_HOME", raising=False)
+    written(tmp_path / ".smooth" / "extensions", "mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for workspace in (tmp_path, tmp_path / "link"):
+        found = discover(workspace)
+        assert [one.scope for one in found.chosen(trusted=False)] == ["global"]
+        assert (list(found.untrusted()), list(found.problems)) == ([], [])
+
+
 def test_an_untrusted_project_takes_no_part(home: Path, workspace: Path) -> None:
     """Host: it neither loads, nor takes the place of a gate, nor switches it off."""
     written(home / "extensions", "gate", version="global")

@@ -289,6 +289,22 @@ def test_a_task_that_has_ended_is_not_run_again_by_a_reload(tmp_path: Path) -> N
     run(test)
 
 
+def test_what_a_start_that_fails_has_said_stays(tmp_path: Path) -> None:
+    """``status()``: why it hangs is on its stderr, and nowhere else."""
+
+    async def test() -> None:
+        async with Host(store=KvStore(), initialize_timeout=0.5) as host:
+            found = manifest(tmp_path, "hangs")
+            (found.root / "child.py").write_text(
+                "import sys, time\nprint('waiting for the database', file=sys.stderr, flush=True)\ntime.sleep(3600)\n"
+            )
+            (problem,) = await host.load([found])
+            assert "no answer within 0.5 s" in str(problem.error)
+            assert (host.status()[0].state, host.status()[0].stderr) == ("failed", "waiting for the database\n")
+
+    run(test)
+
+
 def test_a_flood_of_registrations_holds_up_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """8,000 updates of a tool each: taken together, and no more than 2,000 tools of them."""
 
