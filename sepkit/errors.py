@@ -246,3 +246,8 @@ class Cancelled(RpcError):
 
 
 _BY_CODE: dict[int, type[RpcError]] = {int(cls.default_code): cls for cls in RpcError.__subclasses__()}
+
+
+def sayable(text: str) -> str:
+    """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

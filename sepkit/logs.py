@@ -13,11 +13,10 @@ import threading
 from collections import deque
 from typing import Any, Final
 
-from sepkit.errors import EncodeError
+from sepkit.errors import EncodeError, sayable
 from sepkit.peer import Peer
 from sepkit.wire import methods
 from sepkit.wire.converter import to_json
-from sepkit.wire.frames import sayable
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 _PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

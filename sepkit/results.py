@@ -10,10 +10,10 @@ import attrs
 import orjson
 from attrs import field, frozen, validators
 
-from sepkit.errors import EncodeError, InvalidData
+from sepkit.errors import EncodeError, InvalidData, sayable
 from sepkit.wire import messages
 from sepkit.wire.converter import structure, to_json
-from sepkit.wire.frames import dumps, sayable
+from sepkit.wire.frames import dumps
 
 
 @frozen

@@ -220,7 +220,7 @@ async def test_what_the_event_tier_forbids_is_not_there_to_call() -> None:
     async with MemoryHost(app, {"kv/set": {}}) as host:
         host.send(host.event("turn_start"))
         ctx = await got.get()
-        for forbidden in ("session", "exec", "tools", "update"):
+        for forbidden in ("session", "exec", "update"):
             assert not hasattr(ctx, forbidden)
         await ctx.kv.set("seen", 1)
         assert host.asked == [("kv/set", {"key": "seen", "value": 1})]

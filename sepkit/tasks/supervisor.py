@@ -27,11 +27,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from sepkit.errors import SepkitError
+from sepkit.errors import SepkitError, sayable
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
 from sepkit.tracebacks import authors_part
-from sepkit.wire.frames import sayable
 from sepkit.wire.messages import TaskHealth
 from sepkit.wire.methods import TaskStatus
 

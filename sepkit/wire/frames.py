@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 
 import orjson
 
-from sepkit.errors import Code, EncodeError, FrameError
+from sepkit.errors import Code, EncodeError, FrameError, sayable
 
 Frame = dict[str, Any]
 Id = int | str
@@ -248,11 +248,6 @@ def encode_result(rid: Id, result: object) -> bytes:
         return _dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None
-
-
-def sayable(text: str) -> str:
-    """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:
