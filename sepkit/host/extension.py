@@ -99,7 +99,7 @@ class Extension:
         self._died_at = 0.0
         self._over = False  # unloaded: nothing starts it any more
         self._updates_due: list[messages.RegistryUpdateParams] = []  # of this turn of the loop
-        self._ended_tasks: dict[str, float] = {}  # of these, when the extension told that they have ended
+        self._ended_tasks: dict[str, float] = {}  # when the extension told that they have ended
 
     # -- what it says of itself ----------------------------------------------------------------------------------------
 
@@ -181,8 +181,11 @@ class Extension:
 
     async def start_task(self, params: messages.TaskStartParams) -> messages.TaskHealth:
         """Start a background task; should the process die, it is started again with the next one."""
+        asked = asyncio.get_running_loop().time()
         answer = await self.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
         health: messages.TaskHealth = fitted(self.name, answer, messages.TaskHealth)
+        if self._ended_tasks.get(health.task_id, 0.0) < asked:  # an earlier start; but this one may have ended already
+            self._ended_tasks.pop(health.task_id, None)
         self._wanted_tasks[health.task_id] = attrs.evolve(params, task_id=health.task_id)
         self.tasks.setdefault(health.task_id, health)
         return health
@@ -408,8 +411,7 @@ class Extension:
             self.tasks[record.task_id] = record
             if len(self.tasks) > _MOST_TASKS:
                 del self.tasks[next(iter(self.tasks))]
-            if record.task_id in self._wanted_tasks:
-                self._task_told(record)
+            self._task_told(record)
             inform(self._setting.delegate.task_changed, self.name, record)
 
     def _take_updates(self, life: Life) -> None:
@@ -427,11 +429,12 @@ class Extension:
         self._on_registered(self)
 
     def _task_told(self, task: messages.TaskHealth) -> None:
-        """A task that the host has started has ended, or begun. An orderly end of the process tells of it, too."""
-        if task.status in _RUNNING:
-            self._ended_tasks.pop(task.task_id, None)
-        else:
+        """A task has ended, or begun. An orderly end of the process tells of it, too."""
+        self._ended_tasks.pop(task.task_id, None)
+        if task.status not in _RUNNING:
             self._ended_tasks[task.task_id] = asyncio.get_running_loop().time()
+            if len(self._ended_tasks) > _MOST_TASKS:
+                del self._ended_tasks[next(iter(self._ended_tasks))]
 
     def _updated(self, life: Life, params: dict[str, Any]) -> None:
         on_update = self._updates.get(params.get("call_id", ""))
@@ -491,7 +494,7 @@ class Extension:
         ended, self._ended_tasks = self._ended_tasks, {}
         for task_id, when in ended.items():
             if when < self._died_at - _LAST_ACTS:
-                del self._wanted_tasks[task_id]
+                self._wanted_tasks.pop(task_id, None)
         await asyncio.gather(*(self._start_task_again(params) for params in self._wanted_tasks.values()))
 
     async def _start_task_again(self, params: messages.TaskStartParams) -> None:
