@@ -93,6 +93,7 @@ class Extension:
         self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
         # Told between the answer to the handshake and our look at it; who tells more before loses the oldest.
         self._early: deque[tuple[str, Any]] = deque(maxlen=_MOST_EARLY)
+        self._too_many: set[str] = set()  # kinds of which it has been said
         self._updates: dict[str, OnUpdate] = {}
         self._streams: dict[str, Callable[[messages.StreamEvent], None]] = {}
         self._wanted_tasks: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
@@ -475,7 +476,8 @@ class Extension:
             if len(after) < len(before):
                 _log.warning("%s: its manifest does not grant all of its %s", self.name, kind)
         for kind in ("tools", "commands"):
-            if len(getattr(kept, kind)) > _MOST_NAMES > len(getattr(self.registrations, kind)):
+            if len(getattr(kept, kind)) > _MOST_NAMES and kind not in self._too_many:
+                self._too_many.add(kind)
                 _log.warning("%s: it has over %d %s; the others are not taken", self.name, _MOST_NAMES, kind)
         return attrs.evolve(
             kept,
