@@ -159,7 +159,7 @@ def test_a_gate_that_is_reloaded_blocks(tmp_path: Path) -> None:
                 asked += 1
                 await asyncio.sleep(0.02)
             await reloading
-            assert asked > 10
+            assert asked > 1
             assert host.status()[0].state == "ready"
 
     run(test)
