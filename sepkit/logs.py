@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
-from collections import deque
 from typing import Any, Final
 
 from sepkit.errors import EncodeError, sayable
@@ -73,20 +73,23 @@ class StderrHandler(logging.Handler):
     """Writes records to stderr from a thread of its own, since a host may never read it.
 
     Up to 1 MiB waits; what does not fit is dropped, counted, and said once there is room. A dead stderr is silence.
+
+    Nothing here takes a lock but the queue's own: a record may come out of a finalizer that the garbage collector runs
+    in the middle of :meth:`emit`, or in the writing thread, and would wait for a lock that its own thread holds.
     """
 
     def __init__(self, fd: int = 2, level: int = logging.NOTSET) -> None:
         super().__init__(level)
         self._fd = fd
-        self._lines: deque[bytes] = deque()
-        self._size = 0
-        self._dropped = 0
-        self._ready = threading.Condition(threading.Lock())
-        self._idle = threading.Event()
-        self._idle.set()
+        self._waiting: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
+        # What is counted up in one thread only, and read in the other, needs no lock.
+        self._put = 0  # bytes, by `emit`
+        self._taken = 0  # bytes, by the thread
+        self._dropped = 0  # records, by `emit`
         self._dead = False
-        self._thread: threading.Thread | None = None
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        # Not at the first record: `logging` holds the handler's lock then, which the thread may need to get going.
+        threading.Thread(target=self._write, name="sepkit-stderr", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record; never waits and never raises."""
@@ -98,38 +101,35 @@ class StderrHandler(logging.Handler):
             line = f"a log record could not be formatted: {error} ({record.msg!r})\n".encode(
                 "utf-8", "backslashreplace"
             )
-        with self._ready:
-            if self._size + len(line) > _MAX_WAITING_BYTES:
-                self._dropped += 1
-                return
-            self._lines.append(line)
-            self._size += len(line)
-            self._idle.clear()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="sepkit-stderr", daemon=True)
-                self._thread.start()
-            self._ready.notify()
+        if self._put - self._taken + len(line) > _MAX_WAITING_BYTES:
+            self._dropped += 1
+            return
+        self._put += len(line)
+        self._waiting.put(line)
 
     def _write(self) -> None:
+        told = 0
         while True:
-            with self._ready:
-                while not self._lines:
-                    self._idle.set()
-                    self._ready.wait()
-                data = b"".join(self._lines)
-                self._lines.clear()
-                self._size = 0
-                dropped, self._dropped = self._dropped, 0
-            if dropped:
+            pieces = [self._waiting.get()]
+            while not self._waiting.empty():
+                pieces.append(self._waiting.get())
+            lines = [piece for piece in pieces if isinstance(piece, bytes)]
+            data = b"".join(lines)
+            self._taken += len(data)
+            if dropped := self._dropped - told:
                 data += b"(%d log records were dropped here: nobody read stderr)\n" % dropped
+                told += dropped
             try:
-                while data:
+                while data and not self._dead:
                     data = data[os.write(self._fd, data[:65_536]) :]
             except OSError:
                 self._dead = True
-                self._idle.set()
-                return
+            for piece in pieces:
+                if isinstance(piece, threading.Event):
+                    piece.set()
 
     def flush_within(self, seconds: float) -> None:
         """Give what waits some time to be written."""
-        self._idle.wait(seconds)
+        written = threading.Event()
+        self._waiting.put(written)
+        written.wait(seconds)
