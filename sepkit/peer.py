@@ -400,6 +400,8 @@ class Peer:
         """Send now what other threads have given so far. In the loop's thread only."""
         self._woken = False  # before it looks: whoever adds from now on wakes it again
         for _ in range(len(self._posted)):  # not what they add meanwhile, or it might never end
+            if not self._posted:  # a finalizer has logged in the middle of this, and sent what came before
+                return
             data, unless = self._posted.popleft()
             if unless is None or not unless():
                 self.transport.write(data)

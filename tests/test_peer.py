@@ -1207,6 +1207,31 @@ def test_a_notification_from_a_thread_when_all_is_over_is_not_sent_and_does_not_
     assert told == [False]
 
 
+def test_a_finalizer_may_notify_while_what_threads_have_said_is_sent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may run one there, and its log line sends what is left itself: everything once, and no error."""
+
+    async def main() -> None:
+        async with raw({}) as (peer, wire):
+            write, said = peer.transport.write, iter(range(2))
+
+            def writing_more(data: bytes) -> None:
+                write(data)
+                for number in said:
+                    peer.notify("log", {"n": number})
+
+            thread = threading.Thread(target=lambda: [peer.notify("progress", {"n": n}) for n in range(5)])
+            thread.start()
+            thread.join()  # the loop must not get to it before this
+            monkeypatch.setattr(peer.transport, "write", writing_more)
+            peer.send_posted()
+            await turns(20)
+            sent = [(frame["method"], frame["params"]["n"]) for frame in wire.frames]
+            assert sorted(sent) == [("log", 0), ("log", 1), *(("progress", n) for n in range(5))]
+            assert [n for method, n in sent if method == "progress"] == [*range(5)]
+
+    run(main())
+
+
 # -- a peer that does not read -----------------------------------------------------------------------------------------
 
 

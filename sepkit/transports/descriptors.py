@@ -172,21 +172,24 @@ class DescriptorTransport(BufferedTransport):
         # Who reads may begin while this turn of the loop still makes more: with 256 calls in flight a host makes 30 %
         # more of them a second. Whatever stands against it, the flush that is due finds out.
         if self._size <= HIGH_WATER and self._rest is None and self._polls_writing and self._write_fd is not None:
-            data = b"".join(self._queue)
+            self._mark = HIGH_WATER  # a finalizer may write from here on: behind this, and not by this way
+            queue, self._queue = self._queue, []
+            data = b"".join(queue)
             try:
                 count = os.write(self._write_fd, data)
             except OSError:
                 count = 0
-            self._queue = [data[count:]] if count < len(data) else []
+            if count < len(data):
+                self._queue.insert(0, data[count:])
             self._taken(count)
-        if self._size > _EARLY:
-            self._mark = HIGH_WATER  # no more of it in this turn
+        self._mark = _EARLY if self._size <= _EARLY else HIGH_WATER  # no more of it in this turn
         super()._above_mark()
 
     def _flush(self) -> None:
         if self._rest is None:
-            self._mark = _EARLY
+            self._mark = HIGH_WATER  # as above
             super()._flush()
+            self._mark = _EARLY
         else:
             self._flush_due = False  # what is queued goes out behind the rest
             if len(self._queue) > _FLOOD_FRAMES and self._size > _FLOOD_BYTES:

@@ -498,6 +498,52 @@ def test_who_reads_may_begin_before_much_has_been_written(run: Run, pipe: tuple[
     run(main())
 
 
+@pytest.mark.parametrize("size", [10, 3_000, 20_000, 90_000])
+def test_a_finalizer_may_write_in_the_middle_of_a_write(
+    run: Run, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The collector may run one anywhere, and what it logs is sent: a whole line, and no other twice, torn or lost."""
+    reading, writing = pipe
+    write, logged = os.write, 0
+
+    def writing_more(fd: int, data: bytes) -> int:
+        nonlocal logged
+        count = write(fd, data)
+        if fd == writing and logged < 500:
+            logged += 1
+            transport.write(b"log-%d " % logged + b"l" * size + b"\n")
+        return count
+
+    transport = DescriptorTransport(None, writing)
+
+    async def main() -> None:
+        received = bytearray()
+
+        def receive() -> None:
+            while data := os.read(reading, 65_536):
+                received.extend(data)
+
+        transport.start(Recorder())
+        reader = asyncio.create_task(asyncio.to_thread(receive))
+        monkeypatch.setattr(os, "write", writing_more)
+        for number in range(300):
+            transport.write(b"frame-%d " % number + b"f" * size + b"\n")
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        await transport.end_output()
+        monkeypatch.undo()
+        await transport.aclose()
+        await reader
+        lines = bytes(received).splitlines()
+        assert {line.split()[1][:1] * size == line.split()[1] for line in lines} == {True}
+        names = [line.split()[0].decode() for line in lines]
+        assert [x for x in names if x.startswith("frame")] == [f"frame-{number}" for number in range(300)]
+        assert [x for x in names if x.startswith("log")] == [f"log-{number + 1}" for number in range(logged)]
+        assert logged > 10
+
+    run(main())
+
+
 def test_a_reader_that_is_gone_is_told_of_in_the_next_turn_of_the_loop(run: Run, pipe: tuple[int, int]) -> None:
     """``write`` itself never calls the receiver: who writes is in the middle of something."""
     reading, writing = pipe
