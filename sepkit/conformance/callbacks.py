@@ -5,16 +5,20 @@ Applies where a tool asks for something; whether its questions are well-formed i
 
 from __future__ import annotations
 
+from typing import Final
+
 from sepkit.conformance.connection import Connection, Frame
-from sepkit.conformance.flight import in_flight, kinds
+from sepkit.conformance.flight import in_flight, tool_catches
 from sepkit.conformance.host import Answer, error
 from sepkit.conformance.requirements import NotApplicable, Violation, requirement
-from sepkit.conformance.subject import expect_once, judge
+from sepkit.conformance.subject import Kind, expect_once, judge
+
+_ACTS: Final = ("session/", "exec/")  # what carries a context
 
 
 async def _answered_though(c: Connection, *answers: Answer | None) -> None:
     """The asking tool's call is answered, once, where the host answers its questions like this."""
-    kinds(c, "asking")
+    tool_catches(c, Kind.ASKING)
     for given in answers:
         c.refusal = lambda method, params, given=given: given  # type: ignore[misc]
         try:
@@ -41,7 +45,7 @@ async def _refused(c: Connection) -> None:
 
 @requirement("callbacks.cancelled", section="4", title="a call is answered though the user dismisses every question")
 async def _cancelled(c: Connection) -> None:
-    kinds(c, "asking")
+    tool_catches(c, Kind.ASKING)
     asked: list[str] = []
 
     def dismiss(method: str, params: Frame) -> Answer | None:
@@ -63,7 +67,7 @@ async def _cancelled(c: Connection) -> None:
 
 @requirement("callbacks.unknown-fields", section="1", title="unknown fields in the host's answers are ignored")
 async def _unknown_fields(c: Connection) -> None:
-    kinds(c, "asking")
+    tool_catches(c, Kind.ASKING)
     plain = c.subject.tool_call(c, c.subject.asking)
     c.send(plain)
     before = await c.answer(plain, c.patience.call)
@@ -92,7 +96,7 @@ async def _unknown_fields(c: Connection) -> None:
 )
 async def _lookalike(c: Connection) -> None:
     for attempt in (1, 2, 3):
-        async with in_flight(c, kinds(c, "asking")[0]) as frame:
+        async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as frame:
             rid = c.held[0]["id"]
             other: object = str(rid) if isinstance(rid, int) else f"{rid}-other"
             c.send({"jsonrpc": "2.0", "id": other, "result": {"value": "stray", "confirmed": True, "text": "stray"}})
@@ -108,7 +112,7 @@ async def _lookalike(c: Connection) -> None:
     "callbacks.out-of-order", section="1", title="answers of the host may come in another order than the questions"
 )
 async def _out_of_order(c: Connection) -> None:
-    async with in_flight(c, kinds(c, "asking")[0]) as first:
+    async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as first:
         second = c.subject.tool_call(c, c.subject.asking)
         c.send(second)
         if not await c.until(lambda: len(c.held) > 1, c.patience.answer):
@@ -121,9 +125,50 @@ async def _out_of_order(c: Connection) -> None:
 
 @requirement("callbacks.late", section="8", title="an answer to a question of a call that was cancelled is ignored")
 async def _late(c: Connection) -> None:
-    async with in_flight(c, kinds(c, "asking")[0]) as frame:
+    async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as frame:
         c.send(c.cancel(frame["id"]))
         await c.alive()
     await c.answer(frame, c.patience.call)
     await c.settle()
     expect_once(c, frame)
+
+
+@requirement(
+    "callbacks.own-context",
+    section="5",
+    title="what a call asks of the host carries the context of that call, also when another has begun since",
+    advice=True,
+)
+async def _own_context(c: Connection) -> None:
+    catch = tool_catches(c, Kind.ASKING)[0]
+    alone = c.sent(catch.call(c))
+    await c.answer(alone, c.patience.call)
+    wanted = sum(x.method is not None and x.method.startswith(_ACTS) for x in c.log[c.mark :] if not x.sent)
+    if not wanted:
+        raise NotApplicable("no tool sends session/* or exec/run")
+    _expect_acts(c, alone, wanted)
+    async with in_flight(c, catch) as first:
+        second = catch.call(c)
+        c.send(second)
+        if not await c.until(lambda: len(c.held) > 1, c.patience.answer):
+            raise NotApplicable("its calls wait for each other, as their author may want it")
+        c.release()
+        for frame in (first, second):
+            await c.answer(frame, c.patience.call)
+    for frame in (first, second):
+        _expect_acts(c, frame, wanted)
+
+
+def _expect_acts(c: Connection, call: Frame, wanted: int) -> None:
+    """Expect that so much has been asked in the context of a call."""
+    found = [
+        x
+        for x in c.log[c.mark :]
+        if not x.sent
+        and x.method is not None
+        and x.method.startswith(_ACTS)
+        and isinstance(params := x.frame.get("params"), dict)
+        and params.get("context") == call["params"]["context"]
+    ]
+    if len(found) != wanted:
+        raise Violation(f"{wanted} x session/* or exec/run with the context of {call['params']['call_id']}")

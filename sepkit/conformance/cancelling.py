@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sepkit.conformance.connection import Connection, Frame
-from sepkit.conformance.flight import Kind, in_flight, kinds
-from sepkit.conformance.requirements import Violation, requirement
-from sepkit.conformance.subject import error_code, expect_error, expect_once, judge
+from sepkit.conformance.flight import every_catch, in_flight, tool_catches
+from sepkit.conformance.requirements import NotApplicable, Violation, requirement
+from sepkit.conformance.subject import Kind, error_code, expect_error, expect_once, judge
 
 _CANCELLED = -32800
 
@@ -77,39 +77,49 @@ async def _provider(c: Connection) -> None:
 
 
 @requirement(
-    "cancelling.in-flight", section="8", title="a call in flight that is cancelled is answered once, with -32800"
+    "cancelling.in-flight",
+    section="8",
+    title="a call in flight that is cancelled is answered once, with -32800: a tool's, a hook's, a stream, any other",
 )
 async def _in_flight(c: Connection) -> None:
-    for kind in kinds(c):
-        async with in_flight(c, kind) as frame:
-            await _cancel_in_flight(c, frame, kind)
+    missed: NotApplicable | None = None
+    caught = 0
+    for catch in every_catch(c):
+        try:
+            async with in_flight(c, catch) as frame:
+                caught += await _cancel_in_flight(c, frame, catch.kind)
+        except NotApplicable as reason:
+            missed = reason
+    if not caught:
+        raise missed or NotApplicable("whatever was caught had finished before its cancel was read")
 
 
-async def _cancel_in_flight(c: Connection, frame: Frame, kind: Kind, times: int = 1) -> None:
+async def _cancel_in_flight(c: Connection, frame: Frame, kind: Kind, times: int = 1) -> bool:
+    """Cancel a call; whether it had not finished before that was read."""
     c.send(*[c.cancel(frame["id"])] * times)
     await c.alive()  # the cancel has been read
-    if kind == "slow" and any("result" in answer for answer in c.answers(frame["id"])):
-        return  # it had finished before that
+    if kind is not Kind.ASKING and any("result" in answer for answer in c.answers(frame["id"])):
+        return False
     # What cannot be stopped while it waits for the host has stopped when the host has answered.
-    await c.until(lambda: bool(c.answers(frame["id"])), c.subject.limit("tool/execute", c.patience.answer))
+    await c.until(lambda: bool(c.answers(frame["id"])), c.subject.limit(frame["method"], c.patience.answer))
     c.release()
     answer = await c.answer(frame, c.patience.call)
     await c.settle()
     expect_once(c, frame)
     expect_error(answer, _CANCELLED)
+    return True
 
 
 @requirement("cancelling.twice", section="8", title="a second cancel of a call in flight changes nothing: one answer")
 async def _twice(c: Connection) -> None:
-    kind = kinds(c)[0]
-    async with in_flight(c, kind) as frame:
-        await _cancel_in_flight(c, frame, kind, times=2)
+    catch = tool_catches(c)[0]
+    async with in_flight(c, catch) as frame:
+        await _cancel_in_flight(c, frame, catch.kind, times=2)
 
 
 @requirement("cancelling.others", section="8", title="a cancel ends the call that it names, and no other")
 async def _others(c: Connection) -> None:
-    kind = kinds(c)[0]
-    async with in_flight(c, kind) as kept:
+    async with in_flight(c, tool_catches(c)[0]) as kept:
         cancelled = c.subject.tool_call(c, kept["params"]["tool"])
         c.send(cancelled, c.cancel(cancelled["id"]))
         await c.alive()
@@ -122,7 +132,7 @@ async def _others(c: Connection) -> None:
 
 @requirement("cancelling.lookalike", section="1", title='a cancel of "7" does not end the request 7')
 async def _lookalike(c: Connection) -> None:
-    async with in_flight(c, kinds(c)[0]) as frame:
+    async with in_flight(c, tool_catches(c)[0]) as frame:
         c.send(c.cancel(str(frame["id"])))
         await c.settle()
         c.release()

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from sepkit import __version__
-from sepkit.conformance.host import Answer, PlainHost
+from sepkit.conformance.host import Answer, PlainHost, error
 from sepkit.conformance.requirements import Violation
+from sepkit.errors import Code
 from sepkit.transports.process import SpawnError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 Frame = dict[str, Any]
 STDERR_BYTES: Final = 4096
-MOST_BYTES: Final = 256 * 1024 * 1024
+MOST_BYTES: Final = 64 * 1024 * 1024
 MOST_LINES: Final = 20_000
 """Past one of these, an extension that writes without end is read no further."""
 _UNPARSED: Final = object()
@@ -100,6 +101,14 @@ def parsed(data: bytes) -> Any:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
     except (ValueError, RecursionError):
         return _UNPARSED
+
+
+def written(frame: Frame) -> bytes:
+    """A frame's line, in UTF-8 as it is; escaped where it says back half of a surrogate pair, which UTF-8 has not."""
+    try:
+        return json.dumps(frame, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(frame).encode()
 
 
 def key(rid: object) -> tuple[type, object]:
@@ -193,7 +202,7 @@ class Connection:
 
     def send(self, *frames: Frame) -> None:
         """Send frames, all in one write."""
-        self.send_raw(b"".join(json.dumps(frame, ensure_ascii=False).encode() + b"\n" for frame in frames))
+        self.send_raw(b"".join(written(frame) + b"\n" for frame in frames))
 
     def sent(self, frame: Frame) -> Frame:
         """Send a frame, and give it back."""
@@ -252,6 +261,17 @@ class Connection:
     def answers_by_key(self, rid: tuple[type, object]) -> list[Frame]:
         """All answers under an id, told by what tells ids apart."""
         return self._answers.get(rid, [])
+
+    def told(self, method: str, **about: object) -> list[Line]:
+        """The notifications of a method since the check began that have this in their params."""
+        return [
+            x
+            for x in self.log[self.mark :]
+            if not x.sent
+            and x.method == method
+            and isinstance(params := x.frame.get("params"), dict)
+            and all(params.get(name) == value for name, value in about.items())
+        ]
 
     async def answer(self, frame: Frame, seconds: float | None = None) -> Frame:
         """The answer to a request that was sent.
@@ -360,7 +380,10 @@ class Connection:
         """Answer a request of the extension as a plain host does."""
         params = frame.get("params", {})
         given = self.refusal(frame["method"], params) or self.host.answer(frame["method"], params)
-        self.send({"jsonrpc": "2.0", "id": frame["id"], **given})
+        try:
+            self.send({"jsonrpc": "2.0", "id": frame["id"], **given})
+        except RecursionError:  # it is asked for a value that was read in less depth than it can be written in
+            self.send({"jsonrpc": "2.0", "id": frame["id"], **error(Code.INTERNAL_ERROR, "nested too deeply")})
 
     def _received(self, data: bytes, *, ended: bool = True) -> None:
         line = Line(sent=False, data=data, frame=parsed(data), ended=ended)

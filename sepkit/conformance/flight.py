@@ -1,47 +1,63 @@
-"""A call that is certainly in flight: of a tool whose question to the host is held back, or of a slow one."""
+"""A call that is certainly in flight: its question to the host is held back, or it takes its time, or it streams."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
 
 from sepkit.conformance.connection import Connection, Frame
 from sepkit.conformance.requirements import NotApplicable
+from sepkit.conformance.subject import Catch, Kind
+from sepkit.wire import methods
 
-Kind = Literal["asking", "slow"]
 
-
-def kinds(c: Connection, *among: Kind) -> list[Kind]:
-    """How a call can be caught here.
+def tool_catches(c: Connection, *among: Kind) -> list[Catch]:
+    """How a tool's call can be caught here; the surest way first.
 
     Raises:
         NotApplicable: It cannot.
     """
-    tools: dict[Kind, str | None] = {"asking": c.subject.asking, "slow": c.subject.slow}
-    found = [kind for kind in among or ("asking", "slow") if tools[kind] is not None]
+    every = [one for one in c.subject.catches if one.method == methods.TOOL_EXECUTE]
+    found = [one for kind in (among or Kind) for one in every if one.kind is kind]
     if not found:
-        slow = "" if among == ("asking",) else " or takes longer than 0.25 s"
+        slow = "" if among == (Kind.ASKING,) else " or takes longer than 0.25 s"
         raise NotApplicable(f"no tool asks the host for anything{slow}; give one that does its arguments")
     return found
 
 
+def every_catch(c: Connection) -> list[Catch]:
+    """How calls can be caught here, whatever of.
+
+    Raises:
+        NotApplicable: They cannot.
+    """
+    if not c.subject.catches:
+        raise NotApplicable("nothing that can be called asks the host for anything, streams or takes over 0.25 s")
+    return list(c.subject.catches)
+
+
 @asynccontextmanager
-async def in_flight(c: Connection, kind: Kind) -> AsyncIterator[Frame]:
+async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
     """A call that has begun and not ended. What it asks the host is answered when the block is left.
 
     Raises:
         NotApplicable: This time it was answered at once.
     """
-    frame = c.subject.tool_call(c, c.subject.asking if kind == "asking" else c.subject.slow)
-    c.holding = kind == "asking"
+    frame = catch.call(c)
+    c.holding = catch.kind is Kind.ASKING
+
+    def begun() -> bool:
+        if catch.kind is Kind.ASKING:
+            return bool(c.held)
+        return bool(c.told("provider/delta", request_id=frame["params"]["request_id"]))
+
     try:
         c.send(frame)
-        if kind == "asking":
-            await c.until(lambda: bool(c.held or c.answers(frame["id"])), c.patience.call)
-        else:
+        if catch.kind is Kind.SLOW:
             await c.alive()
-        if c.answers(frame["id"]) or (kind == "asking" and not c.held):
+        else:
+            await c.until(lambda: begun() or bool(c.answers(frame["id"])), c.patience.call)
+        if c.answers(frame["id"]) or not (catch.kind is Kind.SLOW or begun()):
             raise NotApplicable("the call could not be caught in flight this time")
         yield frame
     finally:

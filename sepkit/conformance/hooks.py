@@ -74,10 +74,16 @@ async def _not_registered(c: Connection) -> None:
     judge("hook", await c.answer(frame, c.patience.call), registered=False)
 
 
-@requirement("hooks.concurrent", section="1", title="three hooks in one write are each answered")
+@requirement("hooks.concurrent", section="1", title="three hooks in one write are each answered, under their own ids")
 async def _concurrent(c: Connection) -> None:
     hook = c.subject.some("hooks")
-    frames = [c.subject.hook_call(c, hook) for _ in range(3)]
+    # An answer under another id than its own shows where two answers cannot be alike.
+    refused = c.request("hook", {"hook": hook, "context": c.context(), "input": "text"})
+    frames = [c.subject.hook_call(c, hook), refused, c.subject.hook_call(c, hook)]
     c.send(*frames)
     for frame in frames:
-        judge("hook", await c.answer(frame, c.patience.call))
+        answer = await c.answer(frame, c.patience.call)
+        if frame is refused:
+            expect_error(answer, -32602)
+        else:
+            judge("hook", answer)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from sepkit.conformance.connection import Connection
+from sepkit.conformance.connection import Connection, Frame
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation, requirement
 from sepkit.conformance.subject import expect_error, judge
@@ -109,6 +109,40 @@ async def _concurrent(c: Connection) -> None:
     c.send(*frames)
     for frame in frames:
         judge("provider/complete", await c.answer(frame, c.patience.call))
+
+
+@requirement(
+    "providers.own-deltas",
+    section="4",
+    title="of two streams at once, each one's deltas come under its own request_id",
+)
+async def _own_deltas(c: Connection) -> None:
+    provider = c.subject.some("providers")
+    alone = c.sent(_stream(c, provider, "alone"))
+    if not _tells_all(c, alone, await c.answer(alone, c.patience.call)):
+        raise NotApplicable("what it streams is not what it answers with, even where nothing else is asked for")
+    frames = [_stream(c, provider, "one"), _stream(c, provider, "the other")]
+    c.send(*frames)
+    for frame in frames:
+        answer = await c.answer(frame, c.patience.call)
+        if "result" in answer and not _tells_all(c, frame, answer):
+            wanted = f"deltas of {frame['params']['request_id']} that are its answer's content, as they were alone"
+            raise Violation(wanted)
+
+
+def _stream(c: Connection, provider: str, content: str) -> Frame:
+    frame = c.subject.provider_call(c, provider, stream=True)
+    frame["params"]["messages"][0]["content"] = content
+    return frame
+
+
+def _tells_all(c: Connection, call: Frame, answer: Frame) -> bool:
+    """Whether the deltas of a stream are what it was answered with."""
+    result = answer.get("result")
+    content = result.get("content") if isinstance(result, dict) else None
+    deltas = [x.frame["params"].get("event") for x in c.told("provider/delta", request_id=call["params"]["request_id"])]
+    told = [x.get("content") for x in deltas if isinstance(x, dict) and x.get("type") == "Delta"]
+    return bool(told) and "".join(one for one in told if isinstance(one, str)) == content
 
 
 def _deltas(e: Evidence) -> Iterator[Update]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from sepkit.conformance.requirements import Requirement
+from sepkit.errors import sayable
 
 
 class Status(Enum):
@@ -26,6 +27,10 @@ _MARKS: Final = {Status.PASSED: "✔", Status.FAILED: "✘", Status.NOT_APPLICAB
 _ADVICE_MARKS: Final = {**_MARKS, Status.FAILED: "!"}
 
 
+def _sayable(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(sayable, texts))
+
+
 @frozen
 class Verdict:
     """One requirement, and how it came out.
@@ -36,10 +41,11 @@ class Verdict:
 
     requirement: Requirement
     status: Status
-    note: str = ""
-    sent: tuple[str, ...] = ()
-    expected: str = ""
-    came: tuple[str, ...] = ()
+    # What the extension calls itself and its things may hold what cannot be printed: half of a surrogate pair.
+    note: str = field(default="", converter=sayable)
+    sent: tuple[str, ...] = field(default=(), converter=_sayable)
+    expected: str = field(default="", converter=sayable)
+    came: tuple[str, ...] = field(default=(), converter=_sayable)
     stderr: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,8 +68,8 @@ class Verdict:
 class Report:
     """All verdicts about one command."""
 
-    command: tuple[str, ...]
-    extension: str
+    command: tuple[str, ...] = field(converter=_sayable)
+    extension: str = field(converter=sayable)
     verdicts: tuple[Verdict, ...]
     seconds: float
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import field, frozen
 
 from sepkit.errors import InvalidData, SepkitError
-from sepkit.wire.converter import structure_exactly
+from sepkit.wire.converter import LESS_NESTING, structure_exactly
 
 if TYPE_CHECKING:
     from sepkit.conformance.connection import Connection
@@ -131,13 +131,15 @@ def requirements(only: Iterable[str] = ()) -> tuple[Requirement, ...]:
     return tuple(x for x in every if not wanted or x.id in wanted or x.group in wanted)
 
 
-def fitting(value: object, cls: Any, what: str) -> Any:
-    """``value`` as the record ``cls``, read as strictly as the protocol's schemas do.
+def fitting(value: object, cls: Any, what: str) -> None:
+    """Expect that ``value`` fits the record ``cls``, read as strictly as the protocol's schemas do.
 
     Raises:
-        Violation: It does not fit.
+        Violation: It does not. That it is nested deeper than sepkit reads is not the protocol's concern.
     """
     try:
-        return structure_exactly(value, cls)
+        structure_exactly(value, cls)
     except InvalidData as error:
+        if all(fault.expected == LESS_NESTING for fault in error.faults):
+            return
         raise Violation(f"{what} that fits its schema", f"it does not: {error}") from None

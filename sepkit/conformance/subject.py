@@ -5,16 +5,16 @@ The requests that the topics send are made here, so that each of them asks for s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from typing import Any, Final, Literal
 
 from attrs import define, field, frozen
 
 from sepkit.conformance.arguments import arguments_for
-from sepkit.conformance.connection import Connection, Frame, shown
+from sepkit.conformance.connection import Connection, Frame, shown, written
 from sepkit.conformance.requirements import NotApplicable, Violation, fitting
 from sepkit.wire import messages, methods
 
@@ -49,11 +49,31 @@ class Asked:
     answer: Frame | None
     trouble: str = ""
     late: bool = False
+    asks: bool = False  # whether it asked the host for something
+    updates: int = 0  # how often it told of its progress
 
     @property
     def done(self) -> bool:
         """Whether it was answered with a result."""
         return self.answer is not None and "result" in self.answer
+
+
+class Kind(Enum):
+    """How a call can be caught in flight."""
+
+    ASKING = "it asks the host for something, which can be held back"
+    SLOW = "it takes its time"
+    STREAMING = "it tells of what it has so far"
+
+
+@frozen
+class Catch:
+    """What can be caught in flight: a thing's name, and what makes a call of it."""
+
+    method: str
+    kind: Kind
+    name: str
+    call: Callable[[Connection], Frame]
 
 
 @define
@@ -64,14 +84,26 @@ class Subject:
     given: Mapping[str, Frame] = field(factory=dict)  # arguments of tools, by hand
     fence: Literal["ping", "unknown"] | None = "ping"
     asked: list[Asked] = field(factory=list)
-    asking: str | None = None  # a tool that asks the host for something
-    slow: str | None = None  # a tool that takes its time
+    catches: list[Catch] = field(factory=list)  # one of each method and kind
     longest: float = 0.0  # seconds that a call took which was answered
     unanswered: set[str] = field(factory=set)  # methods that were not answered in time, once
 
     def limit(self, method: str, seconds: float) -> float:
         """How long to wait for an answer: where one has been waited for in vain, not as long again."""
         return min(seconds, max(seconds / 10, 2 * self.longest)) if method in self.unanswered else seconds
+
+    @property
+    def asking(self) -> str | None:
+        """A tool that asks the host for something."""
+        return self._caught(Kind.ASKING)
+
+    @property
+    def slow(self) -> str | None:
+        """A tool that takes its time."""
+        return self._caught(Kind.SLOW)
+
+    def _caught(self, kind: Kind) -> str | None:
+        return next((x.name for x in self.catches if (x.method, x.kind) == (methods.TOOL_EXECUTE, kind)), None)
 
     @property
     def registrations(self) -> Frame:
@@ -235,12 +267,21 @@ async def survey(c: Connection, again: Callable[[], Awaitable[Connection]]) -> N
         except Violation as violation:
             trouble, late = violation.came or "", not c.over
             c.doom()
-        subject.asked.append(Asked(frame["method"], name, frame, answer, trouble, late))
-        if frame["method"] == methods.TOOL_EXECUTE and answer is not None:
-            if any(not x.sent and x.method is not None and "id" in x.frame for x in c.log[mark:]):
-                subject.asking = subject.asking or name
-            elif c.now() - began >= _SLOW:
-                subject.slow = subject.slow or name
+        asks = any(not x.sent and x.method is not None and "id" in x.frame for x in c.log[mark:])
+        updates = len(c.told("tool/update", call_id=frame["params"].get("call_id", "")))
+        subject.asked.append(Asked(frame["method"], name, frame, answer, trouble, late, asks, updates))
+        if answer is None:
+            continue
+        if asks:
+            kind = Kind.ASKING
+        elif c.told("provider/delta", request_id=frame["params"].get("request_id", "")):
+            kind = Kind.STREAMING
+        elif c.now() - began >= _SLOW:
+            kind = Kind.SLOW
+        else:
+            continue
+        if not any((one.method, one.kind) == (frame["method"], kind) for one in subject.catches):
+            subject.catches.append(Catch(frame["method"], kind, name, ask))
 
 
 # ------------------------------------------------------------------------------------- what several topics ask for
@@ -279,7 +320,7 @@ def expect_error(answer: Frame, *codes: int) -> None:
     """
     if not refuses(answer, *codes):
         wanted = " or ".join(map(str, codes))
-        raise Violation(f"an error with the code {wanted}", " ".join(shown([_text(answer)])))
+        raise Violation(f"an error with the code {wanted}", " ".join(shown([written(answer)])))
 
 
 def expect_once(c: Connection, frame: Frame) -> Frame:
@@ -292,7 +333,3 @@ def expect_once(c: Connection, frame: Frame) -> Frame:
     if len(answers) != 1:
         raise Violation(f"exactly one answer to {frame['method']} {frame['id']!r}", f"{len(answers) or 'none'} came")
     return answers[0]
-
-
-def _text(answer: Frame) -> bytes:
-    return json.dumps(answer, ensure_ascii=False).encode()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Final
 
 from attrs import frozen
 
-from sepkit.conformance.connection import Connection, Line, key, shown
+from sepkit.conformance.connection import Connection, Frame, Line, key, shown, written
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.flight import in_flight, kinds
+from sepkit.conformance.flight import in_flight, tool_catches
 from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation, requirement
-from sepkit.conformance.subject import error_code, expect_error, judge
+from sepkit.conformance.subject import Kind, error_code, expect_error, judge
 from sepkit.wire import messages
+
+_MOMENT: Final = 0.3  # seconds in which a tool that is not slow has answered
 
 
 def judge_survey(e: Evidence, *names: str) -> None:
@@ -43,9 +46,13 @@ async def _unknown(c: Connection) -> None:
     frame = c.subject.tool_call(c, "conformance_unknown")
     c.send(frame)
     answer = await c.answer(frame, c.patience.call)
+    _judge_unknown(answer)
+
+
+def _judge_unknown(answer: Frame) -> None:
     judge("tool/execute", answer)
     if "result" in answer and answer["result"].get("is_error") is not True:
-        raise Violation("is_error, or an error: there is no such tool")
+        raise Violation("is_error, or an error: there is no such tool", " ".join(shown([written(answer)])))
 
 
 @requirement(
@@ -106,10 +113,49 @@ def same_answer(one: dict[str, object], other: dict[str, object]) -> None:
 @requirement("tools.concurrent", section="1", title="five calls in one write are each answered, under their own ids")
 async def _concurrent(c: Connection) -> None:
     tool = c.subject.some("tools")
-    frames = [c.subject.tool_call(c, tool) for _ in range(5)]
+    # An answer under another id than its own shows where two answers cannot be alike; no order of these is its reverse.
+    unknown = "conformance_unknown"
+    frames = [c.subject.tool_call(c, name) for name in (tool, unknown, tool, tool, unknown)]
     c.send(*frames)
     for frame in frames:
-        judge("tool/execute", await c.answer(frame, c.patience.call))
+        answer = await c.answer(frame, c.patience.call)
+        if frame["params"]["tool"] == tool:
+            judge("tool/execute", answer)
+        else:
+            _judge_unknown(answer)
+
+
+@requirement(
+    "tools.own-answer",
+    section="1",
+    title="a call that waits for the host is not answered by what another call beside it has come to",
+)
+async def _own_answer(c: Connection) -> None:
+    catch = tool_catches(c, Kind.ASKING)[0]
+    async with in_flight(c, catch) as call:
+        # One that gives the host only so much time is answered without another, too.
+        if await c.until(lambda: bool(c.answers(call["id"])), _MOMENT):
+            raise NotApplicable(f"{catch.name} does not wait for the host's answer")
+        other = c.subject.tool_call(c, "conformance_unknown")
+        c.send(other)
+        await c.until(lambda: bool(c.answers(other["id"]) or c.answers(call["id"])), _MOMENT)
+        await c.settle()
+        if c.answers(call["id"]):
+            raise Violation(f"no answer to the call of {catch.name}, whose question to the host has none")
+    _judge_unknown(await c.answer(other, c.patience.call))
+    judge("tool/execute", await c.answer(call, c.patience.call))
+
+
+def _beside(c: Connection) -> str:
+    """A tool that can be called while the one that asks the host waits.
+
+    Raises:
+        NotApplicable: There is none.
+    """
+    quick = c.subject.some("tools")
+    if quick == c.subject.asking:
+        raise NotApplicable("it has no tool beside the one that asks the host")
+    return quick
 
 
 @requirement(
@@ -118,11 +164,11 @@ async def _concurrent(c: Connection) -> None:
     title="a ping is answered while a call is in flight: the host would take silence for a crash",
 )
 async def _ping_beside(c: Connection) -> None:
-    for kind in kinds(c):
-        if kind == "slow":
+    for catch in tool_catches(c):
+        if catch.kind is Kind.SLOW:
             await _ping_beside_slow(c)
             continue
-        async with in_flight(c, kind) as call:
+        async with in_flight(c, catch) as call:
             ping = c.fence()
             c.send(ping)
             await c.until(lambda ping=ping: bool(c.answers(ping["id"])), c.patience.answer)  # type: ignore[misc]
@@ -152,12 +198,9 @@ async def _ping_beside_slow(c: Connection) -> None:
     advice=True,
 )
 async def _call_beside(c: Connection) -> None:
-    kinds(c, "asking")
-    quick = c.subject.some("tools")
-    if quick == c.subject.asking:
-        raise NotApplicable("it has no tool beside the one that asks the host")
-    async with in_flight(c, "asking") as call:
-        other = c.subject.tool_call(c, quick)
+    catch = tool_catches(c, Kind.ASKING)[0]
+    other = c.subject.tool_call(c, _beside(c))
+    async with in_flight(c, catch) as call:
         c.send(other)
         await c.until(lambda: bool(c.answers(other["id"])), c.patience.answer)
         _came_first(c, other["id"], call["id"])
@@ -176,7 +219,7 @@ def _came_first(c: Connection, rid: object, later: object) -> None:
     advice=True,
 )
 async def _id_in_use(c: Connection) -> None:
-    async with in_flight(c, kinds(c)[0]) as call:
+    async with in_flight(c, tool_catches(c)[0]) as call:
         c.send(c.fence(call["id"]))
         await c.settle()
         expect_error(await c.answer(call), -32600)
@@ -188,6 +231,32 @@ async def _id_in_use(c: Connection) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ progress
+@requirement(
+    "tools.own-progress",
+    section="4",
+    title="progress carries the call_id of its own call, while another call is in flight, too",
+)
+async def _own_progress(c: Connection) -> None:
+    catch = tool_catches(c, Kind.ASKING)[0]
+    tools = {x.name: x for x in c.subject.asked if x.method == "tool/execute"}
+    busy = next((name for name, tool in tools.items() if tool.done and tool.updates and not tool.asks), None)
+    if busy is None or tools[catch.name].updates:
+        raise NotApplicable("no tool tells of its progress, beside one that asks the host and tells of none")
+    for first in (True, False):  # "the newest call" and "the oldest call" are both wrong
+        call = c.subject.tool_call(c, busy)
+        if first:
+            c.send(call)
+        async with in_flight(c, catch) as waiting:
+            if not first:
+                c.send(call)
+            if not await c.until(lambda call=call: bool(c.answers(call["id"])), c.patience.answer):  # type: ignore[misc]
+                raise NotApplicable(f"it has {busy} wait for {catch.name}")
+            if mixed := c.told("tool/update", call_id=waiting["params"]["call_id"]):
+                wanted = f"the call_id of the call of {busy}, and not that of {catch.name}"
+                raise Violation(wanted, " ".join(shown([x.data for x in mixed])))
+        await c.answer(waiting, c.patience.call)
+
+
 @frozen
 class Update:
     """A notification about a call: whose name it carries, and how that call was then. Without a call, it is unknown."""

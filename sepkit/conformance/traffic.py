@@ -57,6 +57,29 @@ def _utf8(e: Evidence) -> None:
             raise Violation("UTF-8", f"{_line(line)} ({error.reason} at byte {error.start})") from None
 
 
+@observation(
+    "traffic.whole-characters",
+    section="1",
+    title="no text holds half of a surrogate pair, as where an emoji was cut: many JSON readers refuse the line",
+    advice=True,
+)
+def _whole_characters(e: Evidence) -> None:
+    for line in e.frames():
+        # Only an escape can be one: what stands for itself is UTF-8, or another requirement's matter.
+        if b"\\u" in line.data and not _is_encodable(line.frame):
+            raise Violation("whole characters", _line(line))
+
+
+def _is_encodable(frame: dict[str, Any]) -> bool:
+    try:
+        json.dumps(frame, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    except RecursionError:  # it cannot be told
+        pass
+    return True
+
+
 @observation("traffic.line-ends", section="1", title=r"every line ends with one \n: no \r, no blank line, none cut off")
 def _line_ends(e: Evidence) -> None:
     for line in e.lines():

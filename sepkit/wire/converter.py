@@ -44,6 +44,8 @@ T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
 
 # orjson writes 254 levels; a result stands one or two levels down in its frame.
+LESS_NESTING: Final = "less nesting"
+"""What a fault expects where data is nested deeper than it can be read."""
 MAX_DEPTH: Final = 200
 
 
@@ -699,7 +701,7 @@ def _faults(error: Exception, data: Any, cls: Any) -> Iterator[Fault]:
         elif isinstance(error, StructureHandlerNotFoundError):
             raise error  # a type that nothing can be read as: the program's mistake, not the data's
         elif isinstance(error, RecursionError):
-            yield Fault(path, "less nesting", json_type(value))
+            yield Fault(path, LESS_NESTING, json_type(value))
         else:
             # From a class of the user's own (a validator, a converter). Its text may hold the value.
             yield Fault(path, describe(wanted), json_type(value))

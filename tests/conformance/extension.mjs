@@ -228,7 +228,7 @@ const methods = {
     const pieces = ["You", " said: ", String(params.messages.at(-1)?.content ?? "")];
     const usage = { prompt_tokens: 1, completion_tokens: 3, total_tokens: 4 };
     const delta = async (type, fields) => {
-      await pause(signal, 0);
+      await pause(signal, 0.02);
       notify("provider/delta", { request_id: params.request_id, event: { type, ...fields } });
     };
     if (params.stream) {

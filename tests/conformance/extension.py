@@ -402,7 +402,7 @@ class Extension:
             raise Refused(-32602, "there is no such provider or model; there is parrot with small")
 
     def delta(self, call: Call, kind: str, **fields: Any) -> None:
-        call.pause(0)
+        call.pause(0.02)
         self.notify("provider/delta", {"request_id": call.params["request_id"], "event": {"type": kind, **fields}})
 
     def provider_complete(self, call: Call, params: Json) -> Json:

@@ -221,7 +221,9 @@ EVERYTHING: Final = '''
 
     @app.provider("parrot", models=[Model("grey")])
     async def repeat(request: dict[str, object], ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
-        yield Delta("Polly")
+        for word in ("Polly", " wants", " a", " cracker"):
+            yield Delta(word)
+            await asyncio.sleep(0.02)
         yield Usage(total_tokens=1)
         yield Done("stop")
 
