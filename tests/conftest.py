@@ -8,12 +8,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sepkit.runner import LoopKind, new_loop
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and the processes that it starts inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more of what else the machine does than of sepkit.
+settings.register_profile("sepkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sepkit")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

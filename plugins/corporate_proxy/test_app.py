@@ -1127,6 +1127,7 @@ _LINE_END = st.sampled_from([b"\n", b"\r\n", b"\r"])
 _TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=8).map(str.encode)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_split_of_an_event_stream_gives_the_same_events(data: st.DataObject) -> None:
     """Style 11: whatever the line ends, the comments, and the pieces in which it comes."""
@@ -1196,7 +1197,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(["choices", "usage", "model"]), _JSON, max_size=3), max_size=4))
 def test_no_chunk_whatever_makes_more_than_stream_events(chunks: list[dict[str, Any]]) -> None:
     """A server's nonsense is left out, or is an error with a kind; it breaks nothing, and the fold takes all of it."""
@@ -1214,7 +1215,7 @@ def test_no_chunk_whatever_makes_more_than_stream_events(chunks: list[dict[str, 
     assert failed in (None, "cut", "bad_answer", "bad_tool_call")
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_any_split_of_an_answer_comes_to_the_same_result(data: st.DataObject) -> None:
     """Issue "All of SEP": tool calls in interleaved pieces; how a server cuts and mixes them changes nothing."""
