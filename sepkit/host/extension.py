@@ -87,6 +87,7 @@ class Extension:
         self._on_registered = on_registered
         self._restarts = Restarts(setting.restart_delays, setting.healthy_after)
         self._life: Life | None = None
+        self._leaving: Life | None = None  # what was stopped, and whose end nobody has waited for yet
         self._lane: EventLane | None = None
         self._stderr: StderrReader | None = None
         self._lock = asyncio.Lock()  # one start, stop or reload at a time
@@ -259,8 +260,10 @@ class Extension:
         for task_id in self._ended_tasks:  # by themselves: they do not come back
             self._wanted_tasks.pop(task_id, None)
         self._ended_tasks.clear()
-        if life is not None:
-            await life.stop(self._setting.shutdown_grace)
+        self._leaving = life or self._leaving
+        if self._leaving is not None:
+            await self._leaving.stop(self._setting.shutdown_grace)
+            self._leaving = None
         self._tasks_died("the extension was stopped")
 
     async def _begin_or_fail(self) -> None:

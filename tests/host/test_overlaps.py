@@ -189,6 +189,25 @@ def test_who_gives_up_an_end_leaves_no_process_behind(call: str, tmp_path: Path)
     run(test)
 
 
+@pytest.mark.parametrize("call", ["unload", "reload", "aclose"])
+def test_an_end_that_was_given_up_is_waited_for_by_the_next(call: str, tmp_path: Path) -> None:
+    """When ``aclose`` returns nothing is at work any more, and no process waits for somebody to take its exit code."""
+
+    async def test() -> None:
+        others = asyncio.all_tasks()
+        host = Host(store=KvStore())
+        await host.load([manifest(tmp_path, "stubborn")])
+        pid = pid_of(host)
+        work = {"unload": lambda: host.unload("x"), "reload": lambda: host.reload("x"), "aclose": host.aclose}[call]
+        await cancelled(work(), 0.2)
+        await host.aclose()
+        assert asyncio.all_tasks() == others
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    run(test)
+
+
 def test_a_reload_that_is_given_up_while_tasks_come_back_leaves_no_process_behind(tmp_path: Path) -> None:
     """Its process was ready already."""
 
