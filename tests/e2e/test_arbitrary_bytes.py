@@ -152,9 +152,15 @@ def expected_of(line: bytes) -> Expected | None:
         return None
     try:
         value = json.loads(line.decode(), parse_float=_number, parse_int=_integer, parse_constant=_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+        text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
         return "null", PARSE_ERROR
+    # Half a character is read as U+FFFD; but an id must go back as it came.
+    mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if mended != text:
+        value = json.loads(mended)
+        if not isinstance(value, dict) or "\ufffd" in str(value.get("id")):
+            return "null", PARSE_ERROR
     if not isinstance(value, dict):
         return "null", INVALID_REQUEST
     if "method" not in value and ("result" in value or "error" in value):
@@ -321,6 +327,8 @@ def test_the_oracle_tells_right_from_wrong() -> None:
     assert expected_of(b'{"a":1e999}') == expected_of(b'"\\ud800"') == expected_of(b"NaN") == ("null", PARSE_ERROR)
     assert expected_of(b"[]") == expected_of(line("ping", 2**64)) == ("null", INVALID_REQUEST)
     assert expected_of(b'{"id":7,"method":"ping"}') == ("7", INVALID_REQUEST)
+    assert expected_of(b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":"\\ud800"}}') == ("7", ANY)
+    assert expected_of(b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}') == ("null", PARSE_ERROR)
     assert expected_of(b" \r") is expected_of(VALID[-1]) is expected_of(VALID[-3]) is None
 
 
