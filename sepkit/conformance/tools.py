@@ -146,18 +146,6 @@ async def _own_answer(c: Connection) -> None:
     judge("tool/execute", await c.answer(call, c.patience.call))
 
 
-def _beside(c: Connection) -> str:
-    """A tool that can be called while the one that asks the host waits.
-
-    Raises:
-        NotApplicable: There is none.
-    """
-    quick = c.subject.some("tools")
-    if quick == c.subject.asking:
-        raise NotApplicable("it has no tool beside the one that asks the host")
-    return quick
-
-
 @requirement(
     "tools.ping-beside",
     section="2",
@@ -198,8 +186,10 @@ async def _ping_beside_slow(c: Connection) -> None:
     advice=True,
 )
 async def _call_beside(c: Connection) -> None:
-    catch = tool_catches(c, Kind.ASKING)[0]
-    other = c.subject.tool_call(c, _beside(c))
+    catch, quick = tool_catches(c, Kind.ASKING)[0], c.subject.some("tools")
+    if quick == catch.name:
+        raise NotApplicable("it has no tool beside the one that asks the host")
+    other = c.subject.tool_call(c, quick)
     async with in_flight(c, catch) as call:
         c.send(other)
         await c.until(lambda: bool(c.answers(other["id"])), c.patience.answer)
@@ -249,7 +239,8 @@ async def _own_progress(c: Connection) -> None:
         async with in_flight(c, catch) as waiting:
             if not first:
                 c.send(call)
-            if not await c.until(lambda call=call: bool(c.answers(call["id"])), c.patience.answer):  # type: ignore[misc]
+            seconds = c.patience.answer + c.subject.longest
+            if not await c.until(lambda call=call: bool(c.answers(call["id"])), seconds):  # type: ignore[misc]
                 raise NotApplicable(f"it has {busy} wait for {catch.name}")
             if mixed := c.told("tool/update", call_id=waiting["params"]["call_id"]):
                 wanted = f"the call_id of the call of {busy}, and not that of {catch.name}"
