@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 
+from sepkit.faces.runner import new_loop
 from sepkit.host import Host, KvStore, Manifest
 from sepkit.host.manifest import Capabilities, Run
-from sepkit.runner import new_loop
 
 CHILD = Path(__file__).parent / "children" / "listener.py"
 CONTEXT = {"token": "epoch-1", "tier": "command"}

@@ -10,7 +10,14 @@ __version__ = "0.1.0"
 
 from sepkit import render
 from sepkit.app import App
-from sepkit.contexts import CommandContext, EventContext, HookContext, ProviderContext, TaskContext, ToolContext
+from sepkit.contexts.contexts import (
+    CommandContext,
+    EventContext,
+    HookContext,
+    ProviderContext,
+    TaskContext,
+    ToolContext,
+)
 from sepkit.errors import RpcError, ToolError
 from sepkit.results import Block, Patch, ToolResult
 from sepkit.router import Router

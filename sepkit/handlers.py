@@ -10,7 +10,7 @@ from typing import Any, Final, get_origin
 
 from attrs import field, frozen
 
-from sepkit import contexts
+from sepkit.contexts import contexts
 from sepkit.errors import RegistrationError
 from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
 from sepkit.wire import messages

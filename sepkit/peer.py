@@ -28,7 +28,7 @@ from contextvars import copy_context
 from sys import getrefcount
 from typing import Any, Final
 
-from sepkit.eager import Starter
+from sepkit.concurrency.eager import Starter
 from sepkit.errors import (
     Code,
     ConnectionClosed,

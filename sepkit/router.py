@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from sepkit import contexts
+from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.handlers import (
     CommandSpec,

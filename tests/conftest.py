@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sepkit.runner import LoopKind, new_loop
+from sepkit.faces.runner import LoopKind, new_loop
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and the processes that it starts inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -17,11 +17,11 @@ from typing import Any, Final
 import orjson
 
 from sepkit import App
-from sepkit.dispatcher import Dispatcher
 from sepkit.errors import FrameError, RpcError
-from sepkit.logs import WireHandler
+from sepkit.faces.runner import LoopKind, new_loop
+from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.peer import Peer
-from sepkit.runner import LoopKind, new_loop
+from sepkit.serving.logs import WireHandler
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import frames
 

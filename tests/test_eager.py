@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.eager import Starter
+from sepkit.concurrency.eager import Starter
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Ends = dict[str, tuple[object, BaseException | None]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import new_loop
+from sepkit.faces.runner import new_loop
 from tests.test_eager import Bench, Run, own, where
 
 

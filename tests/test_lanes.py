@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sepkit.concurrency.lanes import Hold, Mailbox, Slots
 from sepkit.errors import InternalError
-from sepkit.lanes import Hold, Mailbox, Slots
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

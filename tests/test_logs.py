@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sepkit.logs import StderrHandler
+from sepkit.serving.logs import StderrHandler
 
 PATIENCE = 30.0
 
@@ -37,7 +37,7 @@ def test_a_finalizer_may_log_at_any_moment_of_a_record() -> None:
     """
     program = """
         import gc, logging
-        from sepkit.logs import StderrHandler
+        from sepkit.serving.logs import StderrHandler
 
         class Cycle:
             def __init__(self):

@@ -34,8 +34,8 @@ from sepkit.errors import (
     RequestTimeout,
     RpcError,
 )
+from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.peer import Peer, RequestHandler
-from sepkit.runner import LoopKind, new_loop
 from sepkit.transports import HIGH_WATER, Transport
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.transports.memory import MemoryTransport, memory_pair

@@ -25,8 +25,8 @@ from sepkit import (
     ToolCallStart,
     Usage,
 )
+from sepkit.contexts.streams import StreamFold
 from sepkit.errors import EncodeError, NoUI
-from sepkit.streams import StreamFold
 from sepkit.wire.messages import StreamEvent
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 

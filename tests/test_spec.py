@@ -15,9 +15,8 @@ import pytest
 from annotated_types import Gt
 from hypothesis import given
 
-from sepkit import spec
 from sepkit.errors import FrameError
-from sepkit.wire import frames, messages, methods
+from sepkit.wire import frames, messages, methods, spec
 from sepkit.wire.messages import REST, TAG, Bounds, HasText, Record
 from tests.wire.schema_examples import EXAMPLES
 from tests.wire.schema_instances import accepts, entries_of, instances, mutated, rounds

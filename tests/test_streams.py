@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepkit import Delta, Done, ModelUsed, Reasoning, ToolCallArgumentsDelta, ToolCallStart, Usage
+from sepkit.contexts.streams import StreamFold
 from sepkit.errors import EncodeError
-from sepkit.streams import StreamFold
 from sepkit.wire import messages
 from sepkit.wire.converter import structure, unstructure, unstructure_event
 from sepkit.wire.messages import StreamEvent

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sepkit import threads as threads_module
-from sepkit.threads import DaemonThreads
+from sepkit.concurrency import threads as threads_module
+from sepkit.concurrency.threads import DaemonThreads
 from tests.driver import PATIENCE
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

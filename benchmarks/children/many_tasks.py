@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sepkit import App, TaskContext
-from sepkit.dispatcher import Dispatcher
+from sepkit.faces.runner import new_loop
+from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.peer import Peer
-from sepkit.runner import new_loop
 from sepkit.transports.memory import memory_pair
 
 HANDSHAKE = {

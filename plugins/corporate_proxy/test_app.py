@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from plugins.corporate_proxy import app as plugin
 from plugins.corporate_proxy.upstream import call, chunk
 from sepkit import Delta, Done, ProviderRequest, RpcError
+from sepkit.contexts.streams import StreamFold
 from sepkit.errors import NoUI
-from sepkit.streams import StreamFold
 from tests.driver import CONTEXT, HANDSHAKE, PATIENCE, Extension
 from tests.memory_host import MemoryHost
 

@@ -27,8 +27,8 @@ from annotated_types import MinLen
 from watchfiles import Change, awatch
 
 from sepkit import App, TaskContext, ToolContext, ToolError
+from sepkit.contexts.services import Kv
 from sepkit.errors import CapabilityDisabled, MethodNotFound
-from sepkit.services import Kv
 
 app = App("folder-watch", version="0.1.0")
 

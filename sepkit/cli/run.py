@@ -37,9 +37,9 @@ def command(
     claim_stdio()  # before the author's code can write to it
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
+        from sepkit.faces.runner import exit_soon, install_stderr_log, run
         from sepkit.loader import load
-        from sepkit.logs import TRACE
-        from sepkit.runner import exit_soon, install_stderr_log, run
+        from sepkit.serving.logs import TRACE
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
 

@@ -45,7 +45,7 @@ def _text(document: dict[str, Any]) -> bytes:
 
 
 def _document(method: str) -> dict[str, Any]:
-    from sepkit.spec import document, documents, method_schemas
+    from sepkit.wire.spec import document, documents, method_schemas
 
     file = next((one.file for one in method_schemas() if one.method == method), method.removesuffix(SUFFIX))
     if file not in documents():
@@ -54,7 +54,7 @@ def _document(method: str) -> dict[str, Any]:
 
 
 def _listing() -> list[str]:
-    from sepkit.spec import method_schemas
+    from sepkit.wire.spec import method_schemas
 
     rows = [("METHOD", "KIND", "SENT BY", "FILE", "PARAMS", "RESULT")]
     rows += [
@@ -65,7 +65,7 @@ def _listing() -> list[str]:
 
 
 def _write(folder: Path) -> ExitCode:
-    from sepkit.spec import documents
+    from sepkit.wire.spec import documents
 
     made = {folder / f"{file}{SUFFIX}": _text(document) for file, document in documents().items()}
     path = folder

@@ -5,13 +5,13 @@ A program makes a :class:`Host`, loads what :func:`discover` finds, and is asked
 
 from __future__ import annotations
 
-from sepkit.host.delegate import Delegate
+from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.store import KvStore, StoreError
 from sepkit.host.extension import ExtensionUnavailable
 from sepkit.host.hooks import Folded
 from sepkit.host.host import CompletionStream, Host, HostTool, Status
 from sepkit.host.life import ExtensionDied
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, discover, read
-from sepkit.host.store import KvStore, StoreError
 
 __all__ = [
     "CompletionStream",

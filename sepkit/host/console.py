@@ -10,9 +10,9 @@ import sys
 from collections.abc import Collection, Iterator
 from typing import Any, Final, TextIO
 
+from sepkit.capabilities.delegate import Delegate
+from sepkit.concurrency.threads import DaemonThreads
 from sepkit.errors import NoUI
-from sepkit.host.delegate import Delegate
-from sepkit.threads import DaemonThreads
 from sepkit.wire import messages
 from sepkit.wire.methods import UiKind
 

@@ -21,14 +21,14 @@ from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
+from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.services import Room, Services
+from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidData, SepkitError
-from sepkit.host.delegate import Delegate
 from sepkit.host.lane import EventLane
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, ExtensionDied, Life, fitted
 from sepkit.host.manifest import Manifest, ManifestError, Sandbox, inherited
-from sepkit.host.services import Room, Services
 from sepkit.host.stderr import StderrReader
-from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure, unstructure

@@ -17,14 +17,14 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidData, InvalidParams, MethodNotFound, NotTrusted, SepkitError
 from sepkit.host import hooks
-from sepkit.host.delegate import Delegate
 from sepkit.host.extension import Extension, OnUpdate, Setting, State, inform
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
 from sepkit.host.rewrites import faults
-from sepkit.host.store import KvStore
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
 from sepkit.app import App
-from sepkit.runner import _close, new_loop
+from sepkit.faces.runner import _close, new_loop
 from sepkit.testing.host import TestHost
 from sepkit.testing.services import Seen
 from sepkit.wire import messages

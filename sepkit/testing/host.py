@@ -21,10 +21,10 @@ import attrs
 
 from sepkit import __version__
 from sepkit.app import App
-from sepkit.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
 from sepkit.errors import ConnectionClosed, InternalError, InvalidData, RequestTimeout, SepkitError
-from sepkit.logs import WireHandler
+from sepkit.faces.sep.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
 from sepkit.peer import Peer
+from sepkit.serving.logs import WireHandler
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.inspection import InspectedTransport
 from sepkit.testing.services import ExecScript, Seen, Services, UiScript

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from tests.driver import CONTEXT, HANDSHAKE, PATIENCE, Collected, Extension
 
 MIB = 1024 * 1024

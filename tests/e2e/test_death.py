@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from tests.driver import CONTEXT, HANDSHAKE, PATIENCE, Extension
 
 SLACK = 5.0

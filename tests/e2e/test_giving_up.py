@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from tests.driver import HANDSHAKE, Extension
 
 CANCELLED = -32800

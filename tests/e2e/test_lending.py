@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from tests.driver import CONTEXT, Extension
 
 LONG = 60.0  # seconds

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from sepkit.transports import HIGH_WATER
 from tests.driver import CONTEXT, EVENT_CONTEXT, PATIENCE, Collected, Extension
 
@@ -528,9 +528,9 @@ MANY = """
 import asyncio, gc, threading
 from pathlib import Path
 from sepkit import App, ToolContext, ToolError
-from sepkit.lanes import Slots
+from sepkit.concurrency.lanes import Slots
 from sepkit.peer import Peer
-from sepkit.threads import DaemonThreads
+from sepkit.concurrency.threads import DaemonThreads
 
 app = App("many")
 

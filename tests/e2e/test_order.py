@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from tests.driver import CONTEXT, EVENT_CONTEXT, PATIENCE, Extension
 
 CANCELLED = -32800

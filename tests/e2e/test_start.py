@@ -39,7 +39,7 @@ def test_run_loads_nothing_that_it_does_not_need() -> None:
         assert extension.end() == 0
     lines = [line for line in extension.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rsplit("|", 1)[-1].strip() for line in lines}
-    assert "sepkit.dispatcher" in loaded, "importtime has been read"
+    assert "sepkit.faces.sep.dispatcher" in loaded, "importtime has been read"
     for name in FOREIGN:
         assert not [one for one in loaded if one == name or one.startswith(f"{name}.")]
 

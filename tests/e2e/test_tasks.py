@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sepkit.runner import LoopKind
+from sepkit.faces.runner import LoopKind
 from sepkit.transports import HIGH_WATER
 from tests.driver import HANDSHAKE, PATIENCE, Extension
 

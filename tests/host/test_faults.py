@@ -18,10 +18,10 @@ from typing import Any, Final
 import pytest
 
 from sepkit.errors import SepkitError
+from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import ExtensionDied, Host, KvStore, Manifest
 from sepkit.host.extension import ExtensionUnavailable
 from sepkit.host.manifest import Capabilities, Run
-from sepkit.runner import LoopKind, new_loop
 
 ILL: Final = Path(__file__).with_name("children") / "ill.py"
 SOAK: Final = bool(os.environ.get("SEPKIT_SOAK"))

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import pytest
 
+from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest
 from sepkit.host.manifest import GROUPS, Capabilities, Run
-from sepkit.runner import LoopKind, new_loop
 from sepkit.wire import messages
 
 CHILDREN: Final = Path(__file__).with_name("children")

@@ -19,10 +19,10 @@ import attrs
 import pytest
 
 from sepkit.errors import Cancelled, InvalidParams, RequestTimeout, RpcError
+from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, Problem, discover, read
 from sepkit.host.extension import ExtensionUnavailable
 from sepkit.host.manifest import GROUPS, Capabilities, Run
-from sepkit.runner import LoopKind, new_loop
 from sepkit.wire import messages
 
 PLUGINS: Final = Path(__file__).parents[2] / "plugins"

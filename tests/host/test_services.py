@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from sepkit.capabilities.services import Services
 from sepkit.errors import Blocked, ContextViolation, MethodNotFound, NotTrusted, NoUI, RpcError, SepkitError, ToolError
 from sepkit.host import Delegate, Host, KvStore
 from sepkit.host.manifest import GROUPS
-from sepkit.host.services import Services
 from sepkit.peer import Peer
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages

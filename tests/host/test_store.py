@@ -24,8 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepkit.host import store as store_module
-from sepkit.host.store import KvStore, StoreError
+from sepkit.capabilities import store as store_module
+from sepkit.capabilities.store import KvStore, StoreError
 from tests.host.children.kv_writer import KEYS, NAMESPACE, is_whole
 
 SOAK = bool(os.environ.get("SEPKIT_SOAK"))
@@ -476,7 +476,7 @@ def test_a_read_only_folder_is_said_and_may_become_writable() -> None:
 
 FULL_DISK = """
 import asyncio, resource, signal, sys
-from sepkit.host.store import KvStore, StoreError
+from sepkit.capabilities.store import KvStore, StoreError
 
 async def main():
     store = KvStore(sys.argv[1])
@@ -545,7 +545,7 @@ def test_a_file_that_somebody_else_locks_fails_all_that_wait_at_once(
 
 MANY_WRITES = """
 import asyncio, sys
-from sepkit.host.store import KvStore
+from sepkit.capabilities.store import KvStore
 
 async def main():
     store = KvStore(sys.argv[1])

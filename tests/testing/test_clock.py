@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sepkit import App, TaskContext
+from sepkit.concurrency.threads import DaemonThreads
 from sepkit.testing import BusyLoop, Deadlock, TestHost, VirtualClockLoop, clock, current_loop, run_virtual
-from sepkit.threads import DaemonThreads
 
 
 def real_seconds(work: Any) -> float:

@@ -13,7 +13,7 @@ import pytest
 
 from sepkit import App, EventContext, HookContext, TaskContext, ToolContext, testing
 from sepkit.errors import ConnectionClosed, InternalError, InvalidParams, RequestTimeout
-from sepkit.runner import LoopKind, new_loop
+from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.testing import BlockingTestHost, TestHost, VirtualClockLoop
 from sepkit.wire import messages
 from tests.testing.sample import diary, is_alive, sample

@@ -333,7 +333,7 @@ def test_nothing_is_imported():
     program = "import sepkit, sys; print(*(name for name in sys.modules if name.partition('.')[0] == 'sepkit'))"
     package = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ours - set(package.stdout.split()) == {"sepkit.testing", "sepkit.testing.plugin"}
-    assert "sepkit.testing.host" not in ours and "sepkit.dispatcher" not in ours
+    assert "sepkit.testing.host" not in ours and "sepkit.faces.sep.dispatcher" not in ours
 
 def test_until_it_is_used(sepkit_host):
     assert "sepkit.testing.host" in sys.modules

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from sepkit import spec
 from sepkit.wire import messages as m
+from sepkit.wire import spec
 
 
 class Examples(NamedTuple):

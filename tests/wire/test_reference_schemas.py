@@ -18,7 +18,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from sepkit import spec
+from sepkit.wire import spec
 from sepkit.wire.converter import structure, structure_exactly, unstructure
 from tests.wire.schema_examples import EXAMPLES, TASK
 from tests.wire.schema_instances import accepts, entries_of, instances, mutated, rounds

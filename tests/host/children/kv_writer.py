@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sepkit.host.store import KvStore
+from sepkit.capabilities.store import KvStore
 
 KEYS = ("first", "second", "third", "fourth")
 NAMESPACE = "writer"

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, Literal
 
 from sepkit.app import App
-from sepkit.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
-from sepkit.logs import StderrHandler, WireHandler
+from sepkit.faces.sep.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
+from sepkit.serving.logs import StderrHandler, WireHandler
 from sepkit.tracebacks import authors_part
 from sepkit.transports.stdio import stdio_transport
 from sepkit.wire.frames import MAX_FRAME_BYTES

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sepkit.app import App
-from sepkit.calls import Calls
-from sepkit.contexts import EventContext
+from sepkit.concurrency.lanes import Mailbox
+from sepkit.contexts.contexts import EventContext
+from sepkit.contexts.services import Link
 from sepkit.errors import InvalidData, RpcError
 from sepkit.handlers import Fn, ObserverSpec, name_of
-from sepkit.lanes import Mailbox
 from sepkit.results import Decision
-from sepkit.services import Link
+from sepkit.serving.calls import Calls
 from sepkit.wire import messages
 from sepkit.wire.converter import copied, structure, unstructure
 

@@ -13,9 +13,9 @@ import logging
 from typing import Any
 
 from sepkit.app import App
-from sepkit.calls import checked
 from sepkit.errors import ConnectionClosed, InvalidParams
 from sepkit.peer import Peer, RequestHandler
+from sepkit.serving.calls import checked
 from sepkit.tasks import Supervisor, TaskHealth, TaskRefused, UnknownTask
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import unstructure

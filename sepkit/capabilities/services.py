@@ -15,6 +15,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.store import KvStore, StoreError
 from sepkit.errors import (
     CapabilityDisabled,
     ContextViolation,
@@ -24,8 +26,6 @@ from sepkit.errors import (
     NoUI,
     RpcError,
 )
-from sepkit.host.delegate import Delegate
-from sepkit.host.store import KvStore, StoreError
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure, unstructure

@@ -20,20 +20,20 @@ from typing import Any, Final
 import attrs
 
 from sepkit.app import App
-from sepkit.calls import Calls, checked
-from sepkit.contexts import TaskContext
+from sepkit.concurrency.lanes import Slots
+from sepkit.concurrency.threads import DaemonThreads
+from sepkit.concurrency.watch import LoopWatch
+from sepkit.contexts.contexts import TaskContext
+from sepkit.contexts.services import Link
 from sepkit.errors import InternalError, InvalidParams, InvalidRequest
+from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.handlers import name_of
-from sepkit.lanes import Slots
-from sepkit.lifespan import Lifespan
-from sepkit.observers import Observers
 from sepkit.peer import Peer, RequestHandler, unknown_method
-from sepkit.services import Link
-from sepkit.task_calls import TaskCalls
+from sepkit.serving.calls import Calls, checked
+from sepkit.serving.lifespan import Lifespan
+from sepkit.serving.observers import Observers
 from sepkit.tasks import Supervisor, TaskRun, TaskSpec
-from sepkit.threads import DaemonThreads
 from sepkit.transports.base import Transport
-from sepkit.watch import LoopWatch
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import unstructure
 

@@ -13,10 +13,14 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from sepkit.app import App
-from sepkit.contexts import CommandContext, HookContext, ProviderContext, ToolContext
+from sepkit.concurrency.lanes import Slots
+from sepkit.concurrency.threads import DaemonThreads
+from sepkit.concurrency.watch import LoopWatch
+from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
+from sepkit.contexts.services import Link
+from sepkit.contexts.streams import StreamFold
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.handlers import ObserverSpec, ToolSpec, as_stream, name_of
-from sepkit.lanes import Slots
 from sepkit.peer import RequestHandler, unexpected
 from sepkit.results import (
     Block,
@@ -28,10 +32,6 @@ from sepkit.results import (
     tool_failure,
     tool_result,
 )
-from sepkit.services import Link
-from sepkit.streams import StreamFold
-from sepkit.threads import DaemonThreads
-from sepkit.watch import LoopWatch
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import copied, structure, unstructure
 

@@ -9,9 +9,9 @@ import logging
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sepkit.lanes import Hold, Slots
-from sepkit.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
-from sepkit.streams import StreamFold
+from sepkit.concurrency.lanes import Hold, Slots
+from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
+from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import to_json, unstructure_event
 

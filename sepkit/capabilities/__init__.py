@@ -1,0 +1,1 @@
+"""What a host offers to an extension: the services it answers, and where their data is kept."""

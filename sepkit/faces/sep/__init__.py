@@ -1,0 +1,1 @@
+"""SEP's face: the Smooth Extension Protocol over one transport. Source: docs/protocol.md."""
