@@ -120,7 +120,8 @@ def test_no_circle_of_imports() -> None:
     """Neither between modules of one package, nor under TYPE_CHECKING: each module can be read after those it names."""
     modules = _modules()
     # A package's own __init__ is imported before its modules, and gathers them: it stands for itself here.
-    open_, done = [], set()
+    open_: list[str] = []
+    done: set[str] = set()
 
     def visit(name: str) -> None:
         if name in done or name not in modules:
