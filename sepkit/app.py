@@ -1,22 +1,21 @@
-"""``App``: an extension, that is a router with a name, a version and a lifespan; and the tasks that it runs.
+"""``App``: an extension, that is a router with a name, a version and a lifespan. It holds registrations only.
 
-No I/O: an App knows neither transport nor frame, and may be served over several kinds of wire.
+No I/O: an App knows neither transport nor frame, and may be served over several kinds of wire and many connections at
+once. What serves it (``serving/served.py``) stands in ``App.serving`` meanwhile, and is told what is registered.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
-
-import attrs
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
 
 from sepkit.errors import RegistrationError
 from sepkit.handlers import Fn, ObserverSpec, check_name, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
-from sepkit.wire import messages
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -54,22 +53,17 @@ class App(Router):
         self.version = version
         self.lifespan = lifespan
         self.expose_errors = expose_errors
-        self.flags: dict[str, Any] = {}
-        """The flags' values: the host's, and the defaults of those that it did not send."""
-        self.handshake: messages.InitializeParams | None = None
-        """What the host said of itself when it began: its name, the workspace, the mode; None before that."""
         self.tasks = Tasks(self)
-        self._on_update: Callable[[messages.RegistryUpdateParams], None] | None = None
+        self.serving: list[Serving] = []
+        """What serves it now; filled by them."""
 
     _is_app = True
 
-    def registrations(self) -> messages.Registrations:
-        """What the extension contributes, as ``initialize`` answers it.
+    def check(self) -> None:
+        """Whether what is registered fits together.
 
         Raises:
             RegistrationError: A completer or a shortcut belongs to a command that is not there, or the like.
-
-        Source: protocol section 8.
         """
         handlers: tuple[tuple[str, dict[str, ObserverSpec], Iterable[str]], ...] = (
             ("completer of command", self.completers, self.commands),
@@ -85,99 +79,47 @@ class App(Router):
             if shortcut.command not in self.commands:
                 hint = closest(shortcut.command, self.commands)
                 raise RegistrationError(f"shortcut {shortcut.key!r}: there is no command {shortcut.command!r}{hint}")
-        return messages.Registrations(
-            tools=[self._tool(name) for name in self.tools],
-            commands=[self._command(name) for name in self.commands],
-            flags=list(self.flag_defaults),
-            shortcuts=list(self.shortcuts.values()),
-            subscriptions=list(self.events),
-            hooks=list(self.hooks),
-            providers=[self._provider(name) for name in self.providers],
-            message_renderers=list(self.renderers.values()),
-        )
-
-    def task_registrations(self) -> list[messages.TaskRegistration]:
-        """The background tasks, as ``initialize`` answers them to a host that asked for tasks.
-
-        Source: background tasks, section 3.
-        """
-        return [
-            messages.TaskRegistration(
-                name=spec.name,
-                description=spec.description,
-                per_user=spec.per_user,
-                autostart=spec.autostart,
-                restart_policy=messages.RestartPolicyMs(
-                    type=spec.policy.type,
-                    max_restarts=spec.policy.max_restarts,
-                    initial_delay_ms=round(spec.policy.initial_delay * 1000),
-                    max_delay_ms=round(spec.policy.max_delay * 1000),
-                    multiplier=spec.policy.multiplier,
-                ),
-            )
-            for spec in self.task_specs.values()
-        ]
-
-    def _tool(self, name: str) -> messages.ToolRegistration:
-        tool = self.tools[name]
-        return messages.ToolRegistration(
-            name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
-        )
-
-    def _command(self, name: str) -> messages.CommandRegistration:
-        command = self.commands[name]
-        return messages.CommandRegistration(name=command.name, description=command.description)
-
-    def _provider(self, name: str) -> messages.ProviderRegistration:
-        return attrs.evolve(self.providers[name].registration, oauth=name in self.oauth_logins)
-
-    def set_flags(self, values: Mapping[str, Any]) -> None:
-        """Take over what the host says of the flags."""
-        self.flags = {**self.flag_defaults, **values}
-
-    # -- while it is served --------------------------------------------------------------------------------------------
-
-    def told(self, on_update: Callable[[messages.RegistryUpdateParams], None] | None) -> None:
-        """The host has been told of the registrations; from now on ``on_update`` takes what is added. None: it is gone.
-
-        Source: protocol section 4, ``registry/update``.
-        """
-        self._on_update = on_update
 
     def _check_open(self, kind: str, name: str) -> None:
-        if self._on_update is not None and kind not in _OPEN:
+        if kind not in _OPEN and any(served.told for served in self.serving):
             raise RegistrationError(
                 f"{kind} {name!r} comes too late: the host knows what the extension brings, and cannot be told of "
                 f"another {kind}; register it before the app is served, or in its lifespan"
             )
 
     def _registered(self, changes: Sequence[Change]) -> None:
-        if self._on_update is None:
-            return
-        names: dict[str, list[str]] = {}
-        for kind, name in changes:
-            names.setdefault(kind, []).append(name)
-        # A login makes the provider another one: `oauth` is true now.
-        providers = dict.fromkeys(names.get("provider", []) + names.get("OAuth login of provider", []))
-        for flag in names.get("flag", ()):
-            self.flags.setdefault(flag, self.flag_defaults[flag])
-        update = messages.RegistryUpdateParams(
-            tools=[self._tool(name) for name in names.get("tool", ())],
-            commands=[self._command(name) for name in names.get("command", ())],
-            flags=names.get("flag", []),
-            subscriptions=names.get("event", []),
-            providers=[self._provider(name) for name in providers if name in self.providers],
-        )
-        if update != messages.RegistryUpdateParams():
-            self._on_update(update)
+        for served in list(self.serving):
+            served.registered(changes)
+
+
+class Serving(Protocol):
+    """What an App knows of whatever serves it."""
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Runs its background tasks."""
+
+    @property
+    def told(self) -> bool:
+        """Whether a host has been told what the app registers."""
+
+    def registered(self, changes: Sequence[Change]) -> None:
+        """Something has been registered."""
+
+
+SERVING: Final[ContextVar[Serving | None]] = ContextVar("sepkit_serving", default=None)
+"""What serves the app whose handler, task or lifespan is running."""
 
 
 class Tasks:
-    """The background tasks of an app: started, stopped and watched while it is served."""
+    """The background tasks of an app: started, stopped and watched while it is served.
+
+    Within a handler, a task or the lifespan they are those of what serves it; elsewhere, of the only one that serves
+    the app.
+    """
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._supervisor: Supervisor | None = None
 
     def start(
         self,
@@ -191,7 +133,8 @@ class Tasks:
         """Start a task, given as its function or by its name, under an id of its own.
 
         Raises:
-            RegistrationError: The task is not known, or the app is not served.
+            RegistrationError: The task is not known, the app is not served, or served several times and no handler of
+                it is running here.
             TaskRefused: The id is running, a per-user task lacks its user, the extension is shutting down, or this is
                 not its loop: a plain ``def`` handler runs in a thread, and cannot start tasks.
         """
@@ -216,14 +159,21 @@ class Tasks:
             return None
 
     def status(self) -> list[TaskHealth]:
-        """Each task that was started, with its state."""
-        return [] if self._supervisor is None else self._supervisor.status()
+        """Each task that was started, with its state; none while the app is not served.
 
-    def bind(self, supervisor: Supervisor | None) -> None:
-        """Serve the tasks with ``supervisor``, from now on."""
-        self._supervisor = supervisor
+        Raises:
+            RegistrationError: The app is served several times, and no handler of it is running here.
+        """
+        return self._running().status() if self._app.serving else []
 
     def _running(self) -> Supervisor:
-        if self._supervisor is None:
+        serving = self._app.serving
+        if not serving:
             raise RegistrationError("tasks run while the app is served, and it is not")
-        return self._supervisor
+        mine = SERVING.get()
+        for served in serving:
+            if served is mine or len(serving) == 1:
+                return served.supervisor
+        raise RegistrationError(
+            f"the app is served {len(serving)} times in this process; call app.tasks within a handler, which says which"
+        )

@@ -115,6 +115,10 @@ class InvalidData(SepkitError):
         """As many of the faults as go into a message."""
         return self.faults[:50]
 
+    def as_data(self) -> dict[str, Any]:
+        """The faults that are told, as JSON: ``{"errors": [{"path", "expected", "received"}, …]}``."""
+        return {"errors": [fault.as_dict() for fault in self.told]}
+
 
 class EncodeError(SepkitError):
     """A value cannot be written as JSON: ``path`` says which one, ``problem`` why."""

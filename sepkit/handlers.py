@@ -14,7 +14,7 @@ from sepkit.contexts import contexts
 from sepkit.errors import RegistrationError
 from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
 from sepkit.wire import messages
-from sepkit.wire.converter import can_structure, structure
+from sepkit.wire.converter import can_structure, copied, structure
 
 Fn = Callable[..., Any]
 
@@ -73,8 +73,16 @@ class ObserverSpec:
     only: str | None = None
     """The bus topic or the widget that it listens to; None for all."""
 
+    def given(self, value: Any) -> Any:
+        """``value``, plain JSON data, as the handler takes it: a copy, which it may change in place.
+
+        Raises:
+            InvalidData: It does not fit.
+        """
+        return self.convert(copied(value))
+
     def arguments(self, value: object, context: object) -> dict[str, Any]:
-        """The arguments of a call, ``value`` being what ``convert`` made."""
+        """The arguments of a call, ``value`` being what ``convert`` or ``given`` made."""
         found = {}
         if self.value is not None:
             found[self.value] = value

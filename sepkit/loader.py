@@ -168,7 +168,7 @@ def _find(module: ModuleType, place: str, attribute: str) -> App:
             "not-an-app", f"{attribute!r} in {shown} is no sepkit.App, but {is_what}; {_hint(module, place)}"
         )
     try:
-        found.registrations()
+        found.check()
     except RegistrationError as error:
         raise LoadError("registration", f"{error}\n  in {shown}") from error
     return found

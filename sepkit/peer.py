@@ -1,7 +1,7 @@
 """The symmetric JSON-RPC connection: whoever is on either side may ask, and each question gets one answer.
 
-A peer knows ids, what it waits for and what it works on. It knows no method but ``$/cancel``; what a method means is
-the business of the handlers it is given. The reader never awaits a handler.
+A peer knows ids, what it waits for and what it works on. It knows no method but the one that cancels; what a method
+means is the business of the handlers it is given. The reader never awaits a handler.
 
 The four ends of a request, and who writes what:
 
@@ -9,8 +9,8 @@ The four ends of a request, and who writes what:
 end               who asked (``_pending``)                            who was asked (``_inbound``)
 ================  ==================================================  ======================================
 answered          takes the entry out, returns or raises              takes the entry out, writes the answer
-cancelled         its task is cancelled: takes it out, sends          the handler is cancelled; when it has
-                  ``$/cancel``; a late answer finds no entry          stopped, -32800 is written
+cancelled         its task is cancelled: takes it out, sends the      the handler is cancelled; when it has
+                  cancel; a late answer finds no entry                stopped, -32800 is written, where the wire has it
 given up          time is over: the same, raises RequestTimeout       the same
 connection gone   raises ConnectionClosed                             nothing is written
 ================  ==================================================  ======================================
@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from sys import getrefcount
 from typing import Any, Final
+
+from attrs import frozen
 
 from sepkit.concurrency.eager import Starter
 from sepkit.errors import (
@@ -39,7 +40,7 @@ from sepkit.errors import (
     RequestTimeout,
     RpcError,
 )
-from sepkit.tracebacks import authors_part
+from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
 from sepkit.wire.frames import ID_TYPES, loads
@@ -52,6 +53,21 @@ _log = logging.getLogger("sepkit.peer")
 
 _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
+
+
+@frozen
+class Cancelling:
+    """How a wire cancels a request: by a notification, whose params name the request's id.
+
+    ``answered`` tells whether a cancelled request is answered, with -32800.
+    """
+
+    method: str
+    field: str
+    answered: bool
+
+
+SEP_CANCELLING: Final = Cancelling(methods.CANCEL, "id", answered=True)
 
 
 class _Alarm:
@@ -75,6 +91,7 @@ class Peer:
         routes: The handler of each method that may be asked.
         notifications: The handler of each notification. None of them may wait.
         on_end: Called once when nothing more comes in; with the error, where it broke.
+        cancelling: How the wire cancels a request.
     """
 
     def __init__(
@@ -84,7 +101,11 @@ class Peer:
         routes: Mapping[str, RequestHandler] | None = None,
         notifications: Mapping[str, NotificationHandler] | None = None,
         on_end: Callable[[Exception | None], None] | None = None,
+        cancelling: Cancelling = SEP_CANCELLING,
     ) -> None:
+        self.context = copy_context()
+        """The context variables of which each request's handler gets a copy."""
+        self._cancelling = cancelling
         self.routes: Mapping[str, RequestHandler] = routes or {}
         self.notifications: Mapping[str, NotificationHandler] = notifications or {}
         self.fallback: Callable[[str], RequestHandler] = unknown_method
@@ -118,7 +139,7 @@ class Peer:
 
     def frames_received(self, lines: list[bytes | FrameError]) -> None:
         """Decode each line, and hand it to where it belongs."""
-        starter, write = self._starter, self.transport.write
+        starter, write, new_context = self._starter, self.transport.write, self.context.copy
         entered = starter.enter()
         try:
             for line in lines:
@@ -139,7 +160,7 @@ class Peer:
                 if not plain or rid in self._inbound:
                     self._receive(line)
                     continue
-                context = copy_context()
+                context = new_context()
                 try:
                     work = handler(params)
                     waits_for = context.run(work.send, None)
@@ -226,7 +247,7 @@ class Peer:
         except BaseException as error:
             self.transport.write(self._encode_exception(rid, method, error))
             return
-        self._inbound[rid] = (self._starter.go_on(work, copy_context(), rid, method), method, params)
+        self._inbound[rid] = (self._starter.go_on(work, self.context.copy(), rid, method), method, params)
 
     def _answer(self, rid: frames.Id, method: str, result: object, error: BaseException | None) -> None:
         """Write the one answer to a request whose handler has ended."""
@@ -240,10 +261,11 @@ class Peer:
         if rid in self._inbound:
             del self._inbound[rid]
             if rid in self._to_cancel:
-                # Whatever the work made of its cancellation, who cancelled has stopped listening.
+                # Whatever the work made of its cancellation: the side that cancelled does not wait for a result.
                 self._to_cancel.discard(rid)
-                answer = frames.encode_error(rid, Code.CANCELLED, "cancelled")
-        self.transport.write(answer)
+                answer = frames.encode_error(rid, Code.CANCELLED, "cancelled") if self._cancelling.answered else b""
+        if answer:
+            self.transport.write(answer)
 
     def _encode_exception(self, rid: frames.Id, method: str, error: BaseException) -> bytes:
         """The one place where an exception becomes an error frame."""
@@ -260,8 +282,8 @@ class Peer:
         return frames.encode_error(rid, internal.code, internal.message, internal.data)
 
     def _notified(self, method: str, params: dict[str, Any]) -> None:
-        if method == methods.CANCEL:
-            self._cancel(params.get("id"))
+        if method == self._cancelling.method:
+            self._cancel(params.get(self._cancelling.field))
             return
         handler = self.notifications.get(method)
         if handler is None:
@@ -335,7 +357,7 @@ class Peer:
             return await answer
         except asyncio.CancelledError:
             if self._pending.pop(rid, None) is not None:
-                self.notify(methods.CANCEL, {"id": rid})
+                self.notify(self._cancelling.method, {self._cancelling.field: rid})
             raise
         finally:
             if alarm is not None:
@@ -357,7 +379,7 @@ class Peer:
             answer = self._pending.pop(rid, None)
             if answer is not None and not answer.done():
                 answer.set_exception(RequestTimeout(method, seconds))
-                self.notify(methods.CANCEL, {"id": rid})
+                self.notify(self._cancelling.method, {self._cancelling.field: rid})
         del self._alarms[seconds]
 
     def notify(
@@ -450,19 +472,6 @@ class Peer:
     async def aclose(self) -> None:
         """Send what waits, then close. Cancel it to close at once."""
         await self.transport.aclose()
-
-
-def unexpected(error: BaseException, what: str) -> InternalError:
-    """The error that crosses for an exception nobody foresaw: a fixed text and an id.
-
-    The exception itself may hold a secret, and stays on this side: its traceback is logged under the same id.
-    """
-    correlation = os.urandom(4).hex()
-    if isinstance(error, ConnectionClosed):  # what becomes of every question to a host that has gone: nothing to trace
-        _log.warning("%s [%s]: %s", what, correlation, error)
-    else:
-        _log.error("%s [%s]", what, correlation, exc_info=(type(error), error, authors_part(error)))
-    return InternalError(f"{what} unexpectedly; its log names it {correlation}", data={"correlation_id": correlation})
 
 
 def unknown_method(method: str) -> RequestHandler:

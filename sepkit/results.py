@@ -1,19 +1,17 @@
-"""What a handler returns, and how it goes on the wire. Pure functions."""
+"""What handlers return, and what it comes to; how it looks on a wire is the face's. Pure functions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import orjson
 from attrs import field, frozen, validators
 
-from sepkit.errors import EncodeError, InvalidData, sayable
+from sepkit.errors import InvalidData
 from sepkit.wire import messages
-from sepkit.wire.converter import structure, to_json
-from sepkit.wire.frames import dumps
+from sepkit.wire.converter import structure, to_json, unstructure
 
 
 @frozen
@@ -61,96 +59,8 @@ class Patch:
 Decision = Block | Patch
 
 
-def tool_result(value: object) -> dict[str, Any]:
-    """The result of ``tool/execute`` for what a tool returned.
-
-    A str is the content, None the empty content; of anything else that has a form in JSON (see ``to_json``), the JSON
-    text is the content and the data itself the details.
-
-    Raises:
-        EncodeError: It has no form in JSON.
-    """
-    if type(value) is str:
-        return {"content": _sendable(value)}
-    if value is None:
-        return {"content": ""}
-    if isinstance(value, ToolResult):
-        result: dict[str, Any] = {"content": _sendable(value.content)}
-        if value.is_error:
-            result["is_error"] = True
-        if value.details is not None:
-            result["details"] = to_json(value.details, "$.details")
-        return result
-    details = to_json(value)
-    if type(details) is str:  # an Enum, a date, a path …
-        return {"content": details}
-    return {"content": dumps(details).decode(), "details": details}
-
-
-def tool_failure(text: str, details: object = None) -> dict[str, Any]:
-    """The result of a call that failed in a way that the model can learn from."""
-    result: dict[str, Any] = {"content": sayable(text), "is_error": True}
-    if details is not None:
-        result["details"] = details
-    return result
-
-
-def argument_failure(tool: str, error: InvalidData) -> dict[str, Any]:
-    """The result of a call whose arguments do not fit: every fault, for the model and as data."""
-    shown = error.told
-    lines = "\n".join(f"- {fault}" for fault in shown)
-    more = f"\n- and {len(error.faults) - len(shown)} more" if len(error.faults) > len(shown) else ""
-    return tool_failure(
-        f"The arguments of {tool} do not fit its schema:\n{lines}{more}",
-        {"errors": [fault.as_dict() for fault in shown]},
-    )
-
-
-def command_result(value: object) -> dict[str, Any]:
-    """The result of ``command/execute`` for what a command returned; it has no place for details.
-
-    Raises:
-        EncodeError: It has no form in JSON.
-    """
-    if value is None:
-        return {}
-    return {"content": tool_result(value)["content"]}
-
-
-def completions_result(values: object) -> dict[str, Any]:
-    """The result of ``command/complete``: strings and ``Completion`` records, in order.
-
-    Raises:
-        EncodeError: It is something else.
-    """
-    if values is None:
-        values = ()
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise EncodeError(
-            "$", f"a completion handler returns a list of strings or Completions, not {type(values).__name__}"
-        )
-    found = []
-    for index, value in enumerate(values):
-        if isinstance(value, str):
-            found.append({"value": _sendable(value, f"$[{index}]")})
-        elif isinstance(value, messages.Completion):
-            found.append(_completion(value, f"$[{index}]"))
-        else:
-            raise EncodeError(f"$[{index}]", f"a completion is a string or a Completion, not {type(value).__name__}")
-    return {"completions": found}
-
-
-def _completion(value: messages.Completion, path: str) -> dict[str, str]:
-    parts = {name: part for name, part in attrs.asdict(value).items() if part is not None or name == "value"}
-    for name, part in parts.items():
-        if not isinstance(part, str):
-            raise EncodeError(f"{path}.{name}", f"a completion's {name} is a string, not {type(part).__name__}")
-        _sendable(part, f"{path}.{name}")
-    return parts
-
-
-def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> dict[str, Any] | Block | None:
-    """What a hook handler's decision makes of the input.
+def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> dict[str, Any]:
+    """What a hook handler's decision to go on with a changed input makes of the input.
 
     Args:
         hook: The hook's name.
@@ -159,7 +69,7 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         returned: What the handler returned.
 
     Returns:
-        The new input, checked against the hook's type; a Block; or None, where nothing changes.
+        The new input, checked against the hook's type; ``raw`` itself where nothing changes.
 
     Raises:
         TypeError: It returned something that is no decision.
@@ -167,8 +77,6 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         EncodeError: The new input has no form in JSON.
     """
     new: dict[str, Any]
-    if returned is None or isinstance(returned, Block):
-        return returned
     if isinstance(returned, Patch):
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
@@ -191,12 +99,7 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         )
     if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
         structure(new, cls)
-    return None if _same(new, raw) else new
-
-
-def blocked(decision: Block) -> dict[str, Any]:
-    """The outcome of ``hook`` for a Block."""
-    return {"action": "block", "reason": sayable(decision.reason)} if decision.reason else {"action": "block"}
+    return raw if _same(new, raw) else new
 
 
 def _field_names(cls: Any) -> list[str]:
@@ -211,11 +114,19 @@ def _same(one: object, other: object) -> bool:
     return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
 
 
-def _sendable(text: str, path: str = "$.content") -> str:
-    # isascii() is a flag of the string, so most results cost nothing here.
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise EncodeError(path, f"a lone surrogate at index {error.start} of the text") from None
-    return text
+def argument_fault(tool: str, error: InvalidData) -> tuple[str, dict[str, Any]]:
+    """What a model is told of arguments that do not fit: every fault, as text and as data."""
+    lines = "\n".join(f"- {fault}" for fault in error.told)
+    more = f"\n- and {len(error.faults) - len(error.told)} more" if len(error.faults) > len(error.told) else ""
+    return f"The arguments of {tool} do not fit its schema:\n{lines}{more}", error.as_data()
+
+
+def checked_credentials(returned: object) -> dict[str, Any]:
+    """What an OAuth handler returned, as plain JSON data.
+
+    Raises:
+        TypeError: It is something else than ``Credentials``.
+    """
+    if not isinstance(returned, messages.Credentials):
+        raise TypeError(f"expected Credentials, got {type(returned).__name__}")
+    return unstructure(returned)

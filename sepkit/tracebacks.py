@@ -1,12 +1,17 @@
-"""Tracebacks as an author knows them: without the frames that led from sepkit to the author's code."""
+"""Tracebacks as an author knows them, without the frames that led from sepkit to the author's code; and their ids."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 from pathlib import Path
 from types import TracebackType
+
+from sepkit.errors import ConnectionClosed, InternalError
+
+_log = logging.getLogger("sepkit")
 
 # Folders with their separator, so that `sepkit-plugins/` beside `sepkit/` is the author's.
 _OURS = (
@@ -32,3 +37,16 @@ def authors_part(error: BaseException) -> TracebackType | None:
             break
         found = found.tb_next
     return found or error.__traceback__
+
+
+def unexpected(error: BaseException, what: str) -> InternalError:
+    """The error that crosses for an exception nobody foresaw: a fixed text and an id.
+
+    The exception itself may hold a secret, and stays on this side: its traceback is logged under the same id.
+    """
+    correlation = os.urandom(4).hex()
+    if isinstance(error, ConnectionClosed):  # what becomes of every question to a host that has gone: nothing to trace
+        _log.warning("%s [%s]: %s", what, correlation, error)
+    else:
+        _log.error("%s [%s]", what, correlation, exc_info=(type(error), error, authors_part(error)))
+    return InternalError(f"{what} unexpectedly; its log names it {correlation}", data={"correlation_id": correlation})

@@ -20,8 +20,9 @@ from sepkit import App
 from sepkit.errors import FrameError, RpcError
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.faces.sep.dispatcher import Dispatcher
-from sepkit.peer import Peer
-from sepkit.serving.logs import WireHandler
+from sepkit.faces.sep.link import SepLink
+from sepkit.faces.sep.log import WireHandler
+from sepkit.serving.served import GRACE, Served
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import frames
 
@@ -71,7 +72,9 @@ class MemoryHost:
             of the params (a coroutine function, too) that gives one. What is not in it is answered with -32601.
         handshake: What differs from the usual ``initialize``; None leaves it to the test.
         log: Whether ``logging`` reaches the host, as under ``sepkit run``.
-        options: Of the Dispatcher.
+        served: How it is served already, by other connections; None: by this one alone.
+        grace: Of the Dispatcher.
+        options: Of the Served.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class MemoryHost:
         *,
         handshake: Mapping[str, Any] | None = HANDSHAKE,
         log: bool = False,
+        served: Served | None = None,
+        grace: float = GRACE,
         **options: Any,
     ) -> None:
         self.answers: dict[str, object] = dict(answers or {})
@@ -107,7 +112,8 @@ class MemoryHost:
         self._answering: set[asyncio.Task[None]] = set()
         self._looked_at_end = False
         self._ours, self._theirs = memory_pair()
-        self.dispatcher = Dispatcher(app, self._theirs, on_ready=self._ready, **options)
+        self.served = served or Served(app, **options)
+        self.dispatcher = Dispatcher(self.served, self._theirs, grace=grace, on_ready=self._ready)
 
     # -- the life ------------------------------------------------------------------------------------------------------
 
@@ -163,10 +169,10 @@ class MemoryHost:
         """Send end-of-file."""
         self._theirs.end_input()
 
-    def _ready(self, peer: Peer) -> None:
+    def _ready(self, link: SepLink) -> None:
         if self._log:
             root = logging.getLogger()
-            self._log_handler, self._log_level = WireHandler(peer), root.level
+            self._log_handler, self._log_level = WireHandler(link), root.level
             root.addHandler(self._log_handler)
             root.setLevel(logging.INFO)
 

@@ -37,6 +37,8 @@ from sepkit import (
     render,
 )
 from sepkit.errors import RegistrationError
+from sepkit.faces.sep.registrations import registrations
+from sepkit.wire.converter import unstructure
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 if TYPE_CHECKING:
@@ -303,7 +305,7 @@ def _completer_of_nothing(app: Any) -> None:
     async def suggest(partial: str) -> list[str]:
         return []
 
-    app.registrations()
+    app.check()
 
 
 def _provider_of_a_coroutine(app: Any) -> None:
@@ -366,7 +368,7 @@ def _flag_on_a_function(app: Any) -> None:
 def _shortcut_to_nothing(app: Any) -> None:
     app.command(name="report")(coroutine)
     app.shortcut("ctrl+r", "/reprot")
-    app.registrations()
+    app.check()
 
 
 def _shortcut_without_a_key(app: Any) -> None:
@@ -536,7 +538,7 @@ def test_each_mistake_leaves_the_tables_as_they_were() -> None:
         app = App("t")
         with pytest.raises(RegistrationError):
             mistake(app)
-        assert sepkit.wire.converter.unstructure(app.registrations()) == {}
+        assert unstructure(registrations(app)) == {}
         assert not app.task_specs
 
 
@@ -808,7 +810,7 @@ async def greet(name: str) -> str:
     "Greet."
 @app.task
 async def sync(): ...
-app.registrations()
+app.check()
 loggers = [logging.root, *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
 assert not [one for one in loggers if one.handlers], "handlers"
 assert logging.root.level == level and logging.lastResort is not None and logging.raiseExceptions

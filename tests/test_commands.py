@@ -541,7 +541,7 @@ def _a_second_completer(app: App) -> None:
 
 def _a_completer_for_nothing(app: App) -> None:
     app.complete("pain")(_ways)
-    app.registrations()
+    app.check()
 
 
 def _a_name_with_a_blank(app: App) -> None:

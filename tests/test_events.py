@@ -511,7 +511,7 @@ async def test_a_decision_returned_from_an_observer_is_an_error_said_at_its_firs
     said = [record for record in caplog.records if record.levelno == logging.ERROR]
     kind = type(returned).__name__
     text = (
-        f"the message_end handler {{}} returned a {kind}, which nobody heeds: an event has already happened. "
+        f"the message_end handler {{}} returned a {kind}, which has no effect: an event has already happened. "
         "Use @app.hook to decide."
     )
     expected = {text.format("observe"), text.format("observe_in_thread")}

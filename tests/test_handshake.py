@@ -40,7 +40,7 @@ from sepkit.errors import (
     RpcError,
     SepkitError,
 )
-from sepkit.peer import Peer
+from sepkit.faces.sep.link import SepLink
 from sepkit.tasks import TaskRefused
 from sepkit.wire.messages import Credentials
 from sepkit.wire.methods import GROUP_OF, UiKind
@@ -194,22 +194,15 @@ async def test_fields_of_the_handshake_that_nobody_knows_are_ignored() -> None:
 
 @on_each_loop
 async def test_flags_have_the_hosts_values_and_else_their_defaults() -> None:
-    """Design section 2: ``app.flag(name, default=)`` → ``app.flags[name]``; they are there when the lifespan starts."""
-    seen: list[dict[str, Any]] = []
-
-    @asynccontextmanager
-    async def lifespan(app: App) -> AsyncIterator[None]:
-        seen.append(app.flags)
-        yield
-
-    app = App("t", lifespan=lifespan)
+    """``app.flag(name, default=)`` → ``ctx.flags[name]``, each connection with its own."""
+    app = App("t")
     app.flag("colour", default="red")
     app.flag("verbose", default=False)
     app.flag("depth")
 
     @app.tool
-    async def look() -> dict[str, Any]:
-        return app.flags
+    async def look(ctx: ToolContext) -> dict[str, Any]:
+        return dict(ctx.flags)
 
     # What one host said is not what the next one says.
     for sent, flags in (
@@ -220,19 +213,18 @@ async def test_flags_have_the_hosts_values_and_else_their_defaults() -> None:
         async with MemoryHost(app, handshake={"flags": sent}) as host:
             assert host.initialized["registrations"]["flags"] == ["colour", "verbose", "depth"]
             assert (await host.tool("look"))["details"] == flags
-        assert seen.pop() == flags
 
 
 @on_each_loop
 async def test_nothing_is_sent_before_the_answer_to_the_handshake() -> None:
     """Protocol section 2: ``initialize`` is answered first; what is told of "ready" comes behind it, and once."""
-    ready: list[Peer] = []
+    ready: list[SepLink] = []
 
     class Probing(MemoryHost):
-        def _ready(self, peer: Peer) -> None:
-            ready.append(peer)
+        def _ready(self, link: SepLink) -> None:
+            ready.append(link)
             assert len(self.frames) == 2
-            asyncio.get_running_loop().call_soon(peer.notify, "probe", {})
+            asyncio.get_running_loop().call_soon(link.peer.notify, "probe", {})
 
     async with Probing(App("t"), handshake=None) as host:
         await host.refused("initialize", {})
@@ -343,6 +335,11 @@ async def test_a_second_handshake_is_refused_and_changes_nothing() -> None:
 
     app = echoing(lifespan=lifespan)
     app.flag("n")
+
+    @app.tool
+    async def look(ctx: ToolContext) -> dict[str, Any]:
+        return dict(ctx.flags)
+
     async with MemoryHost(app, handshake=None) as host:
         first = host.frame("initialize", {**HANDSHAKE, "flags": {"n": 1}})
         second = host.frame("initialize", {**HANDSHAKE, "flags": {"n": 2}})
@@ -352,7 +349,7 @@ async def test_a_second_handshake_is_refused_and_changes_nothing() -> None:
         go_on.set()
         assert "result" in await host.answer(first["id"])
         assert (await host.refused("initialize", {**HANDSHAKE, "flags": {"n": 3}}))["code"] == -32600
-        assert app.flags == {"n": 1}
+        assert (await host.tool("look"))["details"] == {"n": 1}
         assert await host.ask("tool/execute", CALL) == {"content": "hi first"}
     assert entered == ["entered"]
 
@@ -1094,26 +1091,17 @@ async def test_a_handler_can_ask_for_a_sign_of_life() -> None:
 
 
 @on_each_loop
-async def test_a_handler_and_the_lifespan_know_what_the_host_said_of_itself() -> None:
-    """Protocol section 3: every field of ``initialize`` is there for the author."""
-    seen: list[object] = []
-
-    @asynccontextmanager
-    async def lifespan(app: App) -> AsyncIterator[None]:
-        assert app.handshake is not None
-        seen.append(app.handshake.workspace.root)
-        yield
-
-    app = App("t", lifespan=lifespan)
-    assert app.handshake is None
+async def test_a_handler_knows_what_the_host_said_of_itself() -> None:
+    """What ``initialize`` says of the host is there for the author."""
+    app = App("t")
 
     @app.tool
     async def look(ctx: ToolContext) -> list[object]:
-        said = ctx.handshake
-        assert said is app.handshake
+        said = ctx.host
+        assert said.workspace is ctx.workspace
         return [
-            said.host.name, said.mode, ctx.workspace.root, ctx.workspace.trusted, said.session and said.session.id,
-            said.capabilities_enabled, said.ui_capabilities, said.flags, said.protocol_version,
+            said.name, said.version, said.mode, ctx.workspace.root, ctx.workspace.trusted, said.session_id,
+            sorted(said.disabled), ctx.has_ui("confirm"), ctx.has_ui("select"), dict(ctx.flags),
         ]  # fmt: skip
 
     said = {
@@ -1124,13 +1112,12 @@ async def test_a_handler_and_the_lifespan_know_what_the_host_said_of_itself() ->
         "mode": "web",
         "ui_capabilities": ["confirm"],
         "flags": {"x": 1},
-        "capabilities_enabled": {"kv": False},
+        "capabilities_enabled": {"kv": False, "exec": True},
     }
     async with MemoryHost(app, handshake=said) as host:
         assert (await host.tool("look"))["details"] == [
-            "memory", "web", "/w", False, "s-1", {"kv": False}, ["confirm"], {"x": 1}, 7,
+            "memory", "1", "web", "/w", False, "s-1", ["kv"], True, False, {"x": 1},
         ]  # fmt: skip
-    assert seen == ["/w"]
 
 
 @on_each_loop

@@ -595,7 +595,7 @@ def test_an_oauth_handler_of_a_provider_that_is_not_there_is_a_mistake() -> None
     with pytest.raises(
         Exception, match=r"^OAuth login of provider 'pp' \(.*\): there is no such provider; did you mean 'p'\?"
     ):
-        app.registrations()
+        app.check()
 
 
 @on_each_loop

@@ -64,6 +64,10 @@ async def test_each_family_that_the_protocol_knows_may_grow() -> None:
     heard: list[tuple[str, object]] = []
 
     @app.tool
+    async def flags(ctx: ToolContext) -> dict[str, Any]:
+        return dict(ctx.flags)
+
+    @app.tool
     async def grow(what: str) -> None:
         if what == "command":
 
@@ -107,7 +111,7 @@ async def test_each_family_that_the_protocol_knows_may_grow() -> None:
             {"providers": [{"name": "p", "models": [{"id": "m"}]}]},
             {"providers": [{"name": "p", "models": [{"id": "m"}], "oauth": True}]},
         ]
-        assert app.flags["verbose"] == 3
+        assert (await host.tool("flags"))["details"]["verbose"] == 3
         assert await host.ask("command/execute", {"command": "plan", "context": CONTEXT}) == {"content": "planned"}
         assert await host.ask("command/complete", {"command": "plan", "context": CONTEXT, "partial": "o"}) == {
             "completions": [{"value": "o!"}]

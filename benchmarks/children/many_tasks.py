@@ -20,6 +20,7 @@ from sepkit import App, TaskContext
 from sepkit.faces.runner import new_loop
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.peer import Peer
+from sepkit.serving.served import Served
 from sepkit.transports.memory import memory_pair
 
 HANDSHAKE = {
@@ -108,7 +109,7 @@ def plain(count: int) -> Steps:
 async def measure(kind: str, count: int, weigh: bool) -> dict[str, Any]:
     make_steps = plain if kind == "plain" else supervised
     ours, theirs = memory_pair()
-    serving = asyncio.create_task(Dispatcher(app, theirs).serve())
+    serving = asyncio.create_task(Dispatcher(Served(app), theirs).serve())
     host = Peer(ours, notifications={"task/update": lambda params: None})
     host.start()
     await host.request("initialize", {**HANDSHAKE, "capabilities_enabled": {"tasks": kind == "told"}})

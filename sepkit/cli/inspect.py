@@ -60,25 +60,26 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
 
 def describe(app: App) -> dict[str, Any]:
     """What an App contributes, as JSON data: its registrations, and where and how each handler runs."""
+    from sepkit.faces.sep.registrations import registrations
     from sepkit.handlers import name_of, where
     from sepkit.wire.converter import to_json, unstructure
 
-    registrations = unstructure(app.registrations())
+    registered = unstructure(registrations(app))
     tools = [
-        {**registered, "handler": where(spec.fn), "runs": _runs(spec.is_async), "timeout": spec.timeout}
-        for registered, spec in zip(registrations.pop("tools", []), app.tools.values(), strict=True)
+        {**tool, "handler": where(spec.fn), "runs": _runs(spec.is_async), "timeout": spec.timeout}
+        for tool, spec in zip(registered.pop("tools", []), app.tools.values(), strict=True)
     ]
     commands = [
         {
-            **registered,
+            **command,
             "handler": where(spec.fn),
             "runs": _runs(spec.is_async),
             "completes": spec.name in app.completers,
         }
-        for registered, spec in zip(registrations.pop("commands", []), app.commands.values(), strict=True)
+        for command, spec in zip(registered.pop("commands", []), app.commands.values(), strict=True)
     ]
     for kind in ("hooks", "subscriptions"):
-        registrations.pop(kind, None)
+        registered.pop(kind, None)
     tables = {"hooks": app.hooks, "events": app.events}
     observers = {
         kind: {
@@ -115,7 +116,7 @@ def describe(app: App) -> dict[str, Any]:
         "commands": commands,
         **observers,
         "tasks": tasks,
-        **registrations,
+        **registered,
         "flags": to_json(app.flag_defaults),
     }
 

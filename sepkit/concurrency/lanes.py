@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from sepkit.errors import InternalError
@@ -117,8 +118,11 @@ class Mailbox(Generic[T]):
     A slow or failing handler delays nothing but its own mailbox.
     """
 
-    def __init__(self, name: str, handle: Callable[[T], Awaitable[Any]], *, size: int = 1024) -> None:
+    def __init__(
+        self, name: str, handle: Callable[[T], Awaitable[Any]], *, size: int = 1024, context: Context | None = None
+    ) -> None:
         self.name = name
+        self._context = context  # of whose variables each task gets a copy; None: those of whoever puts an item
         self.shed = 0
         self._handle = handle
         self._size = size
@@ -136,7 +140,8 @@ class Mailbox(Generic[T]):
                     "%s is too slow for its events: the oldest are shed (more than %d wait)", self.name, self._size
                 )
         if self.task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+            context = None if self._context is None else self._context.copy()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name, context=context)
 
     async def _run(self) -> None:
         while self._items:

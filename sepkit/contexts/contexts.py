@@ -6,11 +6,12 @@ Contexts are made anew for each call and cheap to make: what they offer is built
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.concurrency.lanes import Hold, Slots
-from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
+from sepkit.contexts.link import HostInfo, Link, Workspace
+from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Session, Tools
 from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import to_json, unstructure_event
@@ -44,19 +45,19 @@ class Context:
         return self._link.state
 
     @property
-    def handshake(self) -> messages.InitializeParams:
-        """What the host said of itself: its name and version, the mode, the session's id, what it has switched off.
-
-        Source: protocol section 3, ``initialize``.
-        """
-        handshake = self._link.handshake
-        assert handshake is not None  # there are no calls before it
-        return handshake
+    def host(self) -> HostInfo:
+        """Who the host is: its name and version, the mode, the workspace, the session's id."""
+        return self._link.host
 
     @property
-    def workspace(self) -> messages.WorkspaceInfo:
+    def workspace(self) -> Workspace:
         """Where the agent works (``root``, an absolute path), and whether its user trusts that place (``trusted``)."""
-        return self.handshake.workspace
+        return self._link.host.workspace
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The values of the app's flags on this connection: the host's, else their defaults."""
+        return self._link.flags
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -177,7 +178,7 @@ class ToolContext(_CommandTier):
 
     def close(self) -> None:
         """The tool has returned: progress told from now on is dropped, what threads have told before goes out."""
-        self._link.peer.send_posted()
+        self._link.flush()
         self._over = True
         if self._hold is not None:
             self._hold.end()
@@ -241,15 +242,14 @@ class ProviderContext(Context):
         link: Link,
         raw: dict[str, Any] | None,
         request_id: str = "",
-        slots: Slots | None = None,
         *,
-        fold: StreamFold | None = None,
+        slots: Slots | None = None,  # None for a login, which holds no slot and has no stream
         streams: bool = False,
     ) -> None:
         super().__init__(link, raw or _EMPTY_CONTEXT)
         self._request_id = request_id
-        self._hold = None if slots is None else Hold(slots)  # None where the call holds none
-        self._fold = fold
+        self._hold = None if slots is None else Hold(slots)
+        self._fold = None if slots is None else StreamFold()
         self._streams = streams
 
     async def delta(self, event: messages.StreamEvent) -> None:
@@ -265,9 +265,17 @@ class ProviderContext(Context):
         if self._fold is not None:
             self._fold.add(event)
         if self._streams:
-            peer = self._link.peer
-            await peer.drain()
-            peer.notify(methods.PROVIDER_DELTA, {"request_id": self._request_id, "event": unstructure_event(event)})
+            delta = {"request_id": self._request_id, "event": unstructure_event(event)}
+            await self._link.send(methods.PROVIDER_DELTA, delta)
+
+    def folded(self) -> dict[str, Any]:
+        """The answer that the events so far come to, as plain JSON data.
+
+        Raises:
+            EncodeError: The chunks of a tool call's arguments are not JSON.
+        """
+        assert self._fold is not None
+        return self._fold.result()
 
     @property
     def _ask(self) -> Ask:

@@ -1,73 +1,26 @@
 """What an extension may ask of its host: small typed clients, one a group of methods.
 
-They share a :class:`Link`, the extension's view of one connection. What the handshake switched off raises
-``CapabilityDisabled`` without asking; what it does not mention is tried. Where a host does not know a method that
-others know, the call degrades as its docstring says, and the log says so once.
+They ask through a :class:`~sepkit.contexts.link.Link`. What the host has switched off raises ``CapabilityDisabled``
+without asking; what it does not mention is tried. Where a host does not know a method that others know, the call
+degrades as its docstring says, and the log says so once.
 
 Source: protocol sections 4 and 9.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast, overload
 
-from sepkit.errors import CapabilityDisabled, EncodeError, InternalError, InvalidData, MethodNotFound, NoUI
-from sepkit.peer import Peer
+from sepkit.errors import EncodeError, InternalError, InvalidData, MethodNotFound, NoUI
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure, to_json
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-_log = logging.getLogger("sepkit")
-
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """A request to the host: method and params in, result out."""
-
-
-class Link:
-    """An extension's view of its connection: the peer, and what the handshake said."""
-
-    def __init__(self, name: str, peer: Peer) -> None:
-        self.peer = peer
-        self.logger = logging.getLogger(name)
-        self.state: Any = None
-        self.handshake: messages.InitializeParams | None = None
-        self.ui_kinds: frozenset[str] | None = None  # None: the host did not say
-        self.enabled: Mapping[str, bool] = {}
-        self._unknown: set[str] = set()
-
-    def greet(self, handshake: messages.InitializeParams) -> None:
-        """Take over what the host said of itself."""
-        self.handshake = handshake
-        self.ui_kinds = None if handshake.ui_capabilities is None else frozenset(handshake.ui_capabilities)
-        self.enabled = handshake.capabilities_enabled or {}
-
-    async def ask(self, method: str, params: dict[str, Any]) -> Any:
-        """Ask the host.
-
-        Raises:
-            CapabilityDisabled: The handshake switched the method's group off.
-            MethodNotFound: The host does not know the method; the log says so, once.
-            RpcError: The host answered with an error.
-            ConnectionClosed: The host is gone.
-        """
-        group = methods.GROUP_OF.get(method)
-        if group is not None and self.enabled.get(group) is False:
-            raise CapabilityDisabled(f"{method}: the host has switched {group!r} off for this extension")
-        try:
-            return await self.peer.request(method, params)
-        except MethodNotFound:
-            if method not in self._unknown:
-                self._unknown.add(method)
-                _log.info("the host does not know %s", method)
-            raise
-
-    def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
-        """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
-        self.peer.notify(method, params, lossy=True, unless=unless)
 
 
 class UI:

@@ -16,8 +16,10 @@ from types import FrameType
 from typing import Any, Literal
 
 from sepkit.app import App
-from sepkit.faces.sep.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
-from sepkit.serving.logs import StderrHandler, WireHandler
+from sepkit.faces.sep.dispatcher import Dispatcher
+from sepkit.faces.sep.log import WireHandler
+from sepkit.serving.logs import StderrHandler
+from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.tracebacks import authors_part
 from sepkit.transports.stdio import stdio_transport
 from sepkit.wire.frames import MAX_FRAME_BYTES
@@ -72,12 +74,11 @@ def run(
 
     async def serve() -> None:
         dispatcher = Dispatcher(
-            app,
+            Served(app, max_concurrency=max_concurrency),
             transport,
-            max_concurrency=max_concurrency,
             grace=grace,
             # Not before the handshake: a host waits for one answer then, and for nothing else.
-            on_ready=lambda peer: logging.getLogger().addHandler(WireHandler(peer, logging.getLogger().level)),
+            on_ready=lambda link: logging.getLogger().addHandler(WireHandler(link, logging.getLogger().level)),
         )
         _end_on_signals(loop, dispatcher)
         await dispatcher.serve()

@@ -1,9 +1,13 @@
-"""An App's lifespan, entered before the first call and left after the last one."""
+"""An App's lifespan, entered before the first call and left after the last one.
+
+Once for all connections: ``served.py`` sees to that.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context
 from typing import Any
 
 from sepkit.app import App
@@ -12,23 +16,30 @@ _log = logging.getLogger("sepkit")
 
 
 class Lifespan:
-    """An app's lifespan, entered and left in one task, as task groups and cancel scopes within it need."""
+    """An app's lifespan, entered and left in one task, as task groups and cancel scopes within it need.
 
-    def __init__(self, app: App) -> None:
+    Args:
+        app: Whose it is.
+        context: The context variables that it runs in.
+    """
+
+    def __init__(self, app: App, context: Context) -> None:
         self._app = app
+        self._context = context
         self._leave = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self) -> Any:
         """Enter it, and return what it yields."""
         entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.get_running_loop().create_task(self._run(entered), name="lifespan")
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(entered), name="lifespan", context=self._context)
         try:
             return await entered
         except asyncio.CancelledError:
             self._leave.set()  # one that swallows the cancellation, and is entered after all, is left at once
-            self._task.cancel()  # it may not even have begun, and nobody will leave it
-            await asyncio.wait([self._task])  # whoever tries again shall not open what is still being closed
+            self._task.cancel()  # it may not even have begun, and then nothing else would end it
+            await asyncio.wait([self._task])  # a second attempt must not open what is still being closed
             raise
 
     async def _run(self, entered: asyncio.Future[Any]) -> None:

@@ -1,8 +1,6 @@
-"""``logging`` reaches the host as ``log`` notifications, and stderr; neither may ever hold up the loop.
+"""``logging`` reaches stderr without ever holding up the loop. How it reaches a host is the face's.
 
-Only ``sepkit run`` installs these handlers. Importing sepkit, or making an App, touches no logger.
-
-Source: protocol section 4, ``log``.
+Only a runner installs this handler: importing sepkit, or making an App, touches no logger.
 """
 
 from __future__ import annotations
@@ -11,62 +9,12 @@ import logging
 import os
 import queue
 import threading
-from typing import Any, Final
-
-from sepkit.errors import EncodeError, sayable
-from sepkit.peer import Peer
-from sepkit.wire import methods
-from sepkit.wire.converter import to_json
+from typing import Final
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
-_PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 TRACE: Final = 5
 """What the wire calls ``trace`` is below ``logging.DEBUG``; ``logging`` has no name for it."""
-
-
-def level_name(level: int) -> methods.LogLevel:
-    """The wire's word for a level of ``logging``."""
-    if level >= logging.ERROR:
-        return "error"
-    if level >= logging.WARNING:
-        return "warn"
-    if level >= logging.INFO:
-        return "info"
-    return "debug" if level >= logging.DEBUG else "trace"
-
-
-class WireHandler(logging.Handler):
-    """Sends records to the host. Lossy: while the host does not keep up they are dropped and counted.
-
-    A record's traceback stays here: what an exception says may be a secret. So do sepkit's own lines below ``INFO``:
-    they are about what the host itself has sent (trap 11).
-    """
-
-    def __init__(self, peer: Peer, level: int = logging.INFO) -> None:
-        super().__init__(level)
-        self._peer = peer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one record; never raises."""
-        if record.levelno < logging.INFO and record.name.partition(".")[0] == "sepkit":
-            return
-        try:
-            fields: dict[str, Any] = {"logger": record.name}
-            for name, value in record.__dict__.items():
-                if name not in _PLAIN:
-                    try:
-                        fields[name] = to_json(value)
-                    except EncodeError:
-                        fields[name] = repr(value)
-            message = record.getMessage()
-            if record.name == "asyncio" and record.exc_info:
-                # "Task exception was never retrieved", followed by the repr of the exception.
-                message = message.partition("\n")[0]
-            params = {"level": level_name(record.levelno), "message": sayable(message), "fields": fields}
-            self._peer.notify(methods.LOG, params, lossy=True)
-        except Exception:
-            return
 
 
 class StderrHandler(logging.Handler):

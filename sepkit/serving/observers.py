@@ -1,67 +1,77 @@
-"""Events, on their way to those who observe them: in order, one at a time for each handler.
-
-Source: protocol section 7.
-"""
+"""Events, on their way to the handlers that observe them: in order, one at a time for each handler."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
+
+from attrs import frozen
 
 from sepkit.app import App
 from sepkit.concurrency.lanes import Mailbox
 from sepkit.contexts.contexts import EventContext
-from sepkit.contexts.services import Link
+from sepkit.contexts.link import Link
 from sepkit.errors import InvalidData, RpcError
 from sepkit.handlers import Fn, ObserverSpec, name_of
 from sepkit.results import Decision
 from sepkit.serving.calls import Calls
-from sepkit.wire import messages
-from sepkit.wire.converter import copied, structure, unstructure
-
-_Delivery = tuple[messages.EventParams, dict[str, Any], asyncio.Future[None]]
-"""An event, its payload for one handler, and the handshake that must have succeeded first."""
-
-_Handler = Callable[[_Delivery], Awaitable[None]]
 
 _log = logging.getLogger("sepkit")
 
 
+@frozen
+class Event:
+    """Something that has happened."""
+
+    name: str
+    payload: dict[str, Any]
+    """Plain JSON data. It is not changed."""
+    context: dict[str, Any]
+    """The opaque token and the tier, as they came."""
+    seq: int | None = None
+    """Its number on this connection."""
+
+
+_Delivery = tuple[Event, bool, asyncio.Future[None]]
+"""An event, whether several handlers observe it, and the handshake that must have succeeded first."""
+
+_Handler = Callable[[_Delivery], Awaitable[None]]
+
+
 class Observers:
-    """The mailboxes of an App's event handlers.
+    """The mailboxes of an App's event handlers, for one connection.
 
     Args:
         app: Whose handlers they are.
         link: The connection, as handlers see it.
         calls: Calls them.
+        context: The context variables that they run in.
     """
 
-    def __init__(self, app: App, link: Link, calls: Calls) -> None:
+    def __init__(self, app: App, link: Link, calls: Calls, context: Context) -> None:
         self._events = app.events
         self._link = link
         self._calls = calls
+        self._context = context
         self._handlers: dict[ObserverSpec, _Handler] = {}
         # One for each function, even where it observes several events: it has them in the wire's order all the same.
         self._mailboxes: dict[Fn, Mailbox[tuple[_Handler, _Delivery]]] = {}
         self.started: asyncio.Future[None] | None = None  # what came in before it is done waits for it
 
-    def take(self, params: dict[str, Any]) -> None:
-        """Take in an ``event`` notification."""
-        try:
-            event: messages.EventParams = structure(params, messages.EventParams)
-        except InvalidData as error:
-            _log.warning("ignored a malformed event: %s", error)
-            return
+    def take(self, event: Event) -> None:
+        """Take in an event, once the handshake has begun. Never waits."""
         assert self.started is not None
-        subject = "topic" if event.event == "bus/event" else "widget_id"
-        payload = None
-        for spec in self._events.get(event.event, ()):
-            if spec.only is None or spec.only == event.payload.get(subject):
-                # What one handler does to its payload is no business of another's.
-                payload = event.payload if payload is None else copied(event.payload)
-                self._put(spec, (event, payload, self.started))
+        subject = "topic" if event.name == "bus/event" else "widget_id"
+        specs = [
+            spec
+            for spec in self._events.get(event.name, ())
+            if spec.only is None or spec.only == event.payload.get(subject)
+        ]
+        for spec in specs:
+            self._put(spec, (event, len(specs) > 1, self.started))
 
     def _put(self, spec: ObserverSpec, delivery: _Delivery) -> None:
         handler = self._handlers.get(spec)  # made at its first event: handlers may be added while the app is served
@@ -69,7 +79,8 @@ class Observers:
             handler = self._handlers[spec] = self._handler(spec)
         mailbox = self._mailboxes.get(spec.fn)
         if mailbox is None:
-            mailbox = self._mailboxes[spec.fn] = Mailbox(f"{spec.name} handler {name_of(spec.fn)}", _handle)
+            name = f"{spec.name} handler {name_of(spec.fn)}"
+            mailbox = self._mailboxes[spec.fn] = Mailbox(name, _handle, context=self._context)
         mailbox.put((handler, delivery))
 
     @property
@@ -83,13 +94,16 @@ class Observers:
 
         async def observe(delivery: _Delivery) -> None:
             nonlocal said
-            event, payload, started = delivery
-            if event.event == "bus/event" and spec.only is not None:  # @app.on_bus takes what was published
+            event, is_shared, started = delivery
+            payload = event.payload
+            if event.name == "bus/event" and spec.only is not None:  # @app.on_bus takes what was published
                 payload = payload.get("payload", {})
             try:
                 await asyncio.shield(started)
-                context = EventContext(self._link, unstructure(event.context), event.event, event.seq)
-                returned = await self._calls.observe(spec, spec.convert(payload), context)
+                context = EventContext(self._link, event.context, event.name, event.seq)
+                # A copy for each of several: what one handler does to its payload must not reach another.
+                given = spec.given(payload) if is_shared else spec.convert(payload)
+                returned = await self._calls.observe(spec, given, context)
             except InvalidData as error:
                 _log.warning("%s was not called: the payload does not fit: %s", what, error)
                 return
@@ -98,7 +112,7 @@ class Observers:
             if isinstance(returned, Decision) and not said:
                 said = True
                 _log.error(
-                    "%s returned a %s, which nobody heeds: an event has already happened. Use @app.hook to decide.",
+                    "%s returned a %s, which has no effect: an event has already happened. Use @app.hook to decide.",
                     what,
                     type(returned).__name__,
                 )

@@ -23,6 +23,7 @@ import random as dice
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -158,6 +159,7 @@ class Supervisor:
         on_report: Told of each health report, likewise; by default ``on_change`` is.
         random: Gives numbers in [0, 1) for the jitter.
         logger: Gets what tasks raise, and the names of those that do not end.
+        context: The context variables of which each run gets a copy; by default those of whatever starts it.
     """
 
     def __init__(
@@ -168,7 +170,9 @@ class Supervisor:
         on_report: Callable[[TaskHealth], None] | None = None,
         random: Callable[[], float] = dice.random,
         logger: logging.Logger | None = None,
+        context: Context | None = None,
     ) -> None:
+        self._context = context
         self._launch = launch
         self._on_change = on_change
         self._on_report = on_report or on_change
@@ -301,7 +305,12 @@ class Supervisor:
             report=self._reported,
         )
         # Not `create_task`: an eager task factory would call the task within `start`, before there is anything to stop.
-        entry.task = asyncio.Task(self._contain(entry, entry.run), loop=self._loop, name=f"sepkit task {entry.id}")
+        entry.task = asyncio.Task(
+            self._contain(entry, entry.run),
+            loop=self._loop,
+            name=f"sepkit task {entry.id}",
+            context=None if self._context is None else self._context.copy(),
+        )
         # A callback and not the coroutine's last act: only now has it really ended; and a run that is cancelled before
         # its first turn never acts at all.
         entry.task.add_done_callback(lambda task: self._run_ended(entry, task))

@@ -22,9 +22,11 @@ import attrs
 from sepkit import __version__
 from sepkit.app import App
 from sepkit.errors import ConnectionClosed, InternalError, InvalidData, RequestTimeout, SepkitError
-from sepkit.faces.sep.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
+from sepkit.faces.sep.dispatcher import Dispatcher
+from sepkit.faces.sep.link import SepLink
+from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
-from sepkit.serving.logs import WireHandler
+from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.inspection import InspectedTransport
 from sepkit.testing.services import ExecScript, Seen, Services, UiScript
@@ -174,12 +176,11 @@ class TestHost(Seen):
         if self._peer is not None:
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
-        self._dispatcher = Dispatcher(
-            self.app, theirs, max_concurrency=self._max_concurrency, grace=self._grace, on_ready=self._ready
-        )
+        served = Served(self.app, max_concurrency=self._max_concurrency)
+        self._dispatcher = Dispatcher(served, theirs, grace=self._grace, on_ready=self._ready)
         if isinstance(self._loop, VirtualClockLoop):
             # It beats on the loop's clock, which would never stand still, and measures on the wall's.
-            self._dispatcher._watch.stop()
+            served.watch.stop()
         peer = self._peer = Peer(
             InspectedTransport(ours, self._found, self._look),
             routes=self._services.routes(),
@@ -254,8 +255,8 @@ class TestHost(Seen):
         """What kept the extension from starting."""
         return self._serving.exception() if self._serving.done() and not self._serving.cancelled() else None
 
-    def _ready(self, peer: Peer) -> None:
-        self._log = _LogToHost(peer, self._log_level)
+    def _ready(self, link: SepLink) -> None:
+        self._log = _LogToHost(link, self._log_level)
 
     def _unlog(self) -> None:
         if self._log is not None:
@@ -609,7 +610,7 @@ class TestHost(Seen):
         seconds = self._timeout if timeout is None else timeout
         deadline = self._loop.time() + seconds
         await self.ping(timeout=seconds)  # then it has been read, and is being handled
-        handling = self._dispatcher._observers.running
+        handling = self._dispatcher.observing
         if handling:
             _, left = await asyncio.wait(handling, timeout=max(0.0, deadline - self._loop.time()))
             if left:
@@ -653,9 +654,9 @@ class _LogToHost:
     _before: ClassVar[int] = logging.NOTSET  # the root logger's level, before the first of them
     _lowered: ClassVar[int] = logging.NOTSET  # and what they made of it
 
-    def __init__(self, peer: Peer, level: int) -> None:
+    def __init__(self, link: SepLink, level: int) -> None:
         root = logging.getLogger()
-        self._handler = WireHandler(peer, level)
+        self._handler = WireHandler(link, level)
         if not _LogToHost._open:
             _LogToHost._before = _LogToHost._lowered = root.level
         _LogToHost._open += 1

@@ -14,8 +14,8 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from sepkit.errors import CapabilityDisabled, ContextViolation, InternalError, InvalidData, NotTrusted, NoUI, RpcError
+from sepkit.faces.sep.requests import checked
 from sepkit.peer import NotificationHandler, RequestHandler
-from sepkit.serving.calls import checked
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure, unstructure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import typing
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,10 @@ from sepkit import (
     ToolResult,
     Usage,
 )
+from sepkit.contexts.contexts import Context
+from sepkit.faces.sep.link import SepLink
+from sepkit.peer import Peer
+from sepkit.wire.methods import UiKind
 
 
 class Diary:
@@ -60,7 +65,7 @@ def sample(**options: Any) -> App:
         ctx.update("begin", progress=0.0)
         await asyncio.sleep(0)
         ctx.update("end", progress=1.0, details={"name": name})
-        return f"Hello, {name}{'!' if app.flags['loud'] else '.'}"
+        return f"Hello, {name}{'!' if ctx.flags['loud'] else '.'}"
 
     @app.tool
     async def give_up() -> str:
@@ -102,7 +107,14 @@ def sample(**options: Any) -> App:
     @app.tool
     async def raw(method: str, params: dict[str, Any], ctx: ToolContext) -> Any:
         """Ask the host anything, as no typed client would."""
-        return await ctx._link.peer.request(method, params)
+        return await peer_of(ctx).request(method, params)
+
+    @app.tool
+    async def told(ctx: ToolContext) -> dict[str, Any]:
+        """What the host said of itself."""
+        kinds = typing.get_args(UiKind)
+        shown = [kind for kind in kinds if ctx.has_ui(kind)]
+        return {"mode": ctx.host.mode, "ui": shown, "disabled": sorted(ctx.host.disabled)}
 
     @app.tool
     async def keep(ctx: ToolContext) -> Any:
@@ -161,7 +173,7 @@ def sample(**options: Any) -> App:
     async def stuck(payload: dict[str, Any], ctx: EventContext) -> None:
         if payload.get("raw"):
             params = {**payload["params"], "context": {"token": ctx.context.token, "tier": ctx.context.tier}}
-            await ctx._link.peer.request(payload["raw"], params)
+            await peer_of(ctx).request(payload["raw"], params)
         else:
             await asyncio.sleep(10_000)
 
@@ -212,6 +224,13 @@ def sample(**options: Any) -> App:
         await ctx.wait_stop()
 
     return app
+
+
+def peer_of(ctx: Context) -> Peer:
+    """The peer below a context's connection, for what no typed client sends."""
+    link = ctx._link
+    assert isinstance(link, SepLink)
+    return link.peer
 
 
 def diary(app: App) -> list[str]:

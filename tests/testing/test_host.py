@@ -345,6 +345,10 @@ def asked(host: BlockingTestHost, kind: str) -> Any:
     return answer.details["answer"] if not answer.is_error else answer.content
 
 
+def told(host: BlockingTestHost) -> Any:
+    return host.call_tool("told").details
+
+
 def test_the_user_answers_from_a_table() -> None:
     """Protocol section 4, ``ui/request``: by kind; a list is used up in its order, None is a dismissal."""
     with TestHost(sample(), ui={"confirm": [True, None, False], "select": "b", "input": "Eve"}) as host:
@@ -355,8 +359,7 @@ def test_the_user_answers_from_a_table() -> None:
         shown = [type(request).__name__ for request in host.ui_requests[-4:]]
         assert shown == ["NotifyRequest", "SetStatusRequest", "SetTitleRequest", "SetWidgetRequest"]
         assert host.ui_requests[3] == messages.SelectRequest("Which?", ["a", "b"])
-        assert host.app.handshake is not None
-        assert host.app.handshake.mode == "tui"
+        assert told(host)["mode"] == "tui"
 
 
 def test_a_kind_without_an_answer_cannot_be_shown() -> None:
@@ -413,8 +416,7 @@ def test_nobody_is_there_by_default() -> None:
     """Protocol section 4: headless, ``ui_capabilities`` is empty, and every request is answered with -32001."""
     with TestHost(sample()) as host:
         assert host.call_tool("ask").is_error
-        assert host.app.handshake is not None
-        assert (host.app.handshake.ui_capabilities, host.app.handshake.mode) == ([], "headless")
+        assert (told(host)["ui"], told(host)["mode"]) == ([], "headless")
         assert "NoUI(code=-32001" in error_of(host, "ui/request", {"kind": "notify", "message": "hi"})
 
 
@@ -488,8 +490,7 @@ def test_what_is_switched_off_is_refused(method: str, params: dict[str, Any]) ->
     groups = dict.fromkeys(("kv", "ui", "exec", "bus", "session", "tools"), False)
     with TestHost(sample(), capabilities=groups, ui={}) as host:
         assert "CapabilityDisabled(code=-32004" in error_of(host, method, params)
-        assert host.app.handshake is not None
-        assert host.app.handshake.capabilities_enabled == {"tasks": True, **groups}
+        assert told(host)["disabled"] == sorted(groups)
 
 
 def test_tasks_can_be_switched_off() -> None:
@@ -599,7 +600,7 @@ def test_options_reach_the_handshake_and_the_dispatcher() -> None:
         most = max(most, running)
         await asyncio.sleep(0.01)
         running -= 1
-        return f"{ctx.workspace.root} {ctx.workspace.trusted} {ctx.handshake.mode}"
+        return f"{ctx.workspace.root} {ctx.workspace.trusted} {ctx.host.mode}"
 
     async def test() -> None:
         async with TestHost(app, workspace="/srv", trusted=False, mode="web", max_concurrency=2) as host:

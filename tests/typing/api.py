@@ -443,7 +443,6 @@ async def task_that_yields() -> AsyncIterator[int]:
 # -- apps and routers --------------------------------------------------------------------------------------------------
 
 app.include(router)
-assert_type(app.flags, dict[str, Any])
 app.include("module")  # type: ignore[arg-type]
 App()  # type: ignore[call-arg]
 App("x", "1.0")  # type: ignore[call-arg]

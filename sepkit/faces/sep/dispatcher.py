@@ -1,4 +1,4 @@
-"""SEP's face of an App: binds one App to one Peer for the life of a connection.
+"""Binds what serves an App to one transport, for the life of one SEP connection.
 
 handshake → method → handler → result, events, shutdown. The states, and what may be asked in each:
 
@@ -14,32 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-import attrs
-
-from sepkit.app import App
-from sepkit.concurrency.lanes import Slots
-from sepkit.concurrency.threads import DaemonThreads
-from sepkit.concurrency.watch import LoopWatch
-from sepkit.contexts.contexts import TaskContext
-from sepkit.contexts.services import Link
-from sepkit.errors import InternalError, InvalidParams, InvalidRequest
+from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest
+from sepkit.faces.sep.link import SepLink
+from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
+from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
-from sepkit.handlers import name_of
 from sepkit.peer import Peer, RequestHandler, unknown_method
-from sepkit.serving.calls import Calls, checked
-from sepkit.serving.lifespan import Lifespan
-from sepkit.serving.observers import Observers
-from sepkit.tasks import Supervisor, TaskRun, TaskSpec
+from sepkit.router import Change
+from sepkit.serving.observers import Event, Observers
+from sepkit.serving.served import GRACE, Served
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import unstructure
+from sepkit.wire.converter import structure, unstructure
 
-MAX_CONCURRENCY: Final = 256
-MAX_WAITING: Final = 1024
-GRACE: Final = 5.0
 SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exit together
 
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
@@ -49,49 +39,40 @@ _log = logging.getLogger("sepkit")
 
 
 class Dispatcher:
-    """Serves one App over one transport, once.
+    """Serves an App over one transport, once.
 
     Args:
-        app: What is served.
+        served: The App, as it is served; it ends with its last connection, unless something holds it.
         transport: Where the host is.
-        max_concurrency: How many tool and provider calls run at once.
-        max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that accepted calls have to finish, once the connection ends.
         on_ready: Called once when the handshake has succeeded, right before it is answered: it sends nothing itself.
     """
 
     def __init__(
         self,
-        app: App,
+        served: Served,
         transport: Transport,
         *,
-        max_concurrency: int = MAX_CONCURRENCY,
-        max_waiting: int = MAX_WAITING,
         grace: float = GRACE,
-        on_ready: Callable[[Peer], None] | None = None,
+        on_ready: Callable[[SepLink], None] | None = None,
     ) -> None:
-        self._app = app
+        self._served = served
         self._on_ready = on_ready
         self._grace = grace
-        self._threads = DaemonThreads()
-        self._handlers_by_code = _handlers_by_code(app)
-        self._watch = LoopWatch(self._handlers_by_code, self._busy)
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
-        self._link = Link(app.name, self._peer)
-        self._calls = Calls(app, self._link, Slots(max_concurrency, max_waiting), self._threads, self._watch)
-        self._observers = Observers(app, self._link, self._calls)
-        self._task_calls = TaskCalls(app, self._peer)
-        self._supervisor = Supervisor(
-            self._launch_task, on_change=self._task_calls.changed, on_report=self._task_calls.reported
-        )
-        app.registrations()  # what is wrong with them is said before there is a host
+        self._link = SepLink(served, self._peer, self._is_observing)
+        context = served.context(self._link)
+        self._peer.context = context
+        self._observers = Observers(served.app, self._link, served.calls, context)
+        self._tasks = TaskCalls(served, self._peer)
+        self._requests = Requests(served, self._link)
         self._starting: asyncio.Future[None] | None = None  # done when the handshake has succeeded or failed
-        self._lifespan: Lifespan | None = None
         self._ended: asyncio.Event = asyncio.Event()
         self._ending = False
         self._failure: BaseException | None = None
+        self._unlisten: Callable[[], None] | None = None  # ends that we are told of new registrations
         self._ready: dict[str, RequestHandler] = {
-            **self._calls.routes(),
+            **self._requests.routes(),
             methods.PING: self._ping,
             methods.SHUTDOWN: self._shutdown,
             methods.INITIALIZE: _refuse_second,
@@ -103,8 +84,13 @@ class Dispatcher:
         """The connection."""
         return self._peer
 
-    def _busy(self) -> bool:
-        return self._peer.busy or bool(self._observers.running) or self._supervisor.busy
+    @property
+    def observing(self) -> list[asyncio.Task[None]]:
+        """The tasks of the event handlers that have something to observe."""
+        return self._observers.running
+
+    def _is_observing(self) -> bool:
+        return bool(self._observers.running)
 
     # -- the life ------------------------------------------------------------------------------------------------------
 
@@ -114,13 +100,13 @@ class Dispatcher:
         Raises:
             Exception: What the lifespan raised at its start; the host has been told.
         """
+        self._served.join(self._link)
         self._peer.start()
         try:
             await self._ended.wait()
         finally:
             if not self._ending:  # the caller cancelled
                 await self._end(self._grace)
-            self._watch.stop()
         if self._failure is not None:
             raise self._failure
 
@@ -191,15 +177,15 @@ class Dispatcher:
         self._peer.routes, self._peer.fallback = {methods.PING: self._ping}, _refuse_ending
 
     async def _wind_down(self, grace: float, asking: asyncio.Task[Any] | None = None) -> None:
-        """Finish what was accepted, then end tasks, observers and the lifespan; all within ``grace`` seconds.
+        """Finish what was accepted, and leave what is served; with the last connection that ends, too.
 
-        ``asking`` is who asked for it, and is not waited for.
+        All of it within ``grace`` seconds. ``asking`` is the task that asked for it, and is not waited for.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         reserve = min(_RESERVE, grace / 2)
         self._refuse_more()
-        stopping_tasks = loop.create_task(self._supervisor.aclose(grace - reserve))
+        stopping_tasks = self._served.begin_leave(self._link, grace - reserve)
         idle = await self._peer.wait_idle(grace - reserve, except_for=asking)
         observing = self._observers.running
         if observing:
@@ -211,14 +197,12 @@ class Dispatcher:
             task.cancel()
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
-        await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - reserve / 2 - loop.time()))
-        self._task_calls.close()
-        if self._lifespan is not None:
-            await self._lifespan.leave(max(0.1, deadline - reserve / 4 - loop.time()))
-        self._app.tasks.bind(None)
-        self._app.told(None)
-        if stuck := self._threads.running:
-            _log.warning("left behind in their threads: %s", ", ".join(stuck))
+        if stopping_tasks is not None:
+            await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - reserve / 2 - loop.time()))
+        self._tasks.close()
+        if self._unlisten is not None:
+            self._unlisten()
+        await self._served.leave(self._link, max(0.1, deadline - reserve / 4 - loop.time()))
 
     def _names_of_running(self, except_for: asyncio.Task[Any] | None) -> str:
         names = []
@@ -261,83 +245,75 @@ class Dispatcher:
     # -- handshake -----------------------------------------------------------------------------------------------------
 
     def _initialize(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
-        # The state changes before the next frame is looked at, so that a call in the same write is no stranger.
+        # The state changes before the next frame is looked at: a request in the same chunk waits, and is not refused.
         self._be_starting()
         return self._handshake(params)
 
     async def _handshake(self, params: dict[str, Any]) -> object:
         starting = self._starting
         assert starting is not None
+        served, loop = self._served, asyncio.get_running_loop()
         try:
             handshake: messages.InitializeParams = checked(params, messages.InitializeParams)
-            self._link.greet(handshake)
-            self._app.handshake = handshake
-            self._app.set_flags(handshake.flags or {})
-            self._app.tasks.bind(self._supervisor)
-            if self._app.lifespan is not None:
-                self._lifespan = Lifespan(self._app)
-                self._link.state = await self._lifespan.enter()
-            answer = self._introduction(handshake)
-        except (InvalidParams, asyncio.CancelledError):
-            if not self._ending:  # the host may try again
-                self._be_new()
-            starting.set_exception(InvalidRequest("the handshake failed"))
-            starting.exception()  # nobody may be waiting
+        except InvalidParams:
+            self._handshake_failed(starting)
+            raise
+        self._link.greet(handshake)
+        try:
+            await served.start(self._link)
+            answer = unstructure(introduction(served.app, handshake))  # the lifespan may have registered more
+        except asyncio.CancelledError:
+            self._handshake_failed(starting)
             raise
         except Exception as error:
-            # An extension that could not start serves nobody: answer, then end.
+            # An extension that could not start serves no calls: answer, then end.
             self._failure = error
             starting.set_exception(InternalError("the extension could not start"))
             starting.exception()
-            asyncio.get_running_loop().call_soon(self._begin_end)
-            raise self._calls.unexpected(error, "the extension's lifespan failed") from None
+            loop.call_soon(self._begin_end)
+            raise served.calls.unexpected(error, "the extension's lifespan failed") from None
+        if wants_tasks(handshake):
+            self._ready.update(self._tasks.routes())
+        self._unlisten = served.changed(self._registered)  # what is registered from now on goes out in updates
         self._be_ready()
         starting.set_result(None)
-        if self._on_ready is not None:  # nothing of the author's runs between this and the answer
-            self._on_ready(self._peer)
-        asyncio.get_running_loop().call_soon(self._autostart)
+        if self._on_ready is not None:  # no code of the author's runs between this and the answer
+            self._on_ready(self._link)
+        loop.call_soon(self._answered, wants_tasks(handshake))
         return answer
 
-    def _introduction(self, handshake: messages.InitializeParams) -> object:
-        """The answer to ``initialize``; what is registered from now on goes out in updates."""
-        registrations = self._app.registrations()  # the lifespan may have added some
-        if handshake.capabilities_enabled.get("tasks"):
-            registrations = attrs.evolve(registrations, tasks=self._app.task_registrations())
-            self._ready.update(self._task_calls.routes(self._supervisor))
-        self._app.told(self._registered)
-        self._handlers_by_code.update(_handlers_by_code(self._app))
-        return unstructure(
-            messages.InitializeResult(
-                protocol_version=min(handshake.protocol_version, methods.PROTOCOL_VERSION),
-                extension=messages.ExtensionInfo(name=self._app.name, version=self._app.version),
-                registrations=registrations,
-            )
-        )
+    def _handshake_failed(self, starting: asyncio.Future[None]) -> None:
+        if not self._ending:  # the host may try again
+            self._be_new()
+        starting.set_exception(InvalidRequest("the handshake failed"))
+        starting.exception()  # mark it as seen: there may be no request that waits for it
 
-    def _registered(self, update: messages.RegistryUpdateParams) -> None:
-        self._handlers_by_code.update(_handlers_by_code(self._app))
-        self._peer.notify(methods.REGISTRY_UPDATE, unstructure(update))
-
-    def _autostart(self) -> None:
+    def _answered(self, wants_tasks: bool) -> None:
+        """The handshake has been answered: background tasks may be told of, and start."""
         if not self._ending:
-            self._task_calls.begin([health for health in self._supervisor.status() if health.status != "pending"])
-            self._supervisor.autostart(list(self._app.task_specs.values()))
+            self._tasks.begin(wanted=wants_tasks)
+            self._served.autostart()
+
+    def _registered(self, changes: Sequence[Change]) -> None:
+        update = registry_update(self._served.app, changes)
+        if update is not None:
+            self._peer.notify(methods.REGISTRY_UPDATE, unstructure(update))
 
     async def _ping(self, params: dict[str, Any]) -> object:
         return {}
 
-    # -- events and tasks --------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def _event(self, params: dict[str, Any]) -> None:
         if self._starting is None or self._ending:
             _log.debug("ignored an event outside of the session")
-        else:
-            self._observers.take(params)
-
-    async def _launch_task(self, spec: TaskSpec, run: TaskRun) -> object:
-        self._watch.wake()
-        context = TaskContext(self._link, run)
-        return await (spec.fn() if spec.context is None else spec.fn(**{spec.context: context}))
+            return
+        try:
+            event: messages.EventParams = structure(params, messages.EventParams)
+        except InvalidData as error:
+            _log.warning("ignored a malformed event: %s", error)
+            return
+        self._observers.take(Event(event.event, event.payload, unstructure(event.context), event.seq))
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
@@ -359,27 +335,3 @@ def _refuse_ending(method: str) -> RequestHandler:
 
 async def _refuse_second(params: dict[str, Any]) -> object:
     raise InvalidRequest("initialize was sent before")
-
-
-def _handlers_by_code(app: App) -> dict[object, str]:
-    """What the watch calls each handler by, if it finds its code on the loop's stack."""
-    found: dict[object, str] = {}
-
-    def add(what: str, fn: Any) -> None:
-        code = getattr(fn, "__code__", None)
-        if code is not None:
-            found[code] = what
-
-    for tool in app.tools.values():
-        add(f"tool {tool.name}", tool.fn)
-    for command in app.commands.values():
-        add(f"command {command.name}", command.fn)
-    for kind, table in (("hook", app.hooks), ("event", app.events)):
-        for name, specs in table.items():
-            for spec in specs:
-                add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
-    for provider in app.providers.values():
-        add(f"provider {provider.observer.name}", provider.observer.fn)
-    for task in app.task_specs.values():
-        add(f"task {task.name}", task.fn)
-    return found

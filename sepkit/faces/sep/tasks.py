@@ -9,40 +9,38 @@ Source: background tasks, section 3.
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Callable
 from typing import Any
 
-from sepkit.app import App
 from sepkit.errors import ConnectionClosed, InvalidParams
+from sepkit.faces.sep.requests import checked
 from sepkit.peer import Peer, RequestHandler
-from sepkit.serving.calls import checked
-from sepkit.tasks import Supervisor, TaskHealth, TaskRefused, UnknownTask
+from sepkit.serving.served import Served
+from sepkit.tasks import TaskHealth, TaskRefused, UnknownTask
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import unstructure
 
-_log = logging.getLogger("sepkit")
-
 
 class TaskCalls:
-    """The task methods of one App on one connection, and its reports.
+    """The task methods of one connection, and its reports.
 
     Args:
-        app: Whose tasks they are.
+        served: Whose tasks they are.
         peer: The connection.
     """
 
-    def __init__(self, app: App, peer: Peer) -> None:
-        self._app = app
+    def __init__(self, served: Served, peer: Peer) -> None:
+        self._served = served
+        self._supervisor = served.supervisor
         self._peer = peer
         self._wanted = False
+        self._deaf: Callable[[], None] | None = None  # ends that we are told
         # What the host has not been told yet, because it does not read: the newest of each task.
         self._newest: dict[str, TaskHealth] = {}
         self._waiting: asyncio.Task[None] | None = None
 
-    def routes(self, supervisor: Supervisor) -> dict[str, RequestHandler]:
-        """The handler of each method. The host has asked for them: from now on it is told what changes."""
-        self._wanted = True
-        self._supervisor = supervisor
+    def routes(self) -> dict[str, RequestHandler]:
+        """The handler of each method."""
         return {
             methods.TASK_START: self._start,
             methods.TASK_STOP: self._stop,
@@ -53,9 +51,9 @@ class TaskCalls:
 
     async def _start(self, params: dict[str, Any]) -> object:
         call: messages.TaskStartParams = checked(params, messages.TaskStartParams)
-        spec = self._app.task_specs.get(call.name)
+        spec = self._served.app.task_specs.get(call.name)
         if spec is None:
-            raise InvalidParams(f"no task {call.name!r}", data={"known": list(self._app.task_specs)})
+            raise InvalidParams(f"no task {call.name!r}", data={"known": list(self._served.app.task_specs)})
         try:
             handle = self._supervisor.start(spec, id=call.task_id, user_id=call.user_id, payload=call.payload)
         except TaskRefused as error:
@@ -74,18 +72,22 @@ class TaskCalls:
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
-    def changed(self, health: TaskHealth) -> None:
-        """A task's state has changed."""
-        if self._wanted:
-            self._tell(health)
-        else:
-            error = self._shown(health.error)
-            _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
+    def begin(self, *, wanted: bool) -> None:
+        """The handshake has been answered. Where the host asked for tasks it is told of those that run, and of changes.
 
-    def reported(self, health: TaskHealth) -> None:
-        """A task has reported how it is."""
+        Any other host reads of changes in its log.
+        """
+        self._wanted = wanted
+        if wanted:
+            for health in self._supervisor.status():
+                if health.status != "pending":
+                    self._tell(health)
+        self._deaf = self._served.task_changed(self._changed)
+
+    def _changed(self, health: TaskHealth) -> bool:
         if self._wanted:
             self._tell(health)
+        return self._wanted
 
     def _tell(self, health: TaskHealth) -> None:
         if self._waiting is None and not self._peer.congested:
@@ -110,14 +112,10 @@ class TaskCalls:
         task_id = next(iter(self._newest))
         self._peer.notify(methods.TASK_UPDATE, self._told(self._newest.pop(task_id)))
 
-    def begin(self, started: list[TaskHealth]) -> None:
-        """The handshake has been answered: tell of what began before."""
-        if self._wanted:
-            for health in started:
-                self._tell(health)
-
     def close(self) -> None:
         """Nothing changes any more: what waits for the host is put before the last answer."""
+        if self._deaf is not None:
+            self._deaf()
         if self._waiting is not None:
             self._waiting.cancel()
         while self._newest:
@@ -126,14 +124,5 @@ class TaskCalls:
     def _told(self, health: TaskHealth) -> dict[str, Any]:
         told: dict[str, Any] = unstructure(health)
         if health.error is not None:
-            told["error"] = self._shown(health.error)
+            told["error"] = self._served.shown(health.error)
         return told
-
-    def _shown(self, error: str | None) -> str | None:
-        """What the host is told of an error. What an exception says may be a secret: its type is all that crosses."""
-        if error is None or self._app.expose_errors:
-            return error
-        used, found, last = (
-            error.partition("; the last run: ") if error.startswith("restarts exhausted (") else ("", "", error)
-        )
-        return used + found + last.partition(":")[0]

@@ -1,0 +1,110 @@
+"""The seam between what an author writes and the host it is served to: what contexts and services need of a connection.
+
+A face implements :class:`Link`; nothing above this module knows which wire is behind it. The names of methods and the
+shape of their params are those of SEP (``wire/methods.py``, ``wire/messages.py``), whatever the wire: a face
+translates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from attrs import frozen
+
+
+@frozen
+class Workspace:
+    """Where the agent works."""
+
+    root: str
+    """An absolute path."""
+    trusted: bool
+    """Whether the user trusts that place."""
+
+
+@frozen
+class HostInfo:
+    """Who is at the other end, as far as it has said."""
+
+    name: str
+    version: str
+    mode: str
+    """What kind of program it is: ``"tui"``, ``"web"``, ``"widget"``, ``"cli"``, ``"headless"``, or its own word."""
+    workspace: Workspace
+    session_id: str | None = None
+    """The session that it serves; None where it did not say."""
+    disabled: frozenset[str] = frozenset()
+    """The groups of methods that it has switched off for this extension, such as ``"kv"`` and ``"exec"``."""
+
+
+class Link(Protocol):
+    """One connection to a host, as handlers and services see it.
+
+    A request ends in one of four ways, as in :mod:`sepkit.peer`. What is told may be dropped under pressure; what is
+    sent never is.
+    """
+
+    @property
+    def host(self) -> HostInfo:
+        """Who the host is."""
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The values of the app's flags on this connection: the host's, and the defaults of those it did not send."""
+
+    @property
+    def ui_kinds(self) -> frozenset[str] | None:
+        """The kinds of ``ui/request`` that the host can show; None where it did not say."""
+
+    @property
+    def state(self) -> Any:
+        """What the app's lifespan yielded; shared by all connections."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The app's logger."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the host does not keep up with what is sent."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that came over this connection is being worked on."""
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask the host, and wait for its answer.
+
+        Raises:
+            CapabilityDisabled: The host has switched the method's group off.
+            MethodNotFound: The host does not know the method.
+            RpcError: The host answered with an error.
+            ConnectionClosed: The host is gone.
+        """
+
+    def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
+        """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
+
+    async def send(self, method: str, params: dict[str, Any]) -> None:
+        """Notify the host; waits while it does not keep up.
+
+        Raises:
+            ConnectionClosed: The host is gone.
+        """
+
+    def flush(self) -> None:
+        """Send now what other threads have told so far."""
+
+    async def drain(self) -> None:
+        """Wait while the host does not keep up.
+
+        Raises:
+            ConnectionClosed: The host is gone.
+        """
+
+
+CURRENT_LINK: Final[ContextVar[Link | None]] = ContextVar("sepkit_link", default=None)
+"""The connection that the running code serves; None outside of handlers, and in what all connections share."""

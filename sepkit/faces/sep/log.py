@@ -1,0 +1,69 @@
+"""``logging`` reaches the host as ``log`` notifications, and never holds up the loop.
+
+Only a runner, or a test host, installs this handler: importing sepkit, or making an App, touches no logger.
+
+Source: protocol section 4, ``log``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from sepkit.app import SERVING
+from sepkit.contexts.link import CURRENT_LINK
+from sepkit.errors import EncodeError, sayable
+from sepkit.faces.sep.link import SepLink
+from sepkit.wire import methods
+from sepkit.wire.converter import to_json
+
+_PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def level_name(level: int) -> methods.LogLevel:
+    """The wire's word for a level of ``logging``."""
+    if level >= logging.ERROR:
+        return "error"
+    if level >= logging.WARNING:
+        return "warn"
+    if level >= logging.INFO:
+        return "info"
+    return "debug" if level >= logging.DEBUG else "trace"
+
+
+class WireHandler(logging.Handler):
+    """Sends records to the host. Lossy: while the host does not keep up they are dropped and counted.
+
+    What a handler of another connection logs is not sent here; what belongs to no connection (a task, the lifespan, a
+    thread of the author's) goes to all of them.
+
+    A record's traceback stays here: what an exception says may be a secret. So do sepkit's own lines below ``INFO``:
+    they are about what the host itself has sent.
+    """
+
+    def __init__(self, link: SepLink, level: int = logging.INFO) -> None:
+        super().__init__(level)
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; never raises."""
+        if record.levelno < logging.INFO and record.name.partition(".")[0] == "sepkit":
+            return
+        if CURRENT_LINK.get() not in (None, self._link) or SERVING.get() not in (None, self._link.served):
+            return
+        try:
+            fields: dict[str, Any] = {"logger": record.name}
+            for name, value in record.__dict__.items():
+                if name not in _PLAIN:
+                    try:
+                        fields[name] = to_json(value)
+                    except EncodeError:
+                        fields[name] = repr(value)
+            message = record.getMessage()
+            if record.name == "asyncio" and record.exc_info:
+                # "Task exception was never retrieved", followed by the repr of the exception.
+                message = message.partition("\n")[0]
+            params = {"level": level_name(record.levelno), "message": sayable(message), "fields": fields}
+            self._link.tell(methods.LOG, params)
+        except Exception:
+            return

@@ -1,0 +1,112 @@
+"""What an App registers, as SEP's ``initialize`` answers it and ``registry/update`` tells of it. Pure functions.
+
+Source: protocol sections 4 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from sepkit.app import App
+from sepkit.router import Change
+from sepkit.wire import messages, methods
+
+
+def registrations(app: App) -> messages.Registrations:
+    """What the extension contributes, but for background tasks.
+
+    Raises:
+        RegistrationError: What is registered does not fit together.
+    """
+    app.check()
+    return messages.Registrations(
+        tools=[_tool(app, name) for name in app.tools],
+        commands=[_command(app, name) for name in app.commands],
+        flags=list(app.flag_defaults),
+        shortcuts=list(app.shortcuts.values()),
+        subscriptions=list(app.events),
+        hooks=list(app.hooks),
+        providers=[_provider(app, name) for name in app.providers],
+        message_renderers=list(app.renderers.values()),
+    )
+
+
+def introduction(app: App, handshake: messages.InitializeParams) -> messages.InitializeResult:
+    """The answer to ``initialize``. Background tasks are named to a host that asked for them.
+
+    Raises:
+        RegistrationError: What is registered does not fit together.
+
+    Source: protocol sections 3 and 8; background tasks, section 3.
+    """
+    found = registrations(app)
+    if wants_tasks(handshake):
+        found = attrs.evolve(found, tasks=task_registrations(app))
+    return messages.InitializeResult(
+        protocol_version=min(handshake.protocol_version, methods.PROTOCOL_VERSION),
+        extension=messages.ExtensionInfo(name=app.name, version=app.version),
+        registrations=found,
+    )
+
+
+def wants_tasks(handshake: messages.InitializeParams) -> bool:
+    """Whether the host asked for the methods of background tasks."""
+    return bool((handshake.capabilities_enabled or {}).get("tasks"))
+
+
+def task_registrations(app: App) -> list[messages.TaskRegistration]:
+    """The background tasks, for a host that asked for tasks.
+
+    Source: background tasks, section 3.
+    """
+    return [
+        messages.TaskRegistration(
+            name=spec.name,
+            description=spec.description,
+            per_user=spec.per_user,
+            autostart=spec.autostart,
+            restart_policy=messages.RestartPolicyMs(
+                type=spec.policy.type,
+                max_restarts=spec.policy.max_restarts,
+                initial_delay_ms=round(spec.policy.initial_delay * 1000),
+                max_delay_ms=round(spec.policy.max_delay * 1000),
+                multiplier=spec.policy.multiplier,
+            ),
+        )
+        for spec in app.task_specs.values()
+    ]
+
+
+def registry_update(app: App, changes: Sequence[Change]) -> messages.RegistryUpdateParams | None:
+    """What the host is told of changes; None where it need not know."""
+    names: dict[str, list[str]] = {}
+    for kind, name in changes:
+        names.setdefault(kind, []).append(name)
+    # A login makes the provider another one: `oauth` is true now.
+    providers = dict.fromkeys(names.get("provider", []) + names.get("OAuth login of provider", []))
+    update = messages.RegistryUpdateParams(
+        tools=[_tool(app, name) for name in names.get("tool", ())],
+        commands=[_command(app, name) for name in names.get("command", ())],
+        flags=names.get("flag", []),
+        subscriptions=names.get("event", []),
+        providers=[_provider(app, name) for name in providers if name in app.providers],
+    )
+    return None if update == messages.RegistryUpdateParams() else update
+
+
+def _tool(app: App, name: str) -> messages.ToolRegistration:
+    tool = app.tools[name]
+    return messages.ToolRegistration(
+        name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
+    )
+
+
+def _command(app: App, name: str) -> messages.CommandRegistration:
+    command = app.commands[name]
+    return messages.CommandRegistration(name=command.name, description=command.description)
+
+
+def _provider(app: App, name: str) -> messages.ProviderRegistration:
+    return attrs.evolve(app.providers[name].registration, oauth=name in app.oauth_logins)

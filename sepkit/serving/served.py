@@ -1,0 +1,335 @@
+"""One App being served in this process: what its connections share. It knows no wire.
+
+Shared are the lifespan and what it yields, the background tasks, the threads of ``def`` handlers, the slots of running
+calls, and the watch over the loop. What belongs to one connection (handshake, flags, mode, events) stays with its
+:class:`~sepkit.contexts.link.Link`. A second Served of one App shares nothing with the first.
+
+A connection goes through ``join``, ``start`` (its handshake), ``begin_leave`` and ``leave``. The last one to begin to
+leave stops the tasks; the last one to leave ends the lifespan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
+from types import TracebackType
+from typing import Any, Final
+
+from sepkit.app import SERVING, App
+from sepkit.concurrency.lanes import Slots
+from sepkit.concurrency.threads import DaemonThreads
+from sepkit.concurrency.watch import LoopWatch
+from sepkit.contexts.contexts import TaskContext
+from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link
+from sepkit.errors import ConnectionClosed, SepkitError
+from sepkit.handlers import name_of
+from sepkit.router import Change
+from sepkit.serving.calls import Calls
+from sepkit.serving.lifespan import Lifespan
+from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
+
+MAX_CONCURRENCY: Final = 256
+MAX_WAITING: Final = 1024
+GRACE: Final = 5.0
+
+OnChange = Callable[[Sequence[Change]], None]
+"""Told of what is registered while the app is served."""
+OnTask = Callable[[TaskHealth], bool]
+"""Told how a background task is; whether the host behind it has been told."""
+
+_log = logging.getLogger("sepkit")
+
+
+class Served:
+    """An App that is served, over one connection or many.
+
+    It ends with its last connection. A server whose connections come and go holds it: ``async with Served(app) as
+    served`` ends it with the block.
+
+    Args:
+        app: What is served.
+        max_concurrency: How many tool and provider calls run at once, over all connections.
+        max_waiting: How many more may wait; past that they are refused as overloaded.
+        grace: Seconds that tasks and the lifespan have to end, where a block holds it.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        max_concurrency: int = MAX_CONCURRENCY,
+        max_waiting: int = MAX_WAITING,
+        grace: float = GRACE,
+    ) -> None:
+        app.check()  # what is wrong with the registrations is said before there is a host
+        self.app: Final = app
+        self.state: Any = None
+        """What the lifespan yielded; None before it has been entered, and without one."""
+        self.links: list[Link] = []
+        """The connections whose handshake has begun and that have not left, oldest first."""
+        self.ending = False
+        """Whether it ends, or has: no connection can begin any more."""
+        self._base = copy_context()
+        self._base.run(SERVING.set, self)
+        self._base.run(CURRENT_LINK.set, None)
+        self._threads = DaemonThreads()
+        self._names: dict[object, str] = handler_names(app)
+        self.watch: Final = LoopWatch(self._names, self._busy)
+        self.calls: Final = Calls(app, Slots(max_concurrency, max_waiting), self._threads, self.watch)
+        self.supervisor: Final = Supervisor(
+            self._launch, on_change=self._task_changed, on_report=self._task_reported, context=self._base
+        )
+        self._grace = grace
+        self._held = False
+        self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
+        self._leaving = 0  # those that have begun to leave, and are not gone
+        self._on_change: list[OnChange] = []
+        self._on_task: list[OnTask] = []
+        self._entering = asyncio.Lock()  # one handshake at a time enters the lifespan
+        self._entered = False
+        self._lifespan: Lifespan | None = None
+        self._stopping_tasks: asyncio.Task[None] | None = None
+        self._autostarted = False
+
+    # -- its connections -----------------------------------------------------------------------------------------------
+
+    def context(self, link: Link) -> Context:
+        """The context variables of what a connection's handlers run in; each call gets a copy."""
+        context = self._base.copy()
+        context.run(CURRENT_LINK.set, link)
+        return context
+
+    def join(self, link: Link) -> None:
+        """A connection is there, and keeps it alive until it begins to leave."""
+        self._joined.append(link)
+
+    async def start(self, link: Link) -> None:
+        """The handshake of a connection: the lifespan is entered, if no other connection has done so.
+
+        Raises:
+            SepkitError: It is ending.
+            Exception: What the lifespan raised. The next one to start tries again.
+        """
+        if self.ending:
+            raise SepkitError("the extension is shutting down")
+        self.links.append(link)
+        self._show_in_app()
+        try:
+            if self.app.lifespan is not None:
+                async with self._entering:
+                    if not self._entered:
+                        self._lifespan = Lifespan(self.app, self._base.copy())
+                        self.state = await self._lifespan.enter()
+                        self._entered = True
+        except BaseException:
+            self._forget(link)
+            raise
+
+    def autostart(self) -> None:
+        """A handshake has been answered: with the first one the tasks start that do so by themselves."""
+        if not self._autostarted and not self.ending:
+            self._autostarted = True
+            self.supervisor.autostart(list(self.app.task_specs.values()))
+
+    def changed(self, listener: OnChange) -> Callable[[], None]:
+        """Have ``listener`` told of what is registered from now on; what comes back ends that."""
+        self._on_change.append(listener)
+        return lambda: _remove(self._on_change, listener)
+
+    def task_changed(self, listener: OnTask) -> Callable[[], None]:
+        """Have ``listener`` told of each change of a task's state and of each report; what comes back ends that."""
+        self._on_task.append(listener)
+        return lambda: _remove(self._on_task, listener)
+
+    def begin_leave(self, link: Link, grace: float) -> asyncio.Task[None] | None:
+        """A connection ends. With the last one the tasks are stopped, within ``grace`` seconds.
+
+        Returns:
+            What stops the tasks; None while other connections need them.
+        """
+        _remove(self._joined, link)
+        self._leaving += 1
+        if not self._joined and not self._held:
+            self._stop_tasks(grace)
+        return self._stopping_tasks
+
+    async def leave(self, link: Link, seconds: float) -> None:
+        """A connection works on nothing any more. With the last one the lifespan is left, within ``seconds``."""
+        self._leaving -= 1
+        self._forget(link)
+        if self.ending and not self._leaving:
+            await self._end(seconds)
+
+    def _forget(self, link: Link) -> None:
+        _remove(self.links, link)
+        self._show_in_app()
+
+    def _show_in_app(self) -> None:
+        """``app.tasks`` acts on those that serve it: this one does from its first handshake on."""
+        serves = bool(self.links) or self._held
+        if serves and self not in self.app.serving:
+            self.app.serving.append(self)
+        elif not serves:
+            _remove(self.app.serving, self)
+
+    # -- held by a server ----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Served:
+        self._held = True
+        self._show_in_app()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End it. Connections that are still there must have been ended by their server."""
+        self._held = False
+        await asyncio.wait([self._stop_tasks(self._grace * 0.75)])
+        await self._end(self._grace / 4)
+        self._show_in_app()
+
+    # -- its end -------------------------------------------------------------------------------------------------------
+
+    def _stop_tasks(self, grace: float) -> asyncio.Task[None]:
+        self.ending = True
+        if self._stopping_tasks is None:
+            loop = asyncio.get_running_loop()
+            self._stopping_tasks = loop.create_task(self.supervisor.aclose(grace), name="sepkit stops tasks")
+        return self._stopping_tasks
+
+    async def _end(self, seconds: float) -> None:
+        if self._lifespan is not None:
+            await self._lifespan.leave(seconds)
+        self.watch.stop()
+        if stuck := self._threads.running:
+            _log.warning("left behind in their threads: %s", ", ".join(stuck))
+
+    # -- what is registered while it is served -------------------------------------------------------------------------
+
+    @property
+    def told(self) -> bool:
+        """Whether a host has been told what the app registers."""
+        return bool(self._on_change)
+
+    def registered(self, changes: Sequence[Change]) -> None:
+        """The app has registered something."""
+        self._names.update(handler_names(self.app))
+        for listener in list(self._on_change):
+            listener(changes)
+
+    # -- background tasks ----------------------------------------------------------------------------------------------
+
+    async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
+        self.watch.wake()
+        if spec.context is None:
+            return await spec.fn()
+        return await spec.fn(**{spec.context: TaskContext(_Home(self), run)})
+
+    def _task_changed(self, health: TaskHealth) -> None:
+        told = [listener(health) for listener in list(self._on_task)]
+        if not all(told) or not told:  # a host that does not know tasks reads of them in its log
+            error = self.shown(health.error)
+            _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
+
+    def _task_reported(self, health: TaskHealth) -> None:
+        for listener in list(self._on_task):
+            listener(health)
+
+    def shown(self, error: str | None) -> str | None:
+        """What a host is told of a task's error. The text of an exception may be a secret: only its type crosses."""
+        if error is None or self.app.expose_errors:
+            return error
+        used, found, last = (
+            error.partition("; the last run: ") if error.startswith("restarts exhausted (") else ("", "", error)
+        )
+        return used + found + last.partition(":")[0]
+
+    def _busy(self) -> bool:
+        return self.supervisor.busy or any(link.busy for link in self.links)
+
+
+class _Home:
+    """The link of what belongs to no connection, as background tasks do: the oldest one that is open."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    @property
+    def _link(self) -> Link:
+        if not self._served.links:
+            raise ConnectionClosed("no host is connected")
+        return self._served.links[0]
+
+    @property
+    def host(self) -> HostInfo:
+        return self._link.host
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        return self._link.flags
+
+    @property
+    def ui_kinds(self) -> frozenset[str] | None:
+        return self._link.ui_kinds
+
+    @property
+    def state(self) -> Any:
+        return self._served.state
+
+    @property
+    def logger(self) -> logging.Logger:
+        return logging.getLogger(self._served.app.name)
+
+    @property
+    def congested(self) -> bool:
+        return self._link.congested
+
+    @property
+    def busy(self) -> bool:
+        return self._link.busy
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._link.ask(method, params)
+
+    def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
+        self._link.tell(method, params, unless=unless)
+
+    async def send(self, method: str, params: dict[str, Any]) -> None:
+        await self._link.send(method, params)
+
+    def flush(self) -> None:
+        self._link.flush()
+
+    async def drain(self) -> None:
+        await self._link.drain()
+
+
+def handler_names(app: App) -> dict[object, str]:
+    """What the watch calls each handler by, if it finds its code on the loop's stack."""
+    found: dict[object, str] = {}
+
+    def add(what: str, fn: Any) -> None:
+        code = getattr(fn, "__code__", None)
+        if code is not None:
+            found[code] = what
+
+    for tool in app.tools.values():
+        add(f"tool {tool.name}", tool.fn)
+    for command in app.commands.values():
+        add(f"command {command.name}", command.fn)
+    for kind, table in (("hook", app.hooks), ("event", app.events)):
+        for name, specs in table.items():
+            for spec in specs:
+                add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
+    for provider in app.providers.values():
+        add(f"provider {provider.observer.name}", provider.observer.fn)
+    for task in app.task_specs.values():
+        add(f"task {task.name}", task.fn)
+    return found
+
+
+def _remove(found: list[Any], gone: object) -> None:
+    """Take ``gone`` itself out of a list, where it is there."""
+    found[:] = [one for one in found if one is not gone]
