@@ -12,8 +12,9 @@ from attrs import field, frozen, validators
 
 from sepkit.errors import EncodeError, InvalidData, sayable
 from sepkit.wire import messages
-from sepkit.wire.converter import structure, to_json
+from sepkit.wire.converter import structure
 from sepkit.wire.frames import dumps
+from sepkit.wire.writing import to_json
 
 
 @frozen

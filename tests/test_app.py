@@ -536,7 +536,7 @@ def test_each_mistake_leaves_the_tables_as_they_were() -> None:
         app = App("t")
         with pytest.raises(RegistrationError):
             mistake(app)
-        assert sepkit.wire.converter.unstructure(app.registrations()) == {}
+        assert sepkit.wire.writing.unstructure(app.registrations()) == {}
         assert not app.task_specs
 
 

@@ -13,7 +13,7 @@ from sepkit.concurrency.lanes import Hold, Slots
 from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Link, Session, Tools
 from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import to_json, unstructure_event
+from sepkit.wire.writing import to_json, unstructure_event
 
 if TYPE_CHECKING:
     from sepkit.tasks import TaskRun

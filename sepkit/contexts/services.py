@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, cast, overload
 from sepkit.errors import CapabilityDisabled, EncodeError, InternalError, InvalidData, MethodNotFound, NoUI
 from sepkit.peer import Peer
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, to_json
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import to_json
 
 T = TypeVar("T")
 D = TypeVar("D")

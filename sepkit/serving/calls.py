@@ -33,7 +33,8 @@ from sepkit.results import (
     tool_result,
 )
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import copied, structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import copied, unstructure
 
 _TIERS: Final = frozenset({"command", "event"})
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from sepkit.errors import EncodeError, sayable
 from sepkit.peer import Peer
 from sepkit.wire import methods
-from sepkit.wire.converter import to_json
+from sepkit.wire.writing import to_json
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 _PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

@@ -19,7 +19,8 @@ from sepkit.handlers import Fn, ObserverSpec, name_of
 from sepkit.results import Decision
 from sepkit.serving.calls import Calls
 from sepkit.wire import messages
-from sepkit.wire.converter import copied, structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import copied, unstructure
 
 _Delivery = tuple[messages.EventParams, dict[str, Any], asyncio.Future[None]]
 """An event, its payload for one handler, and the handshake that must have succeeded first."""

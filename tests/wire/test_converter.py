@@ -19,15 +19,8 @@ from hypothesis import strategies as st
 
 from sepkit.errors import EncodeError, InvalidData
 from sepkit.wire import messages as m
-from sepkit.wire.converter import (
-    MAX_DEPTH,
-    can_structure,
-    structure,
-    structure_exactly,
-    to_json,
-    unstructure,
-    unstructure_event,
-)
+from sepkit.wire.converter import can_structure, structure, structure_exactly
+from sepkit.wire.writing import MAX_DEPTH, to_json, unstructure, unstructure_event
 
 CONTEXT: Final = {"token": "epoch-7", "tier": "command"}
 HEALTH: Final = {"task_id": "t1", "name": "poll", "user_id": None, "status": "running", "restart_count": 2}

@@ -35,7 +35,7 @@ from sepkit.serving.observers import Observers
 from sepkit.tasks import Supervisor, TaskRun, TaskSpec
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import unstructure
+from sepkit.wire.writing import unstructure
 
 MAX_CONCURRENCY: Final = 256
 MAX_WAITING: Final = 1024

@@ -18,7 +18,7 @@ from sepkit.peer import Peer, RequestHandler
 from sepkit.serving.calls import checked
 from sepkit.tasks import Supervisor, TaskHealth, TaskRefused, UnknownTask
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import unstructure
+from sepkit.wire.writing import unstructure
 
 _log = logging.getLogger("sepkit")
 

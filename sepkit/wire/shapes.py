@@ -1,0 +1,74 @@
+"""What a type is made of: its fields, whether null is one of its values, whether it is an array in JSON.
+
+Nothing here reads or writes data; ``reading.py`` and ``writing.py`` do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin
+
+import attrs
+
+
+def has_fields(t: Any) -> bool:
+    """Whether ``t`` is an attrs class or a dataclass; the records of the wire are attrs classes."""
+    return isinstance(t, type) and get_origin(t) is None and (attrs.has(t) or dataclasses.is_dataclass(t))
+
+
+@attrs.frozen
+class Field:
+    """What attrs and dataclasses have in common about a field. ``droppable``: null counts as absent."""
+
+    name: str
+    type: Any
+    optional: bool
+    droppable: bool
+    metadata: Mapping[Any, Any]
+
+
+@cache
+def fields_of(cls: Any) -> tuple[Field, ...]:
+    """The fields of an attrs class or a dataclass, with their evaluated types."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = []
+    for field in attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls):
+        hint = hints.get(field.name, Any)
+        if isinstance(field, dataclasses.Field):
+            factory = field.default_factory is not dataclasses.MISSING
+            optional = factory or field.default is not dataclasses.MISSING
+        else:
+            factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+            optional = field.default is not attrs.NOTHING
+        # Null is a value of its own only if it differs from what absence means.
+        means_something = admits_null(hint) and (factory or field.default is not None)
+        found.append(Field(field.name, hint, optional, optional and not means_something, field.metadata))
+    return tuple(found)
+
+
+def admits_null(t: Any) -> bool:
+    """Whether null is one of the values of a type."""
+    return t is Any or t is object or (get_origin(t) in (Union, UnionType) and NoneType in get_args(t))
+
+
+def bounds_in(metadata: Any) -> dict[str, Any]:
+    """What ``Bounds`` (or annotated-types' ``Ge``, ``Lt``, ``Interval``, …) sets of ``ge``, ``gt``, ``le``, ``lt``."""
+    return {name: bound for name in _BOUNDS if (bound := getattr(metadata, name, None)) is not None}
+
+
+_BOUNDS: Final = ("ge", "gt", "le", "lt")
+
+
+def is_list(t: Any) -> bool:
+    """Whether a type is an array of items of one type: a list, a set, a ``tuple[int, ...]``."""
+    origin, args = get_origin(t) or t, get_args(t)
+    if origin is tuple:
+        return not args or args[-1] is Ellipsis
+    return origin in _LIST_LIKE
+
+
+_LIST_LIKE: Final = (list, set, frozenset, Sequence)
