@@ -9,8 +9,8 @@ import enum
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from cattrs.errors import (
     ClassValidationError,
@@ -21,7 +21,7 @@ from cattrs.errors import (
 )
 
 from sepkit.errors import Fault
-from sepkit.wire.shapes import bounds_in, has_fields, is_list
+from sepkit.wire.shapes import bounds_in, has_fields, is_list, is_union
 
 LESS_NESTING: Final = "less nesting"
 """What a fault expects where data is nested deeper than it can be read."""
@@ -41,11 +41,6 @@ class Nothing:
     """What was received for a field that is missing."""
 
 
-def json_type(value: object) -> str:
-    """The JSON name of a value's type; the Python name where there is none."""
-    return JSON_TYPES.get(type(value)) or type(value).__name__
-
-
 JSON_TYPES: Final[dict[type, str]] = {
     NoneType: "null",
     bool: "boolean",
@@ -53,10 +48,16 @@ JSON_TYPES: Final[dict[type, str]] = {
     float: "number",
     str: "string",
     list: "array",
-    tuple: "array",
     dict: "object",
-    Nothing: "nothing",
 }
+"""The types that orjson makes of JSON, by their JSON names."""
+
+_RECEIVED: Final[dict[type, str]] = {**JSON_TYPES, tuple: "array", Nothing: "nothing"}
+
+
+def json_type(value: object) -> str:
+    """The JSON name of a value's type; the Python name if it has none."""
+    return _RECEIVED.get(type(value)) or type(value).__name__
 
 
 def describe(t: Any) -> str:
@@ -67,7 +68,7 @@ def describe(t: Any) -> str:
         return describe(base) + "".join(map(_describe_limits, metadata))
     if origin is Literal or (isinstance(t, type) and issubclass(t, enum.Enum)):
         return one_of(m.value if isinstance(m, enum.Enum) else m for m in get_args(t) or tuple(t))
-    if origin in (Union, UnionType):
+    if is_union(t):
         return " or ".join(dict.fromkeys(map(describe, get_args(t))))
     supertype = getattr(t, "__supertype__", None)
     if supertype is not None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from functools import cache
 from pathlib import PurePath
-from types import GenericAlias, NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, NotRequired, Required, Union, cast, get_args, get_origin
+from types import GenericAlias, NoneType
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
 from uuid import UUID
 
 import cattrs
@@ -27,7 +27,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from sepkit.errors import MOST_FAULTS
 from sepkit.wire.faults import JSON_TYPES, Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import REST, TAG, HasText, Record, Usage
-from sepkit.wire.shapes import admits_null, bounds_in, fields_of, has_fields, is_list
+from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_list, is_union, tag_of, without_null
 
 Hook = Callable[[Any, Any], Any]
 
@@ -137,7 +137,7 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
     overrides: dict[str, Any] = {}
     for field in fields:
         if strict and field.droppable and field.type is not Any:
-            overrides[field.name] = override(struct_hook=_without_null(field.type, conv))
+            overrides[field.name] = override(struct_hook=_not_null_hook(field.type, conv))
     inner = make_dict_structure_fn(
         cls,
         conv,
@@ -172,9 +172,8 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
     return structure_plain
 
 
-def _without_null(t: Any, conv: cattrs.Converter) -> Hook:
-    members = [member for member in get_args(t) if member is not NoneType] if admits_null(t) else [t]
-    wanted: Any = Union[tuple(members)]  # noqa: UP007  (built at run time)
+def _not_null_hook(t: Any, conv: cattrs.Converter) -> Hook:
+    wanted = without_null(t)
 
     def hook(value: Any, _: Any) -> Any:
         if value is None:
@@ -367,7 +366,7 @@ def _tagged_members(members: Iterable[Any]) -> tuple[str, dict[str, Any]] | None
             names.add("type")
             by_tag["Usage"] = member
             continue
-        field = next((f for f in fields_of(member) if TAG in f.metadata), None) if has_fields(member) else None
+        field = tag_of(member)
         if field is None:
             return None
         names.add(field.name)
@@ -461,7 +460,7 @@ FACTORIES: Final[list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Convert
         lambda t, _: _text_as(t, "a decimal number in a string"),
     ),
     (_is_choice, _choice_hook),
-    (lambda t: get_origin(t) in (Union, UnionType), _union_hook),
+    (is_union, _union_hook),
     (lambda t: get_origin(t) is Annotated, _annotated_hook),
     (_hashable_scalar, lambda t, _: _SCALARS[t]),
 ]

@@ -10,9 +10,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin
 
 import attrs
+
+from sepkit.wire.messages import TAG
 
 
 def has_fields(t: Any) -> bool:
@@ -20,8 +22,7 @@ def has_fields(t: Any) -> bool:
     return isinstance(t, type) and get_origin(t) is None and (attrs.has(t) or dataclasses.is_dataclass(t))
 
 
-@attrs.frozen
-class Field:
+class Field(NamedTuple):
     """What attrs and dataclasses have in common about a field. ``droppable``: null counts as absent."""
 
     name: str
@@ -50,9 +51,26 @@ def fields_of(cls: Any) -> tuple[Field, ...]:
     return tuple(found)
 
 
+def tag_of(cls: Any) -> Field | None:
+    """The field that tells a record from the other members of a union; its type is a Literal of one value."""
+    return next((field for field in fields_of(cls) if TAG in field.metadata), None) if has_fields(cls) else None
+
+
+def is_union(t: Any) -> bool:
+    """Whether a type is a union, in either spelling."""
+    return get_origin(t) in (Union, UnionType)
+
+
 def admits_null(t: Any) -> bool:
     """Whether null is one of the values of a type."""
-    return t is Any or t is object or (get_origin(t) in (Union, UnionType) and NoneType in get_args(t))
+    return t is Any or t is object or (is_union(t) and NoneType in get_args(t))
+
+
+def without_null(t: Any) -> Any:
+    """A type without null, if it is a union that has it."""
+    if not is_union(t):
+        return t
+    return Union[tuple(member for member in get_args(t) if member is not NoneType)]  # noqa: UP007  (built at run time)
 
 
 def bounds_in(metadata: Any) -> dict[str, Any]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import attrs
 
 from sepkit.wire import messages as m
 from sepkit.wire import methods
+from sepkit.wire.faults import JSON_TYPES
 from sepkit.wire.messages import REST, TAG, Bounds, HasText, JsonObject, Record
+from sepkit.wire.shapes import is_union, tag_of, without_null
 
 Schema = dict[str, Any]
 Sender = Literal["host", "extension", "either"]
@@ -257,14 +259,7 @@ def _ref(name: str) -> Schema:
 
 
 # -------------------------------------------------------------------------------------------------------------- schemas
-_SCALARS: Final[dict[Any, str]] = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    None: "null",
-    NoneType: "null",
-}
+_SCALARS: Final[dict[Any, str]] = {t: JSON_TYPES[t] for t in (str, int, float, bool, NoneType)} | {None: "null"}
 
 
 def schema_of(t: Any, names: Mapping[Any, str] | None = None) -> Schema:
@@ -301,7 +296,7 @@ def _body(t: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
         return _choice(arguments)
     if origin is Annotated:
         return _constrained(_schema(arguments[0], names, around), arguments[1:])
-    if origin in (Union, UnionType):
+    if is_union(t):
         return _union(arguments, names, (*around, t))
     raise TypeError(f"there is no schema for {_name(t)}")
 
@@ -333,13 +328,13 @@ def _constrained(schema: Schema, constraints: tuple[Any, ...]) -> Schema:
 def _union(members: tuple[Any, ...], names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
     schemas = [_schema(member, names, around) for member in members]
     records = [member for member in members if member is not NoneType]
-    tags = [tag for tag in map(_tag, records) if tag is not None]
+    tags = [tag for tag in map(tag_of, records) if tag is not None]
     if len(records) > 1 and tags:
-        field = tags[0][0]
-        if len(tags) < len(records) or any(name != field for name, _ in tags):
+        field = tags[0].name
+        if len(tags) < len(records) or any(tag.name != field for tag in tags):
             # `structure` may look at a tag first, which `anyOf` does not.
             raise TypeError(f"{' | '.join(map(_name, members))}: no one field tells the members apart")
-        words = ", ".join(f"`{value}`" for _, value in tags)
+        words = ", ".join(f"`{get_args(tag.type)[0]}`" for tag in tags)
         return {"description": f"One of several kinds; `{field}` tells which: {words}.", "oneOf": schemas}
     if all(schema.keys() == {"type"} for schema in schemas):
         return {"type": [schema["type"] for schema in schemas]}
@@ -348,13 +343,6 @@ def _union(members: tuple[Any, ...], names: Mapping[Any, str], around: tuple[Any
 
 def _is_record(t: Any) -> bool:
     return isinstance(t, type) and issubclass(t, Record) and t is not Record
-
-
-def _tag(t: Any) -> tuple[str, Any] | None:
-    """The name and the value of the field that tells a record from its like."""
-    if not _is_record(t):
-        return None
-    return next(((field.name, field.default) for field in attrs.fields(t) if TAG in field.metadata), None)
 
 
 def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
@@ -370,7 +358,7 @@ def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Sche
             required.append(field.name)
             properties[field.name] = _schema(hint, names, around)
         elif field.default is None:  # says "absent", so null is none of its values
-            properties[field.name] = _schema(_without_null(hint), names, around)
+            properties[field.name] = _schema(without_null(hint), names, around)
         else:
             factory = getattr(field.default, "factory", None)
             default = field.default if factory is None else factory()
@@ -384,12 +372,6 @@ def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Sche
         "additionalProperties": is_open,
         "properties": properties,
     }
-
-
-def _without_null(t: Any) -> Any:
-    if get_origin(t) not in (Union, UnionType):
-        return t
-    return Union[tuple(member for member in get_args(t) if member is not NoneType)]  # noqa: UP007  (built at run time)
 
 
 _SHAPE: Final = re.compile(r"Wire: ``\{.*?\}``[,;.]? ?(.?)")
