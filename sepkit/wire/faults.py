@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 
 from cattrs.errors import (
     ClassValidationError,
@@ -21,7 +21,7 @@ from cattrs.errors import (
 )
 
 from sepkit.errors import Fault
-from sepkit.wire.shapes import bounds_in, has_fields, is_list, is_union
+from sepkit.wire.shapes import bounds_in, has_fields, is_choice, is_list, is_union
 
 LESS_NESTING: Final = "less nesting"
 """What a fault expects where data is nested deeper than it can be read."""
@@ -66,7 +66,7 @@ def describe(t: Any) -> str:
     if origin is Annotated:
         base, *metadata = get_args(t)
         return describe(base) + "".join(map(_describe_limits, metadata))
-    if origin is Literal or (isinstance(t, type) and issubclass(t, enum.Enum)):
+    if is_choice(t):
         return one_of(m.value if isinstance(m, enum.Enum) else m for m in get_args(t) or tuple(t))
     if is_union(t):
         return " or ".join(dict.fromkeys(map(describe, get_args(t))))

@@ -10,7 +10,7 @@ from datetime import date, datetime, time
 from functools import cache
 from pathlib import PurePath
 from types import GenericAlias, NoneType
-from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
+from typing import Annotated, Any, Final, NotRequired, Required, cast, get_args, get_origin
 from uuid import UUID
 
 import cattrs
@@ -27,7 +27,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from sepkit.errors import MOST_FAULTS
 from sepkit.wire.faults import JSON_TYPES, Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import REST, TAG, HasText, Record, Usage
-from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_list, is_union, tag_of, without_null
+from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_list, is_union, tag_of, without_null
 
 Hook = Callable[[Any, Any], Any]
 
@@ -358,7 +358,7 @@ def _first_fit_hook(members: Sequence[tuple[Any, Hook]], expected: str) -> Hook:
 
 
 def _tagged_members(members: Iterable[Any]) -> tuple[str, dict[str, Any]] | None:
-    """The name of the field that tells the members of a union apart, and the member for each of its values."""
+    """The name of the tag of a union's members, and the member for each tag; None if they have no common one."""
     by_tag: dict[str, Any] = {}
     names = set()
     for member in members:
@@ -433,10 +433,6 @@ _HOLDS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def _is_choice(t: Any) -> bool:
-    return get_origin(t) is Literal or (isinstance(t, type) and issubclass(t, enum.Enum))
-
-
 def _hashable_scalar(t: Any) -> bool:
     try:
         return t in _SCALARS
@@ -459,7 +455,7 @@ FACTORIES: Final[list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Convert
         lambda t: isinstance(t, type) and t.__module__ == "decimal" and t.__name__ == "Decimal",
         lambda t, _: _text_as(t, "a decimal number in a string"),
     ),
-    (_is_choice, _choice_hook),
+    (is_choice, _choice_hook),
     (is_union, _union_hook),
     (lambda t: get_origin(t) is Annotated, _annotated_hook),
     (_hashable_scalar, lambda t, _: _SCALARS[t]),

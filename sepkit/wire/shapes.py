@@ -1,16 +1,17 @@
-"""What a type is made of: its fields, whether null is one of its values, whether it is an array in JSON.
+"""What a type is made of: its fields, its tag, its bounds; whether it is a union, a choice, a list.
 
-Nothing here reads or writes data; ``reading.py`` and ``writing.py`` do.
+Questions about types only: ``reading.py`` and ``writing.py`` read and write data.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Final, NamedTuple, Union, get_args, get_origin
+from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 import attrs
 
@@ -37,7 +38,7 @@ def fields_of(cls: Any) -> tuple[Field, ...]:
     """The fields of an attrs class or a dataclass, with their evaluated types."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
-    for field in attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls):
+    for field in _declared(cls):
         hint = hints.get(field.name, Any)
         if isinstance(field, dataclasses.Field):
             factory = field.default_factory is not dataclasses.MISSING
@@ -49,6 +50,16 @@ def fields_of(cls: Any) -> tuple[Field, ...]:
         means_something = admits_null(hint) and (factory or field.default is not None)
         found.append(Field(field.name, hint, optional, optional and not means_something, field.metadata))
     return tuple(found)
+
+
+@cache
+def field_names(cls: Any) -> tuple[str, ...]:
+    """The names of the fields. Unlike :func:`fields_of` it evaluates no annotations, which may not be possible."""
+    return tuple(field.name for field in _declared(cls))
+
+
+def _declared(cls: Any) -> tuple[Any, ...]:
+    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
 
 
 def tag_of(cls: Any) -> Field | None:
@@ -71,6 +82,11 @@ def without_null(t: Any) -> Any:
     if not is_union(t):
         return t
     return Union[tuple(member for member in get_args(t) if member is not NoneType)]  # noqa: UP007  (built at run time)
+
+
+def is_choice(t: Any) -> bool:
+    """Whether a type lists its values: a Literal or an enum."""
+    return get_origin(t) is Literal or (isinstance(t, type) and issubclass(t, enum.Enum))
 
 
 def bounds_in(metadata: Any) -> dict[str, Any]:

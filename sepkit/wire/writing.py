@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterable
@@ -16,7 +15,6 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
-import attrs
 import cattrs
 import orjson
 from cattrs.gen import make_dict_unstructure_fn, override
@@ -24,14 +22,14 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from sepkit.errors import EncodeError
 from sepkit.wire.faults import step
 from sepkit.wire.messages import ALWAYS, REST, TAG, Record, StreamEvent, Usage
-from sepkit.wire.shapes import fields_of, has_fields
+from sepkit.wire.shapes import field_names, fields_of, has_fields
 
 # orjson writes 254 levels; a result is one or two levels down in its frame.
 MAX_DEPTH: Final = 200
 
 
 def unstructure(record: Record) -> dict[str, Any]:
-    """A record as the object that goes on the wire: with its tags, without optional fields that have their default.
+    """A record as the object that goes on the wire: with its tags, without the fields that have their default value.
 
     Free-form parts (arguments, details, payloads) are passed on unchanged; :func:`to_json` turns those into plain data.
     """
@@ -211,7 +209,7 @@ def _plain_other(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, set | frozenset):
         return _sorted(_plain_list(value, depth, "[*]"))
     if has_fields(kind):
-        return _plain_dict({field.name: getattr(value, field.name) for field in _shape(kind)}, depth, value)
+        return _plain_dict({name: getattr(value, name) for name in field_names(kind)}, depth, value)
     if any(base.__module__ == "decimal" and base.__name__ == "Decimal" for base in kind.__mro__):
         return str(value)
     raise _Unwritable(f"{_type_name(value)} has no form in JSON")
@@ -225,11 +223,6 @@ _BASES: Final[list[tuple[Any, Callable[[Any], Any]]]] = [
     (date | time, lambda value: value.isoformat()),  # a datetime is a date
     (UUID | PurePath, str),
 ]
-
-
-@cache
-def _shape(cls: Any) -> tuple[Any, ...]:
-    return tuple(attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls))
 
 
 def _text(value: str) -> str:
