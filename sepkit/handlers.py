@@ -14,7 +14,8 @@ from sepkit.contexts import contexts
 from sepkit.errors import RegistrationError
 from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
 from sepkit.wire import messages
-from sepkit.wire.converter import can_structure, copied, structure
+from sepkit.wire.converter import can_structure, structure
+from sepkit.wire.writing import copied
 
 Fn = Callable[..., Any]
 

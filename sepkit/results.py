@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import attrs
 import orjson
 from attrs import field, frozen, validators
 
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
-from sepkit.wire.converter import structure, to_json, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.shapes import field_names
+from sepkit.wire.writing import to_json, unstructure
 
 
 @frozen
@@ -81,7 +81,7 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
         new = to_json(returned)
-    elif type(returned) is type(given) and (names := _field_names(type(given))):
+    elif type(returned) is type(given) and (names := field_names(type(given))):
         new = dict(raw)
         before: object = structure(raw, type(given))
         for name in names:
@@ -100,13 +100,6 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
     if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
         structure(new, cls)
     return raw if _same(new, raw) else new
-
-
-def _field_names(cls: Any) -> list[str]:
-    """The names of the fields of an attrs class or a dataclass; of another class, none."""
-    if attrs.has(cls):
-        return [attribute.name for attribute in attrs.fields(cls)]
-    return [one.name for one in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
 
 
 def _same(one: object, other: object) -> bool:

@@ -27,7 +27,8 @@ from sepkit.handlers import (
 from sepkit.results import Block, Patch
 from sepkit.tasks import RestartPolicy, TaskSpec
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure_exactly, to_json
+from sepkit.wire.converter import structure_exactly
+from sepkit.wire.writing import to_json
 
 HookReturn = (
     Block

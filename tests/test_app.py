@@ -38,7 +38,7 @@ from sepkit import (
 )
 from sepkit.errors import RegistrationError
 from sepkit.faces.sep.registrations import registrations
-from sepkit.wire.converter import unstructure
+from sepkit.wire.writing import unstructure
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from sepkit import Delta, Done, ModelUsed, Reasoning, ToolCallArgumentsDelta, To
 from sepkit.contexts.streams import StreamFold
 from sepkit.errors import EncodeError
 from sepkit.wire import messages
-from sepkit.wire.converter import structure, unstructure, unstructure_event
+from sepkit.wire.converter import structure
 from sepkit.wire.messages import StreamEvent
+from sepkit.wire.writing import unstructure, unstructure_event
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 _JSON = st.recursive(

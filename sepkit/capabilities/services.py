@@ -28,7 +28,8 @@ from sepkit.errors import (
 )
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 _log = logging.getLogger("sepkit.host")
 

@@ -60,7 +60,7 @@ async def _call(
     from sepkit.cli.hosting import hosting
     from sepkit.cli.tasks import lines
     from sepkit.host.console import Console
-    from sepkit.wire.converter import unstructure
+    from sepkit.wire.writing import unstructure
 
     console = Console(quiet=quiet)
     try:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(target: str, as_json: bool, seconds: float | None) -> None:
     """Show what MODULE:APP registers: tools, hooks in the order in which they run, events, commands and the rest."""
     from sepkit.loader import load
-    from sepkit.wire.converter import unstructure
+    from sepkit.wire.writing import unstructure
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the module prints when it is imported is no data
@@ -62,7 +62,7 @@ def describe(app: App) -> dict[str, Any]:
     """What an App contributes, as JSON data: its registrations, and where and how each handler runs."""
     from sepkit.faces.sep.registrations import registrations
     from sepkit.handlers import name_of, where
-    from sepkit.wire.converter import to_json, unstructure
+    from sepkit.wire.writing import to_json, unstructure
 
     registered = unstructure(registrations(app))
     tools = [

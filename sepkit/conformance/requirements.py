@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import field, frozen
 
 from sepkit.errors import InvalidData, SepkitError
-from sepkit.wire.converter import LESS_NESTING, structure_exactly
+from sepkit.wire.converter import structure_exactly
+from sepkit.wire.faults import LESS_NESTING
 
 if TYPE_CHECKING:
     from sepkit.conformance.connection import Connection

@@ -14,7 +14,7 @@ from sepkit.contexts.link import HostInfo, Link, Workspace
 from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Session, Tools
 from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import to_json, unstructure_event
+from sepkit.wire.writing import to_json, unstructure_event
 
 if TYPE_CHECKING:
     from sepkit.tasks import TaskRun

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar, cast, overload
 
 from sepkit.errors import EncodeError, InternalError, InvalidData, MethodNotFound, NoUI
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, to_json
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import to_json
 
 T = TypeVar("T")
 D = TypeVar("D")

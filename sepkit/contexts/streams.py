@@ -11,7 +11,7 @@ import orjson
 
 from sepkit.errors import EncodeError
 from sepkit.wire import messages
-from sepkit.wire.converter import unstructure
+from sepkit.wire.writing import unstructure
 
 
 class StreamFold:

@@ -31,8 +31,9 @@ from sepkit.host.manifest import Manifest, ManifestError, Sandbox, inherited
 from sepkit.host.stderr import StderrReader
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
 from sepkit.wire.frames import MAX_FRAME_BYTES
+from sepkit.wire.writing import unstructure
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 OnUpdate = Callable[[messages.ToolUpdateParams], None]

@@ -23,7 +23,8 @@ from sepkit.host.stderr import StderrReader
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
 from sepkit.transports.process import ChildProcess
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 INITIALIZE_TIMEOUT: Final = 10.0
 SHUTDOWN_GRACE: Final = 5.0

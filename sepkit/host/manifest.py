@@ -17,7 +17,8 @@ from typing import Annotated, Any, Final, Literal
 from attrs import field, frozen
 
 from sepkit.errors import Fault, InvalidData, SepkitError
-from sepkit.wire.converter import step, structure
+from sepkit.wire.converter import structure
+from sepkit.wire.faults import step
 from sepkit.wire.messages import Bounds
 from sepkit.wire.methods import PROTOCOL_VERSION
 

@@ -21,6 +21,7 @@ import attrs
 import orjson
 
 from sepkit.errors import MOST_FAULTS, Fault
+from sepkit.wire.faults import JSON_TYPES
 
 Load = Callable[[Any, list[Fault]], Any]
 
@@ -35,24 +36,13 @@ class _Refused:
 
 REFUSED: typing.Final = _Refused()
 
-_WORDS: dict[type, str] = {
-    type(None): "null",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
-
-
 # The keys come from the peer, and a fault goes back to it.
 _LONGEST_STEP = 100
 
 
 def json_word(value: object) -> str:
     """What a value is in JSON, in one word. Never the value: it may be a secret."""
-    return _WORDS.get(type(value), "no JSON value")
+    return JSON_TYPES.get(type(value), "no JSON value")
 
 
 def key_step(key: object) -> str:
@@ -169,7 +159,7 @@ def _anything(value: Any, faults: list[Fault]) -> Any:
     return value
 
 
-ANY = Form({}, "any value", frozenset(_WORDS.values()), _anything, exact=frozenset(_WORDS))
+ANY = Form({}, "any value", frozenset(JSON_TYPES.values()), _anything, exact=frozenset(JSON_TYPES))
 
 
 def parsed(
@@ -222,7 +212,7 @@ def choice(constants: dict[tuple[type, Any], Any], strict: bool) -> Form:
     """One of some JSON constants; the keys are (type, value) because in Python ``1 == True``."""
     values = [value for _, value in constants]
     expected = "one of " + ", ".join(orjson.dumps(value).decode() for value in values)
-    words = {_WORDS[cls] for cls, _ in constants}
+    words = {JSON_TYPES[cls] for cls, _ in constants}
     known = _STRICT_COERCIONS if strict else COERCIONS
     coercions = [known[cls] for cls in dict.fromkeys(cls for cls, _ in constants)]
 
@@ -461,14 +451,14 @@ def union_form(strict: list[Form], lax: list[Form]) -> Form:
     taken: set[str] = set()
     for form in strict:
         # `datetime | str` reads a date where it can, so there a str is not exact; `str | datetime` keeps every str.
-        exact.update(cls for cls in form.exact if _WORDS[cls] not in taken)
+        exact.update(cls for cls in form.exact if JSON_TYPES[cls] not in taken)
         taken |= form.takes - ({"integer"} if float in form.exact else set())
     if any(form.takes == ANY.takes for form in strict):
         return ANY
     expected = " or ".join(dict.fromkeys(form.expected for form in strict))
     attempts = [form.load for form in sorted(strict, key=lambda form: "number" in form.takes)]
     attempts += [form.load for form in lax]
-    candidates = {word: [form for form in lax if word in form.takes] for word in _WORDS.values()}
+    candidates = {word: [form for form in lax if word in form.takes] for word in JSON_TYPES.values()}
 
     def load(value: Any, faults: list[Fault]) -> Any:
         if type(value) in exact:

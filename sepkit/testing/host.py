@@ -32,7 +32,8 @@ from sepkit.testing.inspection import InspectedTransport
 from sepkit.testing.services import ExecScript, Seen, Services, UiScript
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 if TYPE_CHECKING:
     from sepkit.testing.blocking import BlockingTestHost

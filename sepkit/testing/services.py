@@ -17,7 +17,8 @@ from sepkit.errors import CapabilityDisabled, ContextViolation, InternalError, I
 from sepkit.faces.sep.requests import checked
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """The records of the wire: params and result of every method, as frozen attrs classes.
 
-Data only: how a record is read from JSON and written to it stands in ``converter.py``, what a method does elsewhere.
+Data only: how a record is read and written is in ``converter.py`` and ``writing.py``, what a method does elsewhere.
 ``PARAMS`` and ``RESULTS``, at the end, find the records of a method by its name. A field with a default may be absent
 on the wire; one without must be there.
 
@@ -105,7 +105,7 @@ Count = Annotated[int, Bounds(ge=0)]
 Version = Annotated[int, Bounds(ge=1)]
 EventObject = Annotated[dict[str, Any], HasText("type")]
 
-# How a field differs from its like, for the converter.
+# What is special about a field; the converter, the writer and the schemas look for these.
 TAG: Final = "sepkit.tag"  # tells the member of a union: required when read, always written
 ALWAYS: Final = "sepkit.always"  # written even where it is the default, because hosts look for it
 REST: Final = "sepkit.rest"  # holds the keys that no other field names; stands in no object of its own

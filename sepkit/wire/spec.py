@@ -1,8 +1,8 @@
 """The JSON Schemas of every method, made from the records of the wire.
 
-Pure: types in, documents (plain dicts) out; ``cli/spec.py`` writes them to files. What a field is stands in the
-records and nowhere here; the tables below only say which file a schema is in, and under which name. No schemas of
-tools' arguments: those are made by ``schema/``.
+Pure: types in, documents (plain dicts) out; ``cli/spec.py`` writes them to files. The fields come from the records
+alone; the tables below only say which file a schema is in, and under which name. No schemas of tools' arguments:
+``schema/`` makes those.
 
 A schema accepts what :func:`sepkit.wire.converter.structure_exactly` accepts.
 """
@@ -12,14 +12,16 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import attrs
 
 from sepkit.wire import messages as m
 from sepkit.wire import methods
+from sepkit.wire.faults import JSON_TYPES
 from sepkit.wire.messages import REST, TAG, Bounds, HasText, JsonObject, Record
+from sepkit.wire.shapes import is_union, tag_of, without_null
 
 Schema = dict[str, Any]
 Sender = Literal["host", "extension", "either"]
@@ -28,7 +30,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 # -------------------------------------------------------------------------------------------------------------- frames
-# For their schema only: a frame that is read or written stays a dict (`wire/frames.py`).
+# For their schema only: `wire/frames.py` reads and writes a frame as a dict.
 Id = int | str
 
 
@@ -101,7 +103,7 @@ _TO_EXTENSION: Final = frozenset(
     }
 )
 
-# What a document of the file may be beside params and results. The frames are no method's, so all of theirs is here.
+# What a document of the file may be besides params and results. Frames belong to no method, so all of them are here.
 _LISTED: Final[dict[str, dict[str, Any]]] = {
     "command-complete": {"Completion": m.Completion},
     "envelope": {
@@ -112,8 +114,8 @@ _LISTED: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
-# What is named in a file's `$defs` and referred to; everything else stands where it is used. A type that holds itself
-# must be here.
+# What has a name in a file's `$defs` and is referred to; everything else is written out where it is used. A type that
+# contains itself must be here.
 _PARTS: Final[dict[str, dict[str, Any]]] = {
     "envelope": {"Id": Id, "Error": Error, "Context": m.Context},
     "hook": {"HookOutcome": m.HookOutcome, "Context": m.Context},
@@ -194,7 +196,7 @@ def _entry_name(method: str, half: str, record: Any) -> str:
 
 
 def _shared(family: str) -> set[Any]:
-    """The records that several methods of a family have in common, and that go by their own name."""
+    """The records that several methods of a family have in common; they are listed by their own name."""
     used = [t for table in (m.PARAMS, m.RESULTS) for method, t in table.items() if method.startswith(f"{family}/")]
     return {t for t in used if used.count(t) > 1} - {m.Empty}
 
@@ -213,7 +215,7 @@ def documents() -> dict[str, Schema]:
 def document(file: str) -> Schema:
     """A file's document: an entry in ``$defs`` for everything in it, valid without any other file.
 
-    Its ``oneOf`` lists what the file is about. To judge params or a result, use their entry: ``{}`` may fit several.
+    Its ``oneOf`` lists what the file is about. To validate params or a result, use their entry: ``{}`` may fit several.
     """
     used = [one for one in method_schemas() if one.file == file]
     called: dict[str, Any] = {}
@@ -224,7 +226,7 @@ def document(file: str) -> Schema:
     listed = called | _LISTED.get(file, {})
     parts = _PARTS.get(file, {})
     by_own_name = {name: t for name, t in called.items() if t in _shared(file)}
-    # What is referred to where it is used. Params and results are not: one record may be those of many methods.
+    # What is referred to by name. Params and results are not: one record may belong to many methods.
     names = {t: name for name, t in (by_own_name | _LISTED.get(file, {}) | parts).items()}
 
     title = _pascal(file)
@@ -241,7 +243,7 @@ def document(file: str) -> Schema:
         "title": title,
         "description": " ".join([*([_ABOUT[file]] if file in _ABOUT else []), *map(_told, used)]),
         "$defs": entries,
-        # The result of `hook` is another name for one of its parts, and is listed as that.
+        # The result of `hook` is one of its parts by another name, and is listed as that part.
         "oneOf": [entries[name] if "$ref" in entries[name] else _ref(name) for name in listed],
     }
 
@@ -257,14 +259,7 @@ def _ref(name: str) -> Schema:
 
 
 # -------------------------------------------------------------------------------------------------------------- schemas
-_SCALARS: Final[dict[Any, str]] = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    None: "null",
-    NoneType: "null",
-}
+_SCALARS: Final[dict[Any, str]] = {t: JSON_TYPES[t] for t in (str, int, float, bool, NoneType)} | {None: "null"}
 
 
 def schema_of(t: Any, names: Mapping[Any, str] | None = None) -> Schema:
@@ -301,7 +296,7 @@ def _body(t: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
         return _choice(arguments)
     if origin is Annotated:
         return _constrained(_schema(arguments[0], names, around), arguments[1:])
-    if origin in (Union, UnionType):
+    if is_union(t):
         return _union(arguments, names, (*around, t))
     raise TypeError(f"there is no schema for {_name(t)}")
 
@@ -333,13 +328,13 @@ def _constrained(schema: Schema, constraints: tuple[Any, ...]) -> Schema:
 def _union(members: tuple[Any, ...], names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
     schemas = [_schema(member, names, around) for member in members]
     records = [member for member in members if member is not NoneType]
-    tags = [tag for tag in map(_tag, records) if tag is not None]
+    tags = [tag for tag in map(tag_of, records) if tag is not None]
     if len(records) > 1 and tags:
-        field = tags[0][0]
-        if len(tags) < len(records) or any(name != field for name, _ in tags):
-            # `structure` may look at a tag first, which `anyOf` does not.
+        field = tags[0].name
+        if len(tags) < len(records) or any(tag.name != field for tag in tags):
+            # `structure` may choose a member by its tag, which `anyOf` cannot.
             raise TypeError(f"{' | '.join(map(_name, members))}: no one field tells the members apart")
-        words = ", ".join(f"`{value}`" for _, value in tags)
+        words = ", ".join(f"`{get_args(tag.type)[0]}`" for tag in tags)
         return {"description": f"One of several kinds; `{field}` tells which: {words}.", "oneOf": schemas}
     if all(schema.keys() == {"type"} for schema in schemas):
         return {"type": [schema["type"] for schema in schemas]}
@@ -348,13 +343,6 @@ def _union(members: tuple[Any, ...], names: Mapping[Any, str], around: tuple[Any
 
 def _is_record(t: Any) -> bool:
     return isinstance(t, type) and issubclass(t, Record) and t is not Record
-
-
-def _tag(t: Any) -> tuple[str, Any] | None:
-    """The name and the value of the field that tells a record from its like."""
-    if not _is_record(t):
-        return None
-    return next(((field.name, field.default) for field in attrs.fields(t) if TAG in field.metadata), None)
 
 
 def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Schema:
@@ -369,8 +357,8 @@ def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Sche
         elif field.default is attrs.NOTHING or TAG in field.metadata:
             required.append(field.name)
             properties[field.name] = _schema(hint, names, around)
-        elif field.default is None:  # says "absent", so null is none of its values
-            properties[field.name] = _schema(_without_null(hint), names, around)
+        elif field.default is None:  # None means absent, so null is not a value
+            properties[field.name] = _schema(without_null(hint), names, around)
         else:
             factory = getattr(field.default, "factory", None)
             default = field.default if factory is None else factory()
@@ -386,19 +374,13 @@ def _record(cls: Any, names: Mapping[Any, str], around: tuple[Any, ...]) -> Sche
     }
 
 
-def _without_null(t: Any) -> Any:
-    if get_origin(t) not in (Union, UnionType):
-        return t
-    return Union[tuple(member for member in get_args(t) if member is not NoneType)]  # noqa: UP007  (built at run time)
-
-
 _SHAPE: Final = re.compile(r"Wire: ``\{.*?\}``[,;.]? ?(.?)")
 _SOURCE: Final = re.compile(r" ?Source: .*")
 _ROLE: Final = re.compile(r":[a-z]+:`([^`]*)`")
 
 
 def _prose(cls: type) -> str:
-    """A docstring as one line for readers of any language, without the shape, which is what the schema tells."""
+    """A docstring as one line, without Python's markup and without the shape, which the schema itself shows."""
     text = _SOURCE.sub("", " ".join((cls.__doc__ or "").split()))
     text = _SHAPE.sub(lambda match: match[1].upper(), text)
     return _ROLE.sub(r"`\1`", text).replace("``", "`").strip()

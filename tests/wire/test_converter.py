@@ -1,10 +1,10 @@
-"""The converter: strict in, lossless out, every fault with its path, and never a value in an error."""
+"""The converter: strict, every fault with its path, and never a value in an error."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, NewType, NotRequired, TypedDict
@@ -17,17 +17,11 @@ from annotated_types import Ge, Lt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepkit.errors import EncodeError, InvalidData
+from sepkit.errors import InvalidData
 from sepkit.wire import messages as m
-from sepkit.wire.converter import (
-    MAX_DEPTH,
-    can_structure,
-    structure,
-    structure_exactly,
-    to_json,
-    unstructure,
-    unstructure_event,
-)
+from sepkit.wire.converter import can_structure, structure, structure_exactly
+from sepkit.wire.writing import unstructure, unstructure_event
+from tests.wire.json_values import PLAIN
 
 CONTEXT: Final = {"token": "epoch-7", "tier": "command"}
 HEALTH: Final = {"task_id": "t1", "name": "poll", "user_id": None, "status": "running", "restart_count": 2}
@@ -496,28 +490,6 @@ def test_usage_keeps_what_a_provider_counts_besides() -> None:
     assert structure({"extra": 1}, m.Usage) == m.Usage(extra={"extra": 1})
 
 
-def test_what_says_nothing_is_left_out() -> None:
-    """Protocol sections 3 and 8: absent is the word for a default; but hosts look for some fields by name."""
-    assert unstructure(m.ToolExecuteResult("c")) == {"content": "c"}
-    assert unstructure(m.Registrations()) == {}
-    assert unstructure(m.BlockOutcome()) == {"action": "block"}
-    assert unstructure(m.CommandCompleteResult()) == {"completions": []}
-    assert unstructure(m.ProviderCompleteResult()) == {"content": "", "tool_calls": [], "finish_reason": "stop"}
-    assert unstructure(m.TaskHealth(task_id="t", name="n", user_id=None, status="pending", restart_count=0)) == {
-        "task_id": "t",
-        "name": "n",
-        "user_id": None,
-        "status": "pending",
-        "restart_count": 0,
-    }
-
-
-def test_a_hook_input_changed_to_its_default_still_says_so() -> None:
-    """Protocol section 6: a patch is the whole input, so `is_error: false` must be in it."""
-    failed: m.ToolOutcome = structure({"tool": "t", "arguments": {}, "content": "c", "is_error": True}, m.ToolOutcome)
-    assert unstructure(attrs.evolve(failed, is_error=False))["is_error"] is False
-
-
 # ------------------------------------------------------------------------------------------------- the user's own types
 class Colour(enum.StrEnum):
     RED = "red"
@@ -618,176 +590,6 @@ def test_a_type_that_nothing_can_be_read_as_is_known_beforehand() -> None:
 
     for cls in (Opaque, list[Opaque], dict[str, Opaque], Opaque | int):
         assert not can_structure(cls)
-
-
-# ------------------------------------------------------------------------------------------------------------- to_json
-@attrs.frozen
-class Price:
-    amount: Decimal
-    at: datetime
-
-
-@dataclasses.dataclass
-class Item:
-    name: str
-    tags: set[str]
-
-
-class Text(str):
-    __slots__ = ()
-
-
-TABLE: Final[list[tuple[Any, Any]]] = [
-    (None, None),
-    (True, True),
-    (-(2**63), -(2**63)),
-    (2**64 - 1, 2**64 - 1),
-    (0.1, 0.1),
-    ("grüße", "grüße"),
-    (Text("a"), "a"),
-    ((1, [2]), [1, [2]]),
-    (Row(1), [1]),
-    ({"a": {1: "b", Colour.RED: 1, Level.LOW.name: 2}}, {"a": {"1": "b", "red": 1, "LOW": 2}}),
-    ({UUID(int=1): 1}, {str(UUID(int=1)): 1}),
-    ({3, 1, 2}, [1, 2, 3]),
-    (frozenset({"b", "a"}), ["a", "b"]),
-    ({1, "a", None}, ["a", 1, None]),
-    (datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2))), "2030-01-02T03:04:05+02:00"),
-    (date(2030, 1, 2), "2030-01-02"),
-    (time(3, 4), "03:04:00"),
-    (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
-    (Decimal("1.50"), "1.50"),
-    (Path("/a/b"), "/a/b"),
-    (Colour.RED, "red"),
-    (Level.LOW, 1),
-    (Price(Decimal(1), datetime(2030, 1, 2)), {"amount": "1", "at": "2030-01-02T00:00:00"}),
-    (Item("a", {"x"}), {"name": "a", "tags": ["x"]}),
-    (m.MarkdownBlock("a"), {"kind": "markdown", "text": "a"}),
-    ([m.StackBlock([m.DiffBlock("-")])], [{"kind": "stack", "children": [{"kind": "diff", "patch": "-"}]}]),
-    (m.ToolExecuteResult("c", details={"at": date(2030, 1, 2)}), {"content": "c", "details": {"at": "2030-01-02"}}),
-]
-
-
-@pytest.mark.parametrize(("value", "expected"), TABLE)
-def test_a_value_is_written_by_the_table(value: object, expected: object) -> None:
-    """Trap 47."""
-    made = to_json(value)
-    assert made == expected
-    assert type(made) is type(expected)
-    assert orjson.loads(orjson.dumps(made)) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "path", "problem"),
-    [
-        (float("nan"), "$", "a float that is not finite"),
-        ({"rows": [0, 1, 2, {"price": float("inf")}]}, "$.rows[3].price", "a float that is not finite"),
-        ([2**64], "$[0]", "an integer that does not fit 64 bits"),
-        ([-(2**63) - 1], "$[0]", "an integer that does not fit 64 bits"),
-        ({"a b": "\ud800"}, "$['a b']", "a text with a lone surrogate"),
-        ({"x": {"\udfff": 1}}, "$.x", "a text with a lone surrogate"),
-        ({"x": b"abc"}, "$.x", "a value of type bytes has no form in JSON"),
-        ([object()], "$[0]", "a value of type object has no form in JSON"),
-        ((timedelta(1),), "$[0]", "a value of type datetime.timedelta has no form in JSON"),
-        ({"t": Price}, "$.t", "a value of type type has no form in JSON"),
-        ({None: 1}, "$", "a value of type NoneType cannot be the key of an object"),
-        ({True: 1}, "$", "a value of type bool cannot be the key of an object"),
-        ([{1: "a", "1": "b"}], "$[0]", "two keys of a value of type dict are both '1' as text"),
-        ({"s": {float("inf")}}, "$.s[*]", "a float that is not finite"),
-        (Item("\udc80", set()), "$.name", "a text with a lone surrogate"),
-        (
-            m.ToolExecuteResult("c", details=[1, complex(1)]),
-            "$.details[1]",
-            "a value of type complex has no form in JSON",
-        ),
-    ],
-)
-def test_a_value_without_a_form_is_told_by_path_and_type(value: object, path: str, problem: str) -> None:
-    """Traps 10 and 47: that call fails, with the path of the value."""
-    with pytest.raises(EncodeError) as caught:
-        to_json(value)
-    assert (caught.value.path, caught.value.problem) == (path, problem)
-
-
-def test_the_path_begins_where_the_caller_says() -> None:
-    """Trap 10: in a result the value stands under `details`."""
-    with pytest.raises(EncodeError) as caught:
-        to_json({"a": [float("nan")]}, "$.details")
-    assert caught.value.path == "$.details.a[0]"
-
-
-def test_a_cycle_is_named_where_it_closes_on_itself() -> None:
-    """Trap 10: one call fails, and never with a RecursionError."""
-    inner: dict[str, Any] = {}
-    inner["again"] = inner
-    with pytest.raises(EncodeError, match="dict that contains itself") as caught:
-        to_json({"rows": [inner]})
-    assert caught.value.path == "$.rows[0]"
-    fan: list[Any] = []
-    fan += [fan, fan]
-    with pytest.raises(EncodeError, match="list that contains itself"):
-        to_json(fan)
-
-
-@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"a": x}, lambda x: (x,), Pair])
-def test_nesting_is_written_as_deep_as_a_frame_can_hold_it_and_no_deeper(wrap: Any) -> None:
-    """Trap 10: orjson refuses at 254 levels, so we refuse before, in the call that did it."""
-    value: Any = 1
-    for _ in range(MAX_DEPTH):
-        value = wrap(value)
-    orjson.dumps({"jsonrpc": "2.0", "result": {"details": to_json(value)}})
-    with pytest.raises(EncodeError, match="more than 200 levels"):
-        to_json(wrap(value))
-
-
-def test_a_value_that_is_endlessly_deep_is_no_recursion_error() -> None:
-    """Trap 10."""
-    value: list[Any] = []
-    for _ in range(100_000):
-        value = [value]
-    with pytest.raises(EncodeError):
-        to_json(value)
-
-
-def test_the_outcome_shares_nothing_with_the_value() -> None:
-    """A tool that goes on changing what it returned must not change what is being written."""
-    value = {"rows": [1]}
-    made = to_json(value)
-    value["rows"].append(2)
-    assert made == {"rows": [1]}
-
-
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
-)
-
-
-@given(PLAIN)
-def test_plain_data_is_written_as_it_is(value: Any) -> None:
-    """Trap 10: what JSON can hold is not touched."""
-    assert to_json(value) == value
-    assert orjson.loads(orjson.dumps(to_json(value))) == value
-
-
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.floats() | st.text(st.characters(categories=None)) | st.binary(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers() | st.text(), inner, max_size=3),
-    )
-)
-def test_whatever_is_written_orjson_takes(value: Any) -> None:
-    """Trap 10: what cannot be written is refused here, with a path, and not by the encoder, without."""
-    try:
-        made = to_json(value)
-    except EncodeError:
-        return
-    assert orjson.loads(orjson.dumps(made)) == made
 
 
 @given(

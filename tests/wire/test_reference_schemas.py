@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 
 from sepkit.wire import spec
-from sepkit.wire.converter import structure, structure_exactly, unstructure
+from sepkit.wire.converter import structure, structure_exactly
+from sepkit.wire.writing import unstructure
 from tests.wire.schema_examples import EXAMPLES, TASK
 from tests.wire.schema_instances import accepts, entries_of, instances, mutated, rounds
 

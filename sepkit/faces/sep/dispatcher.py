@@ -28,7 +28,8 @@ from sepkit.serving.observers import Event, Observers
 from sepkit.serving.served import GRACE, Served
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exit together
 

@@ -15,7 +15,7 @@ from sepkit.contexts.link import CURRENT_LINK
 from sepkit.errors import EncodeError, sayable
 from sepkit.faces.sep.link import SepLink
 from sepkit.wire import methods
-from sepkit.wire.converter import to_json
+from sepkit.wire.writing import to_json
 
 _PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 

@@ -26,7 +26,8 @@ from sepkit.peer import RequestHandler
 from sepkit.serving.calls import Calls, does_not_fit, fitted
 from sepkit.serving.served import Served
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure, unstructure
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import unstructure
 
 _TIERS: Final = frozenset({"command", "event"})
 

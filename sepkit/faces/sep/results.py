@@ -13,8 +13,8 @@ import attrs
 from sepkit.errors import EncodeError, sayable
 from sepkit.results import Block, ToolResult
 from sepkit.wire import messages
-from sepkit.wire.converter import to_json
 from sepkit.wire.frames import dumps
+from sepkit.wire.writing import to_json
 
 
 def tool_result(value: object) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sepkit.peer import Peer, RequestHandler
 from sepkit.serving.served import Served
 from sepkit.tasks import TaskHealth, TaskRefused, UnknownTask
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import unstructure
+from sepkit.wire.writing import unstructure
 
 
 class TaskCalls:

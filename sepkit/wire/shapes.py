@@ -1,0 +1,108 @@
+"""What a type is made of: its fields, its tag, its bounds; whether it is a union, a choice, a list.
+
+Questions about types only: ``reading.py`` and ``writing.py`` read and write data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
+
+import attrs
+
+from sepkit.wire.messages import TAG
+
+
+def has_fields(t: Any) -> bool:
+    """Whether ``t`` is an attrs class or a dataclass; the records of the wire are attrs classes."""
+    return isinstance(t, type) and get_origin(t) is None and (attrs.has(t) or dataclasses.is_dataclass(t))
+
+
+class Field(NamedTuple):
+    """What attrs and dataclasses have in common about a field. ``droppable``: null counts as absent."""
+
+    name: str
+    type: Any
+    optional: bool
+    droppable: bool
+    metadata: Mapping[Any, Any]
+
+
+@cache
+def fields_of(cls: Any) -> tuple[Field, ...]:
+    """The fields of an attrs class or a dataclass, with their evaluated types."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = []
+    for field in _declared(cls):
+        hint = hints.get(field.name, Any)
+        if isinstance(field, dataclasses.Field):
+            factory = field.default_factory is not dataclasses.MISSING
+            optional = factory or field.default is not dataclasses.MISSING
+        else:
+            factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+            optional = field.default is not attrs.NOTHING
+        # Null is a value of its own only if it differs from what absence means.
+        means_something = admits_null(hint) and (factory or field.default is not None)
+        found.append(Field(field.name, hint, optional, optional and not means_something, field.metadata))
+    return tuple(found)
+
+
+@cache
+def field_names(cls: Any) -> tuple[str, ...]:
+    """The names of the fields. Unlike :func:`fields_of` it evaluates no annotations, which may not be possible."""
+    return tuple(field.name for field in _declared(cls))
+
+
+def _declared(cls: Any) -> tuple[Any, ...]:
+    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+
+
+def tag_of(cls: Any) -> Field | None:
+    """The field that tells a record from the other members of a union; its type is a Literal of one value."""
+    return next((field for field in fields_of(cls) if TAG in field.metadata), None) if has_fields(cls) else None
+
+
+def is_union(t: Any) -> bool:
+    """Whether a type is a union, in either spelling."""
+    return get_origin(t) in (Union, UnionType)
+
+
+def admits_null(t: Any) -> bool:
+    """Whether null is one of the values of a type."""
+    return t is Any or t is object or (is_union(t) and NoneType in get_args(t))
+
+
+def without_null(t: Any) -> Any:
+    """A type without null, if it is a union that has it."""
+    if not is_union(t):
+        return t
+    return Union[tuple(member for member in get_args(t) if member is not NoneType)]  # noqa: UP007  (built at run time)
+
+
+def is_choice(t: Any) -> bool:
+    """Whether a type lists its values: a Literal or an enum."""
+    return get_origin(t) is Literal or (isinstance(t, type) and issubclass(t, enum.Enum))
+
+
+def bounds_in(metadata: Any) -> dict[str, Any]:
+    """What ``Bounds`` (or annotated-types' ``Ge``, ``Lt``, ``Interval``, …) sets of ``ge``, ``gt``, ``le``, ``lt``."""
+    return {name: bound for name in _BOUNDS if (bound := getattr(metadata, name, None)) is not None}
+
+
+_BOUNDS: Final = ("ge", "gt", "le", "lt")
+
+
+def is_list(t: Any) -> bool:
+    """Whether a type is an array of items of one type: a list, a set, a ``tuple[int, ...]``."""
+    origin, args = get_origin(t) or t, get_args(t)
+    if origin is tuple:
+        return not args or args[-1] is Ellipsis
+    return origin in _LIST_LIKE
+
+
+_LIST_LIKE: Final = (list, set, frozenset, Sequence)
