@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from attrs import field, frozen, validators
@@ -10,7 +10,7 @@ from attrs import field, frozen, validators
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
-from sepkit.wire.shapes import field_names
+from sepkit.wire.shapes import field_names, has_fields
 from sepkit.wire.writing import to_json, unstructure
 
 
@@ -81,10 +81,10 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
         new = to_json(returned)
-    elif type(returned) is type(given) and (names := field_names(type(given))):
+    elif type(returned) is type(given) and has_fields(type(given)):
         new = dict(raw)
         before: object = structure(raw, type(given))
-        for name in names:
+        for name in field_names(cast("Any", type(given))):
             value = to_json(getattr(returned, name), f"$.{name}")
             if _same(value, to_json(getattr(before, name))):
                 continue  # a field that is absent, or null, stays so
