@@ -7,7 +7,8 @@ mistakes with sepkit's own extensions. Not a host; nothing of it outlives the ru
 from __future__ import annotations
 
 from sepkit.conformance.report import Report, Status, Verdict
-from sepkit.conformance.requirements import Requirement, requirements
+from sepkit.conformance.requirement import Requirement
 from sepkit.conformance.runner import run_conformance
+from sepkit.conformance.table import requirements
 
 __all__ = ["Report", "Requirement", "Status", "Verdict", "requirements", "run_conformance"]

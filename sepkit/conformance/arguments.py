@@ -37,7 +37,12 @@ def arguments_for(schema: object) -> dict[str, Any]:
     """The arguments for a tool with these parameters: what is required, and nothing else."""
     try:
         made = example(schema)
-    except (TypeError, ValueError, ArithmeticError, AttributeError):  # it is no schema, as others will say
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+    ):  # it is no schema, as others will say
         return {}
     return made if isinstance(made, dict) else {}
 

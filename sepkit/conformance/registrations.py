@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation
+from sepkit.conformance.expectations import fitting
+from sepkit.conformance.requirement import observation
+from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.wire import messages, methods
 
 _NAMES: Final = {

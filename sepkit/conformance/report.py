@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from sepkit.conformance.requirements import Requirement
+from sepkit.conformance.requirement import Requirement
 from sepkit.errors import sayable
 
 
