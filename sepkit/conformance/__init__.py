@@ -1,7 +1,7 @@
 """What SEP demands of an extension, as a list of requirements, and the runner that checks a program against them.
 
-It speaks with any command, in whatever language that is written, in raw lines: sepkit's own peer would share its
-mistakes with sepkit's own extensions. Not a host; nothing of it outlives the run.
+It talks to a command in any language, in raw lines: sepkit's own peer would share its mistakes with sepkit's own
+extensions. It is not a host, and leaves no process behind.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sepkit.conformance.requirement import requirement
 from sepkit.conformance.subject import Kind
 from sepkit.conformance.violations import NotApplicable, Violation
 
-_ACTS: Final = ("session/", "exec/")  # what carries a context
+_ACTS: Final = ("session/", "exec/")  # the methods that carry a context
 
 
 def _refusing(code: int, method: str, params: Frame) -> Answer:
@@ -146,7 +146,7 @@ async def _own_context(c: Connection) -> None:
 
 
 def _acts(c: Connection) -> list[Line]:
-    """What came, since the check began, of the requests that carry a context."""
+    """The requests with a context that came since the check began."""
     return [x for x in c.record.since_mark(sent=False) if x.method is not None and x.method.startswith(_ACTS)]
 
 

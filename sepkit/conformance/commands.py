@@ -1,4 +1,4 @@
-"""Commands, and the completion of what is typed after them."""
+"""Commands, and the completion of their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call that is certainly in flight: its question to the host is held back, or it takes its time, or it streams."""
+"""A call that is certainly in flight: it waits for an answer of the host that is held back, or is slow, or streams."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sepkit.wire import methods
 
 
 def tool_catches(c: Connection, *among: Kind) -> list[Catch]:
-    """How a tool's call can be caught here; the surest way first.
+    """The tools whose calls can be caught in flight; the most reliable kind first.
 
     Raises:
-        NotApplicable: It cannot.
+        NotApplicable: There is none.
     """
     every = [one for one in c.subject.catches if one.target.method == methods.TOOL_EXECUTE]
     found = [one for kind in (among or Kind) for one in every if one.kind is kind]
@@ -27,10 +27,10 @@ def tool_catches(c: Connection, *among: Kind) -> list[Catch]:
 
 
 def every_catch(c: Connection) -> list[Catch]:
-    """How calls can be caught here, whatever of.
+    """Everything whose calls can be caught in flight.
 
     Raises:
-        NotApplicable: They cannot.
+        NotApplicable: There is nothing.
     """
     if not c.subject.catches:
         raise NotApplicable("nothing that can be called asks the host for anything, streams or takes over 0.25 s")
@@ -39,7 +39,7 @@ def every_catch(c: Connection) -> list[Catch]:
 
 @asynccontextmanager
 async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
-    """A call that has begun and not ended. What it asks the host is answered when the block is left.
+    """A call that has begun and not ended. At the end of the block, its requests to the host are answered.
 
     Raises:
         NotApplicable: This time it was answered at once.

@@ -19,9 +19,9 @@ from sepkit.conformance.violations import Violation
 
 _NO_JSON: Final = (-32700,)
 _NO_REQUEST: Final = (-32600,)
-_BAD_PARAMS: Final = (-32600, -32602, -32601)  # the last, where it does not have the method at all
+_BAD_PARAMS: Final = (-32600, -32602, -32601)  # the last: it may not have the method
 
-# Name, what the lines are, the lines, and what may be answered to them.
+# Name, description, the lines, and the codes that may be answered to them.
 _HOSTILE: Final[tuple[tuple[str, str, tuple[bytes, ...], tuple[int, ...]], ...]] = (
     (
         "bad-json",
@@ -108,7 +108,7 @@ def _hostile(name: str, what: str, lines: tuple[bytes, ...], codes: tuple[int, .
         for line in lines:
             frame = _request(line)
             if frame is not None and "id" not in frame and "method" in frame:
-                continue  # it may be meant as a notification, and those are never answered
+                continue  # it looks like a notification, which is never answered
             before = len(c.record.lines)
             c.send_raw(line + b"\n", hostile=True)
             await c.settle()

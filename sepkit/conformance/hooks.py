@@ -73,7 +73,7 @@ async def _not_registered(c: Connection) -> None:
 @requirement("hooks.concurrent", section="1", title="three hooks in one write are each answered, under their own ids")
 async def _concurrent(c: Connection) -> None:
     hook = c.subject.some("hooks")
-    # An answer under another id than its own shows where two answers cannot be alike.
+    # Swapped answers are noticed only if they differ.
     refused = c.calls.request("hook", {"hook": hook, "context": c.host.context(), "input": "text"})
     frames = [c.calls.hook(hook), refused, c.calls.hook(hook)]
     c.send(*frames)

@@ -1,4 +1,4 @@
-"""Between the handshake and the end: ping, shutdown, and what closing its stdin does."""
+"""Between the handshake and the end: ping, shutdown, and the end of stdin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods: the ones that exist, and the ones that don't."""
+"""Methods: unknown ones are refused, unknown fields of known ones are ignored."""
 
 from __future__ import annotations
 

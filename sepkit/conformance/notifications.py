@@ -59,7 +59,7 @@ async def _stray_error(c: Connection) -> None:
 
 @requirement("notifications.malformed-answers", section="1", title="a malformed answer is not answered", advice=True)
 async def _malformed_answers(c: Connection) -> None:
-    c.record.hostile += 2  # an error for each of them is not reported a second time, by traffic.unasked
+    c.record.hostile += 2  # an error for one of them must not be reported by traffic.unasked, too
     await _unanswered(
         c,
         {"jsonrpc": "2.0", "id": 987_656, "error": "text"},

@@ -1,6 +1,6 @@
-"""Providers: completions whole and streamed, and their logins.
+"""Providers: completions, whole and streamed, and logins.
 
-That the model answers is not demanded: a provider without a key or a network may answer with an error.
+A model need not answer: a provider without a key or a network may answer with an error.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _stream(c: Connection, provider: str, content: str) -> Frame:
 
 
 def _tells_all(c: Connection, call: Frame, answer: Frame) -> bool:
-    """Whether the deltas of a stream are what it was answered with."""
+    """Whether the deltas of a stream add up to the content of its answer."""
     result = answer.get("result")
     content = result.get("content") if isinstance(result, dict) else None
     deltas = [

@@ -17,7 +17,7 @@ from sepkit.conformance.evidence import Evidence
 
 
 class Process(Enum):
-    """What process a requirement is checked on."""
+    """The process that a requirement is checked on."""
 
     SHARED = "after the handshake, with others of its group before and after it"
     OWN = "after the handshake, alone"
@@ -53,7 +53,7 @@ REGISTERED: Final[dict[str, Requirement]] = {}
 def requirement(
     name: str, *, section: str, title: str, process: Process = Process.SHARED, advice: bool = False
 ) -> Callable[[Callable[[Connection], Awaitable[None]]], Callable[[Connection], Awaitable[None]]]:
-    """Register a check that speaks with the extension; it raises :class:`Violation` where it is not met."""
+    """Register a check that talks to the extension. It raises ``Violation`` or ``NotApplicable``."""
 
     def register(check: Callable[[Connection], Awaitable[None]]) -> Callable[[Connection], Awaitable[None]]:
         _add(Requirement(name, section, title, advice, process, check))
@@ -65,7 +65,7 @@ def requirement(
 def observation(
     name: str, *, section: str, title: str, advice: bool = False
 ) -> Callable[[Callable[[Evidence], None]], Callable[[Evidence], None]]:
-    """Register a check that judges the record."""
+    """Register a check that judges the records. It raises ``Violation`` or ``NotApplicable``."""
 
     def register(check: Callable[[Evidence], None]) -> Callable[[Evidence], None]:
         _add(Requirement(name, section, title, advice, Process.RECORD, check))

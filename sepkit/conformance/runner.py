@@ -1,6 +1,6 @@
-"""Runs requirements against a command: which of them share a process, and what becomes of the others if it breaks.
+"""Runs requirements against a command, and decides which of them share a process.
 
-A process that a requirement failed on is not used again, so that no failure is the consequence of another.
+A process on which a requirement failed is not used again: no failure must be the consequence of another.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sepkit.conformance.table import requirements
 from sepkit.conformance.violations import NotApplicable, Violation
 
 FIRST: Final = "handshake.reply"
-"""What everything else needs: without it nothing of the rest is checked."""
-# Groups that need no call of what the extension brings: where only these are asked for, nothing of it is called.
+"""If this fails, nothing else is checked, except what the record shows."""
+# Groups that need no survey: if only these are asked for, no tool, hook, command or provider is called.
 _WITHOUT_CALLS: Final = {"handshake", "registrations", "frames", "ids", "methods", "notifications"}
 
 
@@ -76,11 +76,11 @@ class _Run:
         self._verdicts: dict[str, Verdict] = {}
 
     async def report(self) -> Report:
-        """Run it all."""
+        """Run all checks."""
         began = time.monotonic()
         try:
             await self._get_to_know()
-            if not self._greeted:  # whatever was asked for: this is what has to be told
+            if not self._greeted:  # it must be in the report, even if it was not asked for
                 self._wanted = (*requirements([FIRST]), *(one for one in self._wanted if one.id != FIRST))
             await self._work_off(self._jobs())
         finally:
@@ -113,7 +113,7 @@ class _Run:
         return connection
 
     async def _get_to_know(self) -> None:
-        """Shake hands once, and ask once for everything that it brings."""
+        """Do the handshake once, and the survey if a check needs it."""
         connection = self._start()
         try:
             self._subject.greeting = await connection.ask(connection.calls.initialize())
@@ -124,11 +124,11 @@ class _Run:
             await find_fence(connection)
             if not all(one.group in _WITHOUT_CALLS for one in self._wanted):
                 await survey(connection, self._connect)
-        # What can run only once at a time must not be in the way of the next.
+        # An extension of which only one can run at a time must have ended before the next starts.
         await asyncio.gather(*(c.child.aclose() for c in self._connections))
 
     def _jobs(self) -> list[list[Requirement]]:
-        """What is checked one after another, in lanes of their own: the groups, and each that wants to be alone."""
+        """The jobs, each a list of checks to run in order: one a group, and one for each check with its own process."""
         groups: dict[str, list[Requirement]] = {}
         alone: list[list[Requirement]] = []
         for one in self._wanted:
@@ -152,7 +152,7 @@ class _Run:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _lane(self, jobs: list[list[Requirement]]) -> None:
-        """Take jobs, one after another, with one process at a time. Those that share one come before the others."""
+        """Run jobs one after another, with one process at a time. Those that share a process come first."""
         connection: Connection | None = None
         while jobs:
             for one in jobs.pop(0):

@@ -1,4 +1,4 @@
-"""Tools: what a call is answered with, what is told of its progress, and calls beside each other."""
+"""Tools: the answer to a call, its progress, and several calls at once."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _unknown_fields(c: Connection) -> None:
 @requirement("tools.concurrent", section="1", title="five calls in one write are each answered, under their own ids")
 async def _concurrent(c: Connection) -> None:
     tool = c.subject.some("tools")
-    # An answer under another id than its own shows where two answers cannot be alike; no order of these is its reverse.
+    # Swapped answers are noticed only if they differ. This order differs from its reverse.
     unknown = "conformance_unknown"
     frames = [c.calls.tool(name) for name in (tool, unknown, tool, tool, unknown)]
     c.send(*frames)
@@ -109,7 +109,7 @@ async def _concurrent(c: Connection) -> None:
 async def _own_answer(c: Connection) -> None:
     catch = tool_catches(c, Kind.ASKING)[0]
     async with in_flight(c, catch) as call:
-        # One that gives the host only so much time is answered without another, too.
+        # A tool that waits for the host only for a moment is answered even without another call.
         if await c.answered(call, _MOMENT):
             raise NotApplicable(f"{catch.target.name} does not wait for the host's answer")
         other = c.calls.tool("conformance_unknown")
@@ -140,7 +140,7 @@ async def _ping_beside(c: Connection) -> None:
 
 
 async def _ping_beside_slow(c: Connection) -> None:
-    # Both in one write, and more than once: on a busy machine even a slow tool may end before the ping is read.
+    # In one write, and up to three times: on a busy machine even a slow tool may end before the ping is read.
     for attempt in (1, 2, 3):
         call, ping = c.calls.tool(c.subject.slow), c.calls.fence()
         c.send(call, ping)

@@ -1,7 +1,4 @@
-"""Everything that the extension wrote: each line, each frame, each id; whatever it was about.
-
-What was asked for stands in the other topics. These judge the record of all of them.
-"""
+"""Everything that the extension wrote: each line, each frame, each id, in the records of all checks."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ _REQUESTS: Final = {
 }
 _EITHER: Final = {methods.BUS_PUBLISH}
 _WITH_CONTEXT: Final = {method for method in _REQUESTS if method.startswith(("session/", "exec/"))}
-# Each has a topic of its own that judges it.
+# Their params are judged by the topics tools and providers.
 _JUDGED_ELSEWHERE: Final = {methods.TOOL_UPDATE, methods.PROVIDER_DELTA}
 
 
@@ -63,7 +60,7 @@ def _utf8(e: Evidence) -> None:
 )
 def _whole_characters(e: Evidence) -> None:
     for line in e.frames():
-        # Only an escape can be one: what stands for itself is UTF-8, or another requirement's matter.
+        # Only an escape can be one: UTF-8 cannot encode it, and traffic.utf-8 reports what is not UTF-8.
         if b"\\u" in line.data and not _is_encodable(line.frame):
             raise Violation("whole characters", str(line))
 
@@ -73,7 +70,7 @@ def _is_encodable(frame: dict[str, Any]) -> bool:
         json.dumps(frame, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
-    except RecursionError:  # it cannot be told
+    except RecursionError:  # too deep to be encoded here, so it is not known
         pass
     return True
 
@@ -86,7 +83,7 @@ def _line_ends(e: Evidence) -> None:
         if not line.data.strip():
             raise Violation("a frame in every line", "a blank line")
     for connection in e.connections:
-        # What a process was killed in the middle of is not its fault.
+        # A process that was killed while it wrote is not to blame.
         last = connection.record.lines[-1] if connection.record.lines else None
         if connection.ended_by_itself and last is not None and not (last.sent or last.ended):
             raise Violation(r"a line that ends with \n", f"the end of stdout after {last}")
