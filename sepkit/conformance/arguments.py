@@ -1,7 +1,7 @@
-"""The smallest value that a JSON Schema allows, to call a tool with that nobody gave arguments for.
+"""A small value that a JSON Schema allows: the arguments of a tool for which the user gave none.
 
-Not a validator, and no promise: of ``pattern``, ``not`` and ``if`` it knows nothing. A tool that refuses what comes out
-of this conforms as well as one that takes it.
+Not a validator. It ignores ``pattern``, ``not`` and ``if``, so its values may be wrong. That is harmless: a tool that
+refuses them conforms, too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import Any, Final
 
 _DEEPEST: Final = 12
-_MOST: Final = 1000  # items or letters, however many a schema demands
+_MOST: Final = 1000  # items or letters, even if a schema demands more
 _FORMATS: Final = {
     "date": "2024-01-31",
     "date-time": "2024-01-31T12:00:00Z",
@@ -24,7 +24,7 @@ _FORMATS: Final = {
     "uri": "https://example.com/",
     "uri-reference": "/",
 }
-# What tells the type of a schema that names none.
+# The keywords from which the type of a schema without ``type`` is guessed.
 _KEYWORDS: Final = {
     "object": ("properties", "required", "minProperties", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "uniqueItems"),
@@ -37,7 +37,12 @@ def arguments_for(schema: object) -> dict[str, Any]:
     """The arguments for a tool with these parameters: what is required, and nothing else."""
     try:
         made = example(schema)
-    except (TypeError, ValueError, ArithmeticError, AttributeError):  # it is no schema, as others will say
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+    ):  # registrations.tool-parameters reports it
         return {}
     return made if isinstance(made, dict) else {}
 
@@ -86,7 +91,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _whole(schema: dict[str, Any], root: object, depth: int) -> dict[str, Any]:
-    """The schema with what its ``$ref`` and ``allOf`` say beside it."""
+    """The schema merged with its ``$ref`` and ``allOf``."""
     while "$ref" in schema and depth <= _DEEPEST:
         depth += 1
         rest = {key: value for key, value in schema.items() if key != "$ref"}

@@ -1,35 +1,28 @@
-"""What the extension asks the host for while a tool runs: whatever the host answers, the call is answered, too.
+"""What a tool asks the host for while it runs: whatever the host answers, the call is answered, too.
 
-Applies where a tool asks for something; whether its questions are well-formed is judged by ``traffic``.
+It needs a tool that asks for something. Whether the questions are well-formed is judged by ``traffic``.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from sepkit.conformance.connection import Connection, Frame
+from sepkit.conformance.calls import cancel
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.expectations import expect_once, judge
 from sepkit.conformance.flight import in_flight, tool_catches
 from sepkit.conformance.host import Answer, error
-from sepkit.conformance.requirements import NotApplicable, Violation, requirement
-from sepkit.conformance.subject import Kind, expect_once, judge
+from sepkit.conformance.lines import Frame, Line
+from sepkit.conformance.requirement import requirement
+from sepkit.conformance.subject import Kind
+from sepkit.conformance.violations import NotApplicable, Violation
 
-_ACTS: Final = ("session/", "exec/")  # what carries a context
+_ACTS: Final = ("session/", "exec/")  # the methods that carry a context
 
 
-async def _answered_though(c: Connection, *answers: Answer | None) -> None:
-    """The asking tool's call is answered, once, where the host answers its questions like this."""
-    tool_catches(c, Kind.ASKING)
-    for given in answers:
-        c.refusal = lambda method, params, given=given: given  # type: ignore[misc]
-        try:
-            frame = c.subject.tool_call(c, c.subject.asking)
-            c.send(frame)
-            answer = await c.answer(frame, c.patience.call)
-            await c.settle()
-        finally:
-            c.refusal = lambda method, params: None
-        expect_once(c, frame)
-        judge("tool/execute", answer)
+def _refusing(code: int, method: str, params: Frame) -> Answer:
+    return error(code, "refused by the host")
 
 
 @requirement(
@@ -38,9 +31,14 @@ async def _answered_though(c: Connection, *answers: Answer | None) -> None:
     title="a call is answered though the host refuses what it asks for, whatever the code",
 )
 async def _refused(c: Connection) -> None:
-    await _answered_though(
-        c, *(error(code, "refused by the host") for code in (-32601, -32001, -32002, -32003, -32004, -32603, -31000))
-    )
+    tool_catches(c, Kind.ASKING)
+    for code in (-32601, -32001, -32002, -32003, -32004, -32603, -31000):
+        frame = c.calls.tool(c.subject.asking)
+        with c.replies.answering(partial(_refusing, code)):
+            answer = await c.ask(frame)
+            await c.settle()
+        expect_once(c.record, frame)
+        judge("tool/execute", answer)
 
 
 @requirement("callbacks.cancelled", section="4", title="a call is answered though the user dismisses every question")
@@ -54,13 +52,8 @@ async def _cancelled(c: Connection) -> None:
         asked.append(method)
         return {"result": {"cancelled": True}}
 
-    c.refusal = dismiss
-    try:
-        frame = c.subject.tool_call(c, c.subject.asking)
-        c.send(frame)
-        judge("tool/execute", await c.answer(frame, c.patience.call))
-    finally:
-        c.refusal = lambda method, params: None
+    with c.replies.answering(dismiss):
+        judge("tool/execute", await c.ask(c.calls.tool(c.subject.asking)))
     if not asked:
         raise NotApplicable("no tool asks the user")
 
@@ -68,9 +61,7 @@ async def _cancelled(c: Connection) -> None:
 @requirement("callbacks.unknown-fields", section="1", title="unknown fields in the host's answers are ignored")
 async def _unknown_fields(c: Connection) -> None:
     tool_catches(c, Kind.ASKING)
-    plain = c.subject.tool_call(c, c.subject.asking)
-    c.send(plain)
-    before = await c.answer(plain, c.patience.call)
+    before = await c.ask(c.calls.tool(c.subject.asking))
 
     def more(method: str, params: Frame) -> Answer:
         answer = c.host.answer(method, params)
@@ -78,13 +69,8 @@ async def _unknown_fields(c: Connection) -> None:
             answer["result"]["unknown"] = {"deep": [1]}
         return {**answer, "unknown": 1}
 
-    c.refusal = more
-    try:
-        frame = c.subject.tool_call(c, c.subject.asking)
-        c.send(frame)
-        answer = await c.answer(frame, c.patience.call)
-    finally:
-        c.refusal = lambda method, params: None
+    with c.replies.answering(more):
+        answer = await c.ask(c.calls.tool(c.subject.asking))
     if ("result" in before) != ("result" in answer):
         raise Violation("the same kind of answer as without the unknown fields")
 
@@ -97,12 +83,12 @@ async def _unknown_fields(c: Connection) -> None:
 async def _lookalike(c: Connection) -> None:
     for attempt in (1, 2, 3):
         async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as frame:
-            rid = c.held[0]["id"]
+            rid = c.replies.held[0]["id"]
             other: object = str(rid) if isinstance(rid, int) else f"{rid}-other"
             c.send({"jsonrpc": "2.0", "id": other, "result": {"value": "stray", "confirmed": True, "text": "stray"}})
             await c.settle()
-            # A next question tells that the tool went on; but a task beside it may have one of its own, now and then.
-            if not c.answers(frame["id"]) and len(c.held) == 1:
+            # A second question tells that the tool went on. But a background task may ask something at the same time.
+            if not c.record.answers(frame["id"]) and len(c.replies.held) == 1:
                 return
             if attempt == 3:
                 raise Violation(f"that it waits on for the answer to {rid!r}")
@@ -113,24 +99,24 @@ async def _lookalike(c: Connection) -> None:
 )
 async def _out_of_order(c: Connection) -> None:
     async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as first:
-        second = c.subject.tool_call(c, c.subject.asking)
+        second = c.calls.tool(c.subject.asking)
         c.send(second)
-        if not await c.until(lambda: len(c.held) > 1, c.patience.answer):
+        if not await c.until(lambda: len(c.replies.held) > 1, c.patience.answer):
             raise NotApplicable("its calls wait for each other, as their author may want it")
-        c.held.reverse()
-        c.release()
+        c.replies.held.reverse()
+        c.replies.release()
         for frame in (first, second):
-            judge("tool/execute", await c.answer(frame, c.patience.call))
+            judge("tool/execute", await c.answer(frame))
 
 
 @requirement("callbacks.late", section="8", title="an answer to a question of a call that was cancelled is ignored")
 async def _late(c: Connection) -> None:
     async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as frame:
-        c.send(c.cancel(frame["id"]))
+        c.send(cancel(frame["id"]))
         await c.alive()
-    await c.answer(frame, c.patience.call)
+    await c.answer(frame)
     await c.settle()
-    expect_once(c, frame)
+    expect_once(c.record, frame)
 
 
 @requirement(
@@ -141,34 +127,32 @@ async def _late(c: Connection) -> None:
 )
 async def _own_context(c: Connection) -> None:
     catch = tool_catches(c, Kind.ASKING)[0]
-    alone = c.sent(catch.call(c))
-    await c.answer(alone, c.patience.call)
-    wanted = sum(x.method is not None and x.method.startswith(_ACTS) for x in c.log[c.mark :] if not x.sent)
+    alone = c.calls.of(catch.target)
+    await c.ask(alone)
+    wanted = len(_acts(c))
     if not wanted:
         raise NotApplicable("no tool sends session/* or exec/run")
     _expect_acts(c, alone, wanted)
     async with in_flight(c, catch) as first:
-        second = catch.call(c)
+        second = c.calls.of(catch.target)
         c.send(second)
-        if not await c.until(lambda: len(c.held) > 1, c.patience.answer):
+        if not await c.until(lambda: len(c.replies.held) > 1, c.patience.answer):
             raise NotApplicable("its calls wait for each other, as their author may want it")
-        c.release()
+        c.replies.release()
         for frame in (first, second):
-            await c.answer(frame, c.patience.call)
+            await c.answer(frame)
     for frame in (first, second):
         _expect_acts(c, frame, wanted)
 
 
+def _acts(c: Connection) -> list[Line]:
+    """The requests with a context that came since the check began."""
+    return [x for x in c.record.since_mark(sent=False) if x.method is not None and x.method.startswith(_ACTS)]
+
+
 def _expect_acts(c: Connection, call: Frame, wanted: int) -> None:
-    """Expect that so much has been asked in the context of a call."""
-    found = [
-        x
-        for x in c.log[c.mark :]
-        if not x.sent
-        and x.method is not None
-        and x.method.startswith(_ACTS)
-        and isinstance(params := x.frame.get("params"), dict)
-        and params.get("context") == call["params"]["context"]
-    ]
+    """Expect that so many requests came with the context of a call."""
+    params = [x.frame.get("params") for x in _acts(c)]
+    found = [x for x in params if isinstance(x, dict) and x.get("context") == call["params"]["context"]]
     if len(found) != wanted:
         raise Violation(f"{wanted} x session/* or exec/run with the context of {call['params']['call_id']}")

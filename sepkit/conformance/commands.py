@@ -1,24 +1,22 @@
-"""Commands, and the completion of what is typed after them."""
+"""Commands, and the completion of their arguments."""
 
 from __future__ import annotations
 
-import json
-
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import Violation, observation, requirement
-from sepkit.conformance.subject import expect_error, judge
-from sepkit.conformance.tools import judge_survey, same_answer
+from sepkit.conformance.expectations import expect_error, judge, same_answer
+from sepkit.conformance.requirement import observation, requirement
+from sepkit.conformance.violations import Violation
 
 
 @observation("commands.result", section="3", title="each command answers, and its result fits the schema")
 def _result(e: Evidence) -> None:
-    judge_survey(e, "command/execute")
+    e.judge_survey("command/execute")
 
 
 @observation("commands.completions", section="3", title="for each command completions are answered, if only with none")
 def _completions(e: Evidence) -> None:
-    judge_survey(e, "command/complete")
+    e.judge_survey("command/complete")
 
 
 @observation(
@@ -31,33 +29,30 @@ def _completions_listed(e: Evidence) -> None:
     for asked in e.asked("command/complete"):
         result = asked.answer.get("result") if asked.answer is not None else None
         if isinstance(result, dict) and "completions" not in result:
-            raise Violation("completions", "none, not even an empty array", sent=json.dumps(asked.request).encode())
+            raise Violation("completions", "none, not even an empty array", sent=asked.sent)
 
 
 @requirement("commands.without-arguments", section="3", title="command/execute needs no arguments field")
 async def _without_arguments(c: Connection) -> None:
-    frame = c.subject.command_call(c)
+    frame = c.calls.command()
     c.send(frame)
-    bare = c.subject.command_call(c, frame["params"]["command"])
+    bare = c.calls.command(frame["params"]["command"])
     del bare["params"]["arguments"]
     c.send(bare)
-    same_answer(await c.answer(frame, c.patience.call), await c.answer(bare, c.patience.call))
+    same_answer(await c.answer(frame), await c.answer(bare))
 
 
 @requirement("commands.without-partial", section="3", title="command/complete needs no partial field")
 async def _without_partial(c: Connection) -> None:
-    frame = c.subject.completion(c)
+    frame = c.calls.completion()
     del frame["params"]["partial"]
-    c.send(frame)
-    judge("command/complete", await c.answer(frame, c.patience.call))
+    judge("command/complete", await c.ask(frame))
 
 
 @requirement("commands.unknown", section="3", title="a command that is not registered is answered, and not with -32601")
 async def _unknown(c: Connection) -> None:
     c.subject.some("commands")
-    frame = c.subject.command_call(c, "conformance-unknown")
-    c.send(frame)
-    judge("command/execute", await c.answer(frame, c.patience.call))
+    judge("command/execute", await c.ask(c.calls.command("conformance-unknown")))
 
 
 @requirement(
@@ -67,9 +62,7 @@ async def _unknown(c: Connection) -> None:
 )
 async def _unknown_completed(c: Connection) -> None:
     c.subject.some("commands")
-    frame = c.subject.completion(c, "conformance-unknown")
-    c.send(frame)
-    judge("command/complete", await c.answer(frame, c.patience.call))
+    judge("command/complete", await c.ask(c.calls.completion("conformance-unknown")))
 
 
 @requirement(
@@ -79,8 +72,8 @@ async def _unknown_completed(c: Connection) -> None:
 )
 async def _bad_params(c: Connection) -> None:
     c.subject.some("commands")
-    expect_error(await c.ask("command/execute", {}, c.patience.call), -32602)
-    expect_error(await c.ask("command/execute", {"command": 5, "context": c.context()}, c.patience.call), -32602)
+    expect_error(await c.ask(c.calls.request("command/execute", {})), -32602)
+    expect_error(await c.ask(c.calls.request("command/execute", {"command": 5, "context": c.host.context()})), -32602)
 
 
 @requirement(
@@ -88,15 +81,15 @@ async def _bad_params(c: Connection) -> None:
 )
 async def _complete_bad_params(c: Connection) -> None:
     c.subject.some("commands")
-    expect_error(await c.ask("command/complete", {}, c.patience.call), -32602)
+    expect_error(await c.ask(c.calls.request("command/complete", {})), -32602)
 
 
 @requirement("commands.unknown-fields", section="1", title="unknown fields in a command and in its context are ignored")
 async def _unknown_fields(c: Connection) -> None:
-    plain = c.subject.command_call(c)
+    plain = c.calls.command()
     c.send(plain)
-    frame = c.subject.command_call(c, plain["params"]["command"])
+    frame = c.calls.command(plain["params"]["command"])
     frame["params"] |= {"unknown": {"deep": 1}}
     frame["params"]["context"]["unknown"] = 1
     c.send(frame | {"unknown": "field"})
-    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))
+    same_answer(await c.answer(plain), await c.answer(frame))

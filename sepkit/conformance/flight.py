@@ -1,23 +1,24 @@
-"""A call that is certainly in flight: its question to the host is held back, or it takes its time, or it streams."""
+"""A call that is certainly in flight: it waits for an answer of the host that is held back, or is slow, or streams."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sepkit.conformance.connection import Connection, Frame
-from sepkit.conformance.requirements import NotApplicable
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.lines import Frame
 from sepkit.conformance.subject import Catch, Kind
+from sepkit.conformance.violations import NotApplicable
 from sepkit.wire import methods
 
 
 def tool_catches(c: Connection, *among: Kind) -> list[Catch]:
-    """How a tool's call can be caught here; the surest way first.
+    """The tools whose calls can be caught in flight; the most reliable kind first.
 
     Raises:
-        NotApplicable: It cannot.
+        NotApplicable: There is none.
     """
-    every = [one for one in c.subject.catches if one.method == methods.TOOL_EXECUTE]
+    every = [one for one in c.subject.catches if one.target.method == methods.TOOL_EXECUTE]
     found = [one for kind in (among or Kind) for one in every if one.kind is kind]
     if not found:
         slow = "" if among == (Kind.ASKING,) else " or takes longer than 0.25 s"
@@ -26,10 +27,10 @@ def tool_catches(c: Connection, *among: Kind) -> list[Catch]:
 
 
 def every_catch(c: Connection) -> list[Catch]:
-    """How calls can be caught here, whatever of.
+    """Everything whose calls can be caught in flight.
 
     Raises:
-        NotApplicable: They cannot.
+        NotApplicable: There is nothing.
     """
     if not c.subject.catches:
         raise NotApplicable("nothing that can be called asks the host for anything, streams or takes over 0.25 s")
@@ -38,27 +39,27 @@ def every_catch(c: Connection) -> list[Catch]:
 
 @asynccontextmanager
 async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
-    """A call that has begun and not ended. What it asks the host is answered when the block is left.
+    """A call that has begun and not ended. At the end of the block, its requests to the host are answered.
 
     Raises:
         NotApplicable: This time it was answered at once.
     """
-    frame = catch.call(c)
-    c.holding = catch.kind is Kind.ASKING
+    frame = c.calls.of(catch.target)
+    c.replies.holding = catch.kind is Kind.ASKING
 
     def begun() -> bool:
         if catch.kind is Kind.ASKING:
-            return bool(c.held)
-        return bool(c.told("provider/delta", request_id=frame["params"]["request_id"]))
+            return bool(c.replies.held)
+        return bool(c.record.told("provider/delta", request_id=frame["params"]["request_id"]))
 
     try:
         c.send(frame)
         if catch.kind is Kind.SLOW:
             await c.alive()
         else:
-            await c.until(lambda: begun() or bool(c.answers(frame["id"])), c.patience.call)
-        if c.answers(frame["id"]) or not (catch.kind is Kind.SLOW or begun()):
+            await c.until(lambda: begun() or bool(c.record.answers(frame["id"])), c.patience.call)
+        if c.record.answers(frame["id"]) or not (catch.kind is Kind.SLOW or begun()):
             raise NotApplicable("the call could not be caught in flight this time")
         yield frame
     finally:
-        c.release()
+        c.replies.release()

@@ -1,8 +1,7 @@
-"""Lines as no good host sends them, and good ones in odd pieces: what comes after them is served all the same.
+"""Lines that a correct host never sends, and valid ones in unusual chunks: the extension goes on after each of them.
 
-JSON-RPC answers a line that is no JSON with -32700 and one that is no request with -32600, under the id null or, where
-one can be read, under that. An extension lives on because of that; that it says nothing is held against it only as
-advice, since hosts do not need to be told of their own mistakes.
+JSON-RPC answers a line that is not JSON with -32700 and one that is not a request with -32600, under its id, or null if
+it has none. Going on is required. The error is advice only: a host does not need to be told of its own mistakes.
 """
 
 from __future__ import annotations
@@ -12,15 +11,17 @@ import json
 from itertools import pairwise
 from typing import Final
 
-from sepkit.conformance.connection import Connection, shown
-from sepkit.conformance.requirements import Violation, requirement
-from sepkit.conformance.subject import refuses
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.expectations import refuses
+from sepkit.conformance.lines import shown, written
+from sepkit.conformance.requirement import requirement
+from sepkit.conformance.violations import Violation
 
 _NO_JSON: Final = (-32700,)
 _NO_REQUEST: Final = (-32600,)
-_BAD_PARAMS: Final = (-32600, -32602, -32601)  # the last, where it does not have the method at all
+_BAD_PARAMS: Final = (-32600, -32602, -32601)  # the last: it may not have the method
 
-# Name, what the lines are, the lines, and what may be answered to them.
+# Name, description, the lines, and the codes that may be answered to them.
 _HOSTILE: Final[tuple[tuple[str, str, tuple[bytes, ...], tuple[int, ...]], ...]] = (
     (
         "bad-json",
@@ -88,10 +89,10 @@ def _hostile(name: str, what: str, lines: tuple[bytes, ...], codes: tuple[int, .
     @requirement(f"frames.{name}", section="1", title=f"after {what}: lives on, silent or with the right error")
     async def survives(c: Connection) -> None:
         for line in lines:
-            before = len(c.log)
+            before = len(c.record.lines)
             c.send_raw(line + b"\n", hostile=True)
             await c.settle()
-            for came in c.log[before:]:
+            for came in c.record.lines[before:]:
                 if (
                     not came.sent
                     and came.is_response
@@ -100,20 +101,20 @@ def _hostile(name: str, what: str, lines: tuple[bytes, ...], codes: tuple[int, .
                     and not refuses(came.frame, *codes)
                 ):
                     wanted = " or ".join(map(str, codes))
-                    raise Violation(f"an error with the code {wanted}, or none", " ".join(shown([came.data])))
+                    raise Violation(f"an error with the code {wanted}, or none", str(came))
 
     @requirement(f"frames.{name}-told", section="1", title=f"after {what}: tells of it, with one error", advice=True)
     async def tells(c: Connection) -> None:
         for line in lines:
             frame = _request(line)
             if frame is not None and "id" not in frame and "method" in frame:
-                continue  # it may be meant as a notification, and those are never answered
-            before = len(c.log)
+                continue  # it looks like a notification, which is never answered
+            before = len(c.record.lines)
             c.send_raw(line + b"\n", hostile=True)
             await c.settle()
             told = [
                 x.data
-                for x in c.log[before:]
+                for x in c.record.lines[before:]
                 if not x.sent and x.is_response and refuses(x.frame, *codes) and _is_about(x.frame.get("id"), line)
             ]
             if len(told) != 1:
@@ -130,7 +131,7 @@ def _request(line: bytes) -> dict[str, object] | None:
 
 
 def _is_about(rid: object, line: bytes) -> bool:
-    """Whether an error with this id can be about the line, and not about the ping that followed it."""
+    """Whether an error with this id can be about the line; otherwise it is about the ping that followed."""
     frame = _request(line)
     return rid is None or (frame is not None and frame.get("id") == rid)
 
@@ -140,20 +141,17 @@ for _entry in _HOSTILE:
 
 
 async def _echoed(c: Connection, rid: object) -> None:
-    frame = c.fence(rid)
-    c.send(frame)
-    await c.answer(frame)
+    await c.ask(c.calls.fence(rid))
 
 
 @requirement("frames.pieces", section="1", title="a frame may come in pieces, cut anywhere")
 async def _pieces(c: Connection) -> None:
-    frame = c.fence("pieces é 😀")
-    line = json.dumps(frame, ensure_ascii=False).encode() + b"\n"
+    frame = c.calls.fence("pieces é 😀")
+    line = written(frame) + b"\n"
     cuts = sorted({0, 1, line.index(b"\xc3") + 1, line.index(b"\xf0") + 2, len(line) - 1, len(line)})
-    pieces = [line[start:end] for start, end in pairwise(cuts)]
-    c.note(line)
-    for piece in pieces:
-        c.write(piece)
+    c.record.sent(line.removesuffix(b"\n"))
+    for start, end in pairwise(cuts):
+        c.child.write(line[start:end])
         await c.flushed()
         await asyncio.sleep(0.01)
     await c.answer(frame)
@@ -161,7 +159,7 @@ async def _pieces(c: Connection) -> None:
 
 @requirement("frames.many-at-once", section="1", title="200 requests in one write are each answered")
 async def _many(c: Connection) -> None:
-    frames = [c.fence() for _ in range(200)]
+    frames = [c.calls.fence() for _ in range(200)]
     c.send(*frames)
     for frame in frames:
         await c.answer(frame)
@@ -169,10 +167,9 @@ async def _many(c: Connection) -> None:
 
 @requirement("frames.long", section="1", title="a line of 1 MiB is read like any other: none is too long")
 async def _long(c: Connection) -> None:
-    frame = c.fence()
+    frame = c.calls.fence()
     frame["params"] = {"unknown": "x" * (1024 * 1024)}
-    c.send(frame)
-    await c.answer(frame, c.patience.call)
+    await c.ask(frame, c.patience.call)
 
 
 @requirement(
@@ -181,7 +178,7 @@ async def _long(c: Connection) -> None:
     title="JSON may be spelt otherwise: spaces, another order, escapes, an unknown field between",
 )
 async def _spelling(c: Connection) -> None:
-    method = c.fence()["method"]
+    method = c.calls.fence()["method"]
     escaped = "".join(f"\\u{ord(letter):04x}" for letter in method)
     id_first = '{ "params" : { } , "unknown":[{"a":null}],\t"id":"sp\\u0065lling","jsonrpc":"2\\u002e0","method":"'
     line = f'{id_first}{escaped}" }} '
@@ -202,7 +199,7 @@ async def _unicode(c: Connection) -> None:
 async def _blank_line(c: Connection) -> None:
     c.send_raw(b"\n", hostile=True)
     await c.settle()
-    if c.unasked():
+    if c.record.unasked():
         raise Violation("no answer to a blank line")
 
 
@@ -210,7 +207,7 @@ async def _blank_line(c: Connection) -> None:
     "frames.crlf", section="1", title=r"a line that ends with \r\n is read: to JSON \r is a space", advice=True
 )
 async def _crlf(c: Connection) -> None:
-    frame = c.fence()
+    frame = c.calls.fence()
     c.send_raw(json.dumps(frame).encode() + b"\r\n", hostile=True)
     await c.answer(frame)
 

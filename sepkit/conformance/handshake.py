@@ -1,6 +1,6 @@
-"""The handshake: what is answered to ``initialize``, and by whom with which version.
+"""The handshake: how ``initialize`` is answered, and with which version.
 
-Not what is registered in it: that is another topic.
+The registrations in the answer are a topic of their own.
 """
 
 from __future__ import annotations
@@ -8,22 +8,25 @@ from __future__ import annotations
 import codecs
 import json
 
-from sepkit.conformance.connection import Connection, Frame, initialize_params, shown
+from sepkit.conformance.calls import initialize_params
+from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import Process, Violation, fitting, observation, requirement
-from sepkit.conformance.subject import expect_error
+from sepkit.conformance.expectations import expect_error, fitting
+from sepkit.conformance.lines import Frame, shortened
+from sepkit.conformance.requirement import Process, observation, requirement
+from sepkit.conformance.violations import Violation
 from sepkit.wire import messages
 
 
 async def _greet(c: Connection, **changes: object) -> Frame:
-    """Do a handshake of this kind; its result."""
-    return _result(await c.ask("initialize", initialize_params(**changes), c.patience.handshake))
+    """Do a handshake with these changes of its params; its result."""
+    return _result(await c.ask(c.calls.initialize(**changes)))
 
 
 def _result(answer: Frame) -> Frame:
     result = answer.get("result")
     if not isinstance(result, dict):
-        raise Violation("a result of initialize", " ".join(shown([json.dumps(answer).encode()])))
+        raise Violation("a result of initialize", shortened(json.dumps(answer).encode()))
     return result
 
 
@@ -73,7 +76,7 @@ async def _newer_host(c: Connection) -> None:
 async def _minimal(c: Connection) -> None:
     given = initialize_params(mode="headless")
     needed = {name: given[name] for name in ("protocol_version", "host", "workspace", "mode")}
-    _result(await c.ask("initialize", needed, c.patience.handshake))
+    _result(await c.ask(c.calls.request("initialize", needed)))
 
 
 @requirement(
@@ -97,9 +100,7 @@ async def _unknown_fields(c: Connection) -> None:
     params = initialize_params(unknown={"deep": [1]}, capabilities_enabled={"unknown": True})
     for name in ("host", "workspace", "session"):
         params[name] = {**params[name], "unknown": 1}
-    frame = c.request("initialize", params, unknown="field")
-    c.send(frame)
-    _result(await c.answer(frame, c.patience.handshake))
+    _result(await c.ask(c.calls.request("initialize", params, unknown="field")))
 
 
 @requirement(
@@ -109,11 +110,11 @@ async def _unknown_fields(c: Connection) -> None:
     process=Process.BARE,
 )
 async def _ping_first(c: Connection) -> None:
-    early = c.fence()
+    early = c.calls.fence()
     c.send(early)
-    await c.until(lambda: bool(c.answers(early["id"])), c.subject.limit(early["method"], c.patience.answer))
+    await c.answered(early, c.subject.limit(early["method"], c.patience.answer))
     await _greet(c)
-    if not c.answers(early["id"]):
+    if not c.record.answers(early["id"]):
         raise Violation("an answer to the ping before initialize", "none, not even after the handshake")
 
 
@@ -124,9 +125,9 @@ async def _ping_first(c: Connection) -> None:
     process=Process.BARE,
 )
 async def _burst(c: Connection) -> None:
-    greeting, ping = c.request("initialize", initialize_params()), c.fence()
+    greeting, ping = c.calls.initialize(), c.calls.fence()
     c.send(greeting, ping)
-    _result(await c.answer(greeting, c.patience.handshake))
+    _result(await c.answer(greeting))
     await c.answer(ping)
 
 
@@ -137,7 +138,7 @@ async def _burst(c: Connection) -> None:
     process=Process.OWN,
 )
 async def _twice(c: Connection) -> None:
-    await c.ask("initialize", initialize_params(), c.patience.handshake)
+    await c.ask(c.calls.initialize())
     await c.alive()
 
 
@@ -149,8 +150,8 @@ async def _twice(c: Connection) -> None:
     advice=True,
 )
 async def _request_first(c: Connection) -> None:
-    params = {"call_id": "early", "tool": "early", "arguments": {}, "context": c.context()}
-    expect_error(await c.ask("tool/execute", params), -32600)
+    params = {"call_id": "early", "tool": "early", "arguments": {}, "context": c.host.context()}
+    expect_error(await c.ask(c.calls.request("tool/execute", params), c.patience.answer), -32600)
 
 
 @requirement(
@@ -161,18 +162,18 @@ async def _request_first(c: Connection) -> None:
     advice=True,
 )
 async def _byte_order_mark(c: Connection) -> None:
-    frame = c.request("initialize", initialize_params())
+    frame = c.calls.initialize()
     c.send_raw(codecs.BOM_UTF8 + json.dumps(frame).encode() + b"\n", hostile=True)
-    _result(await c.answer(frame))
+    _result(await c.answer(frame, c.patience.answer))
 
 
 @observation("handshake.quiet", section="2", title="it says nothing before it has answered initialize", advice=True)
 def _quiet(e: Evidence) -> None:
     for connection in e.connections:
         greeted = False
-        for line in connection.log:
+        for line in connection.record.lines:
             greeted = greeted or (line.sent and line.method == "initialize")
             if line.method is not None and not line.sent:
-                raise Violation("the answer to initialize before anything else", " ".join(shown([line.data])))
+                raise Violation("the answer to initialize before anything else", str(line))
             if greeted and line.is_response and not line.sent:
                 break

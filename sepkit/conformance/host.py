@@ -1,45 +1,55 @@
-"""What a plain host answers to an extension: a user who agrees, keys in memory, no programs to run.
+"""What a plain host gives to an extension, and what it answers: a user who agrees, keys in memory, no programs to run.
 
-Answers only; how they travel, and whether they are held back for a while, is the connection's business.
+Nothing is sent here; ``replies.py`` decides when an answer goes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from typing import Any
 
+from sepkit.conformance.lines import Frame
 from sepkit.errors import Code
 
 Answer = dict[str, Any]
 """``{"result": …}`` or ``{"error": …}``."""
+_tokens = itertools.count(1)
 
 
 def error(code: int, message: str) -> Answer:
-    """An answer that refuses."""
+    """An error as an answer."""
     return {"error": {"code": int(code), "message": message}}
 
 
 class PlainHost:
-    """One host for one connection.
+    """The host of one connection."""
 
-    Args:
-        allows: Whether a context is one that this host gave, of the tier that acts.
-    """
-
-    def __init__(self, allows: Callable[[object], bool]) -> None:
-        self._allows = allows
+    def __init__(self) -> None:
+        self._acting: set[str] = set()  # the tokens of the contexts that allow acts
         self._kept: dict[str, Any] = {}
 
-    def answer(self, method: str, params: dict[str, Any]) -> Answer:
+    def context(self, tier: str = "command") -> Frame:
+        """A new context. Its token is unique, also among connections."""
+        token = f"token-{next(_tokens)}"
+        if tier == "command":
+            self._acting.add(token)
+        return {"token": token, "tier": tier}
+
+    def allows(self, given: object) -> bool:
+        """Whether a context allows ``session/*`` and ``exec/run``: this host gave it, and its tier is ``command``."""
+        token = given.get("token") if isinstance(given, dict) else None
+        return isinstance(token, str) and token in self._acting and given == {"token": token, "tier": "command"}
+
+    def answer(self, method: str, params: Frame) -> Answer:
         """The answer to a request."""
         try:
             return self._answer(method, params)
         except (KeyError, TypeError, AttributeError):
             return error(Code.INVALID_PARAMS, f"the params of {method} do not fit")
 
-    def _answer(self, method: str, params: dict[str, Any]) -> Answer:
+    def _answer(self, method: str, params: Frame) -> Answer:
         family, _, verb = method.partition("/")
-        if family in ("session", "exec") and not self._allows(params.get("context")):
+        if family in ("session", "exec") and not self.allows(params.get("context")):
             return error(Code.CONTEXT_VIOLATION, "this context was not given, or is of the event tier")
         if method == "exec/run":
             return error(Code.CAPABILITY_DISABLED, "this host runs no programs")
@@ -53,7 +63,7 @@ class PlainHost:
             return self._keys(verb, params)
         return error(Code.METHOD_NOT_FOUND, f"there is no method {method!r}")
 
-    def _user(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _user(self, params: Frame) -> Frame:
         kind = params["kind"]
         if kind == "select":
             return {"value": params["options"][0]} if params["options"] else {"cancelled": True}
@@ -65,7 +75,7 @@ class PlainHost:
             return {}
         raise KeyError(kind)
 
-    def _keys(self, verb: str, params: dict[str, Any]) -> Answer:
+    def _keys(self, verb: str, params: Frame) -> Answer:
         if verb == "get":
             return {"result": {"value": self._kept.get(params["key"])}}
         if verb == "set":

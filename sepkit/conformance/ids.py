@@ -1,23 +1,24 @@
-"""Ids: integers and strings, which come back as they went."""
+"""Ids: integers and strings, which come back unchanged."""
 
 from __future__ import annotations
 
 import json
 
 from sepkit.conformance.connection import Connection
-from sepkit.conformance.requirements import NotApplicable, Violation, requirement
-from sepkit.conformance.subject import expect_error, expect_once
+from sepkit.conformance.expectations import expect_error, expect_once
+from sepkit.conformance.requirement import requirement
+from sepkit.conformance.violations import NotApplicable, Violation
 
 
 def _returned(name: str, rid: int | str, what: str, *, advice: bool = False) -> None:
     @requirement(f"ids.{name}", section="1", title=f"{what} comes back as it went: {json.dumps(rid)}", advice=advice)
     async def returns(c: Connection) -> None:
-        frame = c.fence(rid)
-        # Where it need not be understood, it may be refused under the id null.
+        frame = c.calls.fence(rid)
+        # An id that only advice asks for may be refused, under the id null.
         c.send_raw(json.dumps(frame).encode() + b"\n", hostile=advice)
         if advice:
             await c.settle()
-            expect_once(c, frame)
+            expect_once(c.record, frame)
         else:
             await c.answer(frame)
 
@@ -32,13 +33,13 @@ _returned("empty-string", "", "the empty string")
 
 @requirement("ids.lookalikes", section="1", title='7 and "7" are two requests, each with its answer')
 async def _lookalikes(c: Connection) -> None:
-    number, text = c.fence(7), c.fence("7")
+    number, text = c.calls.fence(7), c.calls.fence("7")
     c.send(number, text)
     await c.answer(number)
     await c.answer(text)
     await c.settle()
-    expect_once(c, number)
-    expect_once(c, text)
+    expect_once(c.record, number)
+    expect_once(c.record, text)
 
 
 @requirement("ids.in-errors", section="1", title="an error comes under the id of its request, too")
@@ -46,18 +47,16 @@ async def _in_errors(c: Connection) -> None:
     if c.subject.fence is None:
         raise NotApplicable("it answers neither ping nor an unknown method")
     for rid in ("an error", 8001):
-        frame = c.request("conformance/unknown", rid=rid)
-        c.send(frame)
-        await c.answer(frame)
+        await c.ask(c.calls.request("conformance/unknown", rid=rid))
 
 
 @requirement("ids.null", section="1", title="a request with the id null is refused with -32600", advice=True)
 async def _null(c: Connection) -> None:
-    frame = c.fence()
+    frame = c.calls.fence()
     frame["id"] = None
     c.send_raw(json.dumps(frame).encode() + b"\n", hostile=True)
     await c.settle()
-    answers = c.answers(None)
+    answers = c.record.answers(None)
     if len(answers) != 1:
         raise Violation("one error with the code -32600 and the id null")
     expect_error(answers[0], -32600)

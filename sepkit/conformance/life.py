@@ -1,11 +1,13 @@
-"""Between the handshake and the end: ping, shutdown, and what closing its stdin does."""
+"""Between the handshake and the end: ping, shutdown, and the end of stdin."""
 
 from __future__ import annotations
 
 import json
 
 from sepkit.conformance.connection import Connection
-from sepkit.conformance.requirements import Process, Violation, fitting, requirement
+from sepkit.conformance.expectations import fitting
+from sepkit.conformance.requirement import Process, requirement
+from sepkit.conformance.violations import Violation
 from sepkit.wire.messages import Empty
 
 
@@ -17,28 +19,27 @@ def _empty_result(answer: dict[str, object], method: str) -> None:
 
 @requirement("life.ping", section="3", title="ping is answered with {}")
 async def _ping(c: Connection) -> None:
-    _empty_result(await c.ask("ping", {}), "ping")
+    _empty_result(await c.ask(c.calls.request("ping")), "ping")
 
 
 @requirement(
     "life.ping-without-params", section="1", title="a request may leave its params out (JSON-RPC), as ping can"
 )
 async def _ping_without_params(c: Connection) -> None:
-    frame = c.request("ping")
+    frame = c.calls.request("ping")
     del frame["params"]
-    c.send(frame)
-    answer = await c.answer(frame)
+    answer = await c.ask(frame)
     if "result" not in answer:
         raise Violation("the result {} of ping", json.dumps(answer))
 
 
 @requirement("life.shutdown", section="3", title="shutdown is answered with {} within 5 s", process=Process.OWN)
 async def _shutdown(c: Connection) -> None:
-    _empty_result(await c.ask("shutdown", {}, c.patience.end), "shutdown")
+    _empty_result(await c.ask(c.calls.request("shutdown")), "shutdown")
 
 
-async def _exits(c: Connection, began: float) -> int:
-    code = await c.exit(max(0.0, began + c.patience.end - c.now()))
+async def _exits(c: Connection) -> int:
+    code = await c.child.exit(c.patience.end)
     if code is None:
         raise Violation(f"the process's exit within {c.patience.end:g} s", "it still runs")
     return code
@@ -51,9 +52,8 @@ async def _exits(c: Connection, began: float) -> int:
     process=Process.OWN,
 )
 async def _shutdown_exit(c: Connection) -> None:
-    began = c.now()
-    c.send(c.request("shutdown"))
-    await _exits(c, began)
+    c.send(c.calls.request("shutdown"))
+    await _exits(c)
 
 
 @requirement(
@@ -63,17 +63,15 @@ async def _shutdown_exit(c: Connection) -> None:
     process=Process.OWN,
 )
 async def _shutdown_while_busy(c: Connection) -> None:
-    call = c.subject.tool_call(c, c.subject.slow)
-    began = c.now()
-    c.send(call, c.request("shutdown"))
-    await _exits(c, began)
+    call = c.calls.tool(c.subject.slow)
+    c.send(call, c.calls.request("shutdown"))
+    await _exits(c)
 
 
 @requirement("life.exit-code", section="2", title="after shutdown the exit code is 0", process=Process.OWN, advice=True)
 async def _exit_code(c: Connection) -> None:
-    began = c.now()
-    c.send(c.request("shutdown"))
-    if code := await _exits(c, began):
+    c.send(c.calls.request("shutdown"))
+    if code := await _exits(c):
         raise Violation("the exit code 0", f"exit code {code}")
 
 
@@ -85,9 +83,8 @@ async def _exit_code(c: Connection) -> None:
     advice=True,
 )
 async def _end_of_file(c: Connection) -> None:
-    began = c.now()
-    c.end_input()
-    await _exits(c, began)
+    c.child.end_input()
+    await _exits(c)
 
 
 @requirement(
@@ -98,8 +95,8 @@ async def _end_of_file(c: Connection) -> None:
     advice=True,
 )
 async def _end_of_file_while_busy(c: Connection) -> None:
-    call = c.subject.tool_call(c)
+    call = c.calls.tool()
     c.send(call)
     await c.flushed()
-    c.end_input()
+    c.child.end_input()
     await c.answer(call, c.patience.end)

@@ -1,33 +1,30 @@
-"""What is told and not asked: events, unknown notifications, stray answers. None is answered; none ends anything."""
+"""What is not a request: events, unknown notifications, stray answers. None is answered, and none ends anything."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from sepkit.conformance.connection import Connection, Frame
-from sepkit.conformance.requirements import NotApplicable, Violation, requirement
+from sepkit.conformance.calls import notification
+from sepkit.conformance.connection import Connection
+from sepkit.conformance.lines import Frame
+from sepkit.conformance.requirement import requirement
+from sepkit.conformance.violations import NotApplicable, Violation
 
 
 async def _unanswered(c: Connection, *frames: Frame) -> None:
-    """Send what is not to be answered, and see that it is not."""
+    """Send what must not be answered, and expect that it is not."""
     c.send(*frames)
     await c.settle()
-    if c.unasked():
+    if c.record.unasked():
         raise Violation("no answer to what is no request")
-
-
-def _notification(method: str, params: Any = None) -> Frame:
-    return {"jsonrpc": "2.0", "method": method, **({} if params is None else {"params": params})}
 
 
 @requirement("notifications.unknown", section="1", title="an unknown notification is not answered (JSON-RPC)")
 async def _unknown(c: Connection) -> None:
-    await _unanswered(c, _notification("conformance/unknown", {}), _notification("conformance/bare"))
+    await _unanswered(c, notification("conformance/unknown", {}), notification("conformance/bare"))
 
 
 @requirement("notifications.unknown-meta", section="1", title="an unknown notification of the $/ kind is not answered")
 async def _unknown_meta(c: Connection) -> None:
-    await _unanswered(c, _notification("$/conformance", {"id": 1}))
+    await _unanswered(c, notification("$/conformance", {"id": 1}))
 
 
 @requirement(
@@ -36,7 +33,7 @@ async def _unknown_meta(c: Connection) -> None:
     title="a request's method without an id is a notification, and not answered",
 )
 async def _of_requests(c: Connection) -> None:
-    await _unanswered(c, _notification("ping", {}), _notification("tool/execute", {}), _notification("hook", {}))
+    await _unanswered(c, notification("ping", {}), notification("tool/execute", {}), notification("hook", {}))
 
 
 @requirement(
@@ -62,7 +59,7 @@ async def _stray_error(c: Connection) -> None:
 
 @requirement("notifications.malformed-answers", section="1", title="a malformed answer is not answered", advice=True)
 async def _malformed_answers(c: Connection) -> None:
-    c.hostile += 2  # who does tell of them is not blamed a second time
+    c.record.hostile += 2  # an error for one of them must not be reported by traffic.unasked, too
     await _unanswered(
         c,
         {"jsonrpc": "2.0", "id": 987_656, "error": "text"},
@@ -80,7 +77,7 @@ def _subscribed(c: Connection) -> list[str]:
 @requirement("notifications.events", section="7", title="each event that it subscribes to is taken, and not answered")
 async def _events(c: Connection) -> None:
     names = _subscribed(c)
-    await _unanswered(c, *(c.subject.event(c, name, seq) for seq, name in enumerate(names)))
+    await _unanswered(c, *(c.calls.event(name, seq) for seq, name in enumerate(names)))
 
 
 @requirement(
@@ -88,20 +85,20 @@ async def _events(c: Connection) -> None:
 )
 async def _event_burst(c: Connection) -> None:
     names = _subscribed(c)
-    await _unanswered(c, *(c.subject.event(c, names[seq % len(names)], 1000 + seq) for seq in range(500)))
+    await _unanswered(c, *(c.calls.event(names[seq % len(names)], 1000 + seq) for seq in range(500)))
 
 
 @requirement(
     "notifications.events-lost", section="7", title="events_lost, which has no seq, is taken, subscribed or not"
 )
 async def _events_lost(c: Connection) -> None:
-    await _unanswered(c, c.subject.event(c, "events_lost"))
+    await _unanswered(c, c.calls.event("events_lost"))
 
 
 @requirement("notifications.bare-event", section="3", title="an event needs neither seq nor payload")
 async def _bare_event(c: Connection) -> None:
     name = next(iter(c.subject.names("subscriptions")), "turn_start")
-    await _unanswered(c, _notification("event", {"event": name, "context": c.context("event")}))
+    await _unanswered(c, notification("event", {"event": name, "context": c.host.context("event")}))
 
 
 @requirement(
@@ -110,12 +107,12 @@ async def _bare_event(c: Connection) -> None:
     title="an event that it knows nothing of is passed over, not answered",
 )
 async def _unsubscribed_event(c: Connection) -> None:
-    await _unanswered(c, c.subject.event(c, "conformance_unknown", 5), c.subject.event(c, "widget/key", 6))
+    await _unanswered(c, c.calls.event("conformance_unknown", 5), c.calls.event("widget/key", 6))
 
 
 @requirement("notifications.event-unknown-fields", section="1", title="unknown fields in an event are ignored")
 async def _event_unknown_fields(c: Connection) -> None:
-    frame = c.subject.event(c, next(iter(c.subject.names("subscriptions")), "turn_start"), 7)
+    frame = c.calls.event(next(iter(c.subject.names("subscriptions")), "turn_start"), 7)
     frame["params"] |= {"unknown": [1], "payload": {"unknown": {}}}
     frame["params"]["context"]["unknown"] = True
     await _unanswered(c, frame | {"unknown": 1})
@@ -129,8 +126,8 @@ async def _event_unknown_fields(c: Connection) -> None:
 async def _malformed_event(c: Connection) -> None:
     await _unanswered(
         c,
-        _notification("event"),
-        _notification("event", {}),
-        _notification("event", {"event": 5, "context": "token"}),
-        _notification("event", {"event": "turn_start"}),
+        notification("event"),
+        notification("event", {}),
+        notification("event", {"event": 5, "context": "token"}),
+        notification("event", {"event": "turn_start"}),
     )

@@ -1,20 +1,21 @@
-"""Providers: completions whole and streamed, and their logins.
+"""Providers: completions, whole and streamed, and logins.
 
-That the model answers is not demanded: a provider without a key or a network may answer with an error.
+A model need not answer: a provider without a key or a network may answer with an error.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from sepkit.conformance.connection import Connection, Frame
+from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation, requirement
-from sepkit.conformance.subject import expect_error, judge
-from sepkit.conformance.tools import Update, judge_survey, same_answer, updates
+from sepkit.conformance.expectations import expect_error, fitting, judge, same_answer
+from sepkit.conformance.lines import Frame
+from sepkit.conformance.requirement import observation, requirement
+from sepkit.conformance.updates import Update, updates
+from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -34,7 +35,7 @@ _EVENTS: Final[dict[str, Any]] = {
     "providers.result", section="3", title="each provider answers, and its result fits the schema, streamed or not"
 )
 def _result(e: Evidence) -> None:
-    judge_survey(e, "provider/complete")
+    e.judge_survey("provider/complete")
 
 
 @observation(
@@ -45,17 +46,17 @@ def _result(e: Evidence) -> None:
 def _login(e: Evidence) -> None:
     if any(asked.late for asked in e.asked("provider/oauth_login", "provider/oauth_refresh")):
         raise NotApplicable("no answer yet; a login may wait for its user, for as long as 300 s")
-    judge_survey(e, "provider/oauth_login", "provider/oauth_refresh")
+    e.judge_survey("provider/oauth_login", "provider/oauth_refresh")
 
 
 @requirement("providers.bare", section="3", title="provider/complete needs neither stream nor context")
 async def _bare(c: Connection) -> None:
-    frame = c.subject.provider_call(c)
+    frame = c.calls.provider()
     c.send(frame)
-    bare = c.subject.provider_call(c, frame["params"]["provider"])
+    bare = c.calls.provider(frame["params"]["provider"])
     del bare["params"]["stream"], bare["params"]["context"]
     c.send(bare)
-    same_answer(await c.answer(frame, c.patience.call), await c.answer(bare, c.patience.call))
+    same_answer(await c.answer(frame), await c.answer(bare))
 
 
 @requirement(
@@ -63,9 +64,7 @@ async def _bare(c: Connection) -> None:
 )
 async def _unknown(c: Connection) -> None:
     c.subject.some("providers")
-    frame = c.subject.provider_call(c, "conformance-unknown")
-    c.send(frame)
-    judge("provider/complete", await c.answer(frame, c.patience.call))
+    judge("provider/complete", await c.ask(c.calls.provider("conformance-unknown")))
 
 
 @requirement(
@@ -75,40 +74,39 @@ async def _unknown(c: Connection) -> None:
 )
 async def _bad_params(c: Connection) -> None:
     c.subject.some("providers")
-    expect_error(await c.ask("provider/complete", {}, c.patience.call), -32602)
-    frame = c.subject.provider_call(c)
+    expect_error(await c.ask(c.calls.request("provider/complete", {})), -32602)
+    frame = c.calls.provider()
     frame["params"]["messages"] = "text"
-    c.send(frame)
-    expect_error(await c.answer(frame, c.patience.call), -32602)
+    expect_error(await c.ask(frame), -32602)
 
 
 @requirement("providers.login-bad-params", section="8", title="a login without its params is answered with -32602")
 async def _login_bad_params(c: Connection) -> None:
     if not c.subject.oauth_providers():
         raise NotApplicable("no provider has oauth")
-    expect_error(await c.ask("provider/oauth_login", {}, c.patience.call), -32602)
+    expect_error(await c.ask(c.calls.request("provider/oauth_login", {})), -32602)
 
 
 @requirement(
     "providers.unknown-fields", section="1", title="unknown fields in a completion and in its context are ignored"
 )
 async def _unknown_fields(c: Connection) -> None:
-    plain = c.subject.provider_call(c)
+    plain = c.calls.provider()
     c.send(plain)
-    frame = c.subject.provider_call(c, plain["params"]["provider"])
+    frame = c.calls.provider(plain["params"]["provider"])
     frame["params"] |= {"unknown": {"deep": 1}}
     frame["params"]["context"]["unknown"] = 1
     c.send(frame | {"unknown": "field"})
-    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))
+    same_answer(await c.answer(plain), await c.answer(frame))
 
 
 @requirement("providers.concurrent", section="1", title="two streams at once are each answered")
 async def _concurrent(c: Connection) -> None:
     provider = c.subject.some("providers")
-    frames = [c.subject.provider_call(c, provider, stream=True) for _ in range(2)]
+    frames = [c.calls.provider(provider, stream=True) for _ in range(2)]
     c.send(*frames)
     for frame in frames:
-        judge("provider/complete", await c.answer(frame, c.patience.call))
+        judge("provider/complete", await c.answer(frame))
 
 
 @requirement(
@@ -118,29 +116,31 @@ async def _concurrent(c: Connection) -> None:
 )
 async def _own_deltas(c: Connection) -> None:
     provider = c.subject.some("providers")
-    alone = c.sent(_stream(c, provider, "alone"))
-    if not _tells_all(c, alone, await c.answer(alone, c.patience.call)):
+    alone = _stream(c, provider, "alone")
+    if not _tells_all(c, alone, await c.ask(alone)):
         raise NotApplicable("what it streams is not what it answers with, even where nothing else is asked for")
     frames = [_stream(c, provider, "one"), _stream(c, provider, "the other")]
     c.send(*frames)
     for frame in frames:
-        answer = await c.answer(frame, c.patience.call)
+        answer = await c.answer(frame)
         if "result" in answer and not _tells_all(c, frame, answer):
             wanted = f"deltas of {frame['params']['request_id']} that are its answer's content, as they were alone"
             raise Violation(wanted)
 
 
 def _stream(c: Connection, provider: str, content: str) -> Frame:
-    frame = c.subject.provider_call(c, provider, stream=True)
+    frame = c.calls.provider(provider, stream=True)
     frame["params"]["messages"][0]["content"] = content
     return frame
 
 
 def _tells_all(c: Connection, call: Frame, answer: Frame) -> bool:
-    """Whether the deltas of a stream are what it was answered with."""
+    """Whether the deltas of a stream add up to the content of its answer."""
     result = answer.get("result")
     content = result.get("content") if isinstance(result, dict) else None
-    deltas = [x.frame["params"].get("event") for x in c.told("provider/delta", request_id=call["params"]["request_id"])]
+    deltas = [
+        x.frame["params"].get("event") for x in c.record.told("provider/delta", request_id=call["params"]["request_id"])
+    ]
     told = [x.get("content") for x in deltas if isinstance(x, dict) and x.get("type") == "Delta"]
     return bool(told) and "".join(one for one in told if isinstance(one, str)) == content
 
@@ -199,4 +199,4 @@ def _streams(e: Evidence) -> None:
         told.update(delta.about for delta in _deltas(e))
     for asked in streamed:
         if asked.request["params"]["request_id"] not in told:
-            raise Violation(f"at least one delta from {asked.name}", "none", sent=json.dumps(asked.request).encode())
+            raise Violation(f"at least one delta from {asked.target.name}", "none", sent=asked.sent)

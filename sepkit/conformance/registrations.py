@@ -1,11 +1,13 @@
-"""What the extension registers: each family against its record, and the names in it against each other."""
+"""The registrations: each family fits its schema, and its names are unique."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation
+from sepkit.conformance.expectations import fitting
+from sepkit.conformance.requirement import observation
+from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.wire import messages, methods
 
 _NAMES: Final = {
@@ -20,7 +22,7 @@ _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "n
 
 
 def _family(e: Evidence, name: str) -> list[Any]:
-    """The entries of a family; those that it should be are judged by ``registrations.shape``."""
+    """The entries of a family. ``registrations.shape`` reports a family that is not an array."""
     found = e.subject.registrations.get(name)
     if not isinstance(found, list) or not found:
         raise NotApplicable(f"it registers no {name.replace('_', ' ')}")
@@ -64,7 +66,7 @@ def _tool_parameters(e: Evidence) -> None:
 
 
 def _no_schema(schema: dict[str, Any]) -> str | None:
-    """Why it is no JSON Schema for arguments; None where it may be one."""
+    """Why it is not a JSON Schema for arguments; None if it may be one."""
     kinds = schema.get("type", "object")
     if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
         return f"type {kinds!r}, which no arguments have"
@@ -74,7 +76,7 @@ def _no_schema(schema: dict[str, Any]) -> str | None:
         import jsonschema_rs
     except ImportError:
         return None
-    # Of a dialect that it does not know it would look for the schema in the network.
+    # For an unknown dialect it would look for the schema on the network.
     known = "json-schema.org/" in str(schema.get("$schema"))
     try:
         jsonschema_rs.meta.validate(schema if known else {k: v for k, v in schema.items() if k != "$schema"})
@@ -84,7 +86,7 @@ def _no_schema(schema: dict[str, Any]) -> str | None:
 
 
 def _malformed(schema: object, path: str) -> str | None:
-    """What is wrong with a schema at first sight. All of it is told only where jsonschema-rs is installed."""
+    """What is obviously wrong with a schema. Only jsonschema-rs, where it is installed, checks everything."""
     if isinstance(schema, bool):
         return None
     if not isinstance(schema, dict):

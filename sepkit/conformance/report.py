@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from sepkit.conformance.requirements import Requirement
+from sepkit.conformance.requirement import Requirement
 from sepkit.errors import sayable
 
 
@@ -18,9 +18,9 @@ class Status(Enum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_APPLICABLE = "not applicable"
-    """The extension does not bring what it is about."""
+    """The extension does not have what it is about."""
     UNTESTED = "untested"
-    """It could not be checked, since the handshake failed."""
+    """It could not be checked: the handshake failed."""
 
 
 _MARKS: Final = {Status.PASSED: "✔", Status.FAILED: "✘", Status.NOT_APPLICABLE: "–", Status.UNTESTED: "?"}
@@ -41,7 +41,7 @@ class Verdict:
 
     requirement: Requirement
     status: Status
-    # What the extension calls itself and its things may hold what cannot be printed: half of a surrogate pair.
+    # The extension's names may hold an unpaired surrogate, which cannot be printed.
     note: str = field(default="", converter=sayable)
     sent: tuple[str, ...] = field(default=(), converter=_sayable)
     expected: str = field(default="", converter=sayable)
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every requirement is met that applies. Advice does not count."""
+        """Whether every requirement that applies is met. Advice does not count."""
         return not self.failures and not any(x.status is Status.UNTESTED for x in self._demands())
 
     @property
@@ -92,7 +92,7 @@ class Report:
         return (x for x in self.verdicts if not x.requirement.advice)
 
     def counts(self) -> dict[str, int]:
-        """How many came out how; ``advice`` is how much advice is not followed."""
+        """The number of verdicts of each status; ``advice`` is the number of pieces of advice not followed."""
         demands = list(self._demands())
         made = {status.value.replace(" ", "_"): sum(x.status is status for x in demands) for status in Status}
         return made | {"advice": len(self.advice)}
@@ -109,7 +109,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The report for people: a line for each requirement, with more where it is not met; the sum at the end."""
+        """The report for people: a line for each requirement, details where it is not met, and a summary."""
         lines = [f"{self.extension or 'an extension'}: {' '.join(self.command)}"]
         lines += self._rows("", [*self._demands()], _MARKS)
         if advised := [x for x in self.verdicts if x.requirement.advice]:
@@ -122,7 +122,7 @@ class Report:
         group = ""
         for x in verdicts:
             if x.status is Status.UNTESTED:
-                continue  # the sum tells how many; that is all there is to know
+                continue  # the summary has their number
             if x.requirement.group != group:
                 group = x.requirement.group
                 yield from ("", f"{before}{group}")
@@ -143,7 +143,7 @@ class Report:
                 yield f"      {name if place == 0 else '':>8}  {line}".rstrip()
 
     def summary(self) -> str:
-        """One line: how many came out how."""
+        """One line: the number of verdicts of each status."""
         counts = self.counts()
         told = [
             f"{counts['passed']} passed",

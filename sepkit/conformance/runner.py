@@ -1,6 +1,6 @@
-"""Runs requirements against a command: which of them share a process, and what becomes of the others if it breaks.
+"""Runs requirements against a command, and decides which of them share a process.
 
-A process that a requirement failed on is not used again, so that no failure is the consequence of another.
+A process on which a requirement failed is not used again: no failure must be the consequence of another.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sepkit.conformance.connection import Connection, Patience, shown
+from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.lines import shown
+from sepkit.conformance.patience import Patience
 from sepkit.conformance.report import Report, Status, Verdict
-from sepkit.conformance.requirements import NotApplicable, Process, Requirement, Violation, requirements
-from sepkit.conformance.subject import Subject, find_fence, survey
+from sepkit.conformance.requirement import Process, Requirement
+from sepkit.conformance.subject import Subject
+from sepkit.conformance.survey import find_fence, survey
+from sepkit.conformance.table import requirements
+from sepkit.conformance.violations import NotApplicable, Violation
 
 FIRST: Final = "handshake.reply"
-"""What everything else needs: without it nothing of the rest is checked."""
-# Groups that need no call of what the extension brings: where only these are asked for, nothing of it is called.
+"""If this fails, nothing else is checked, except what the record shows."""
+# Groups that need no survey: if only these are asked for, no tool, hook, command or provider is called.
 _WITHOUT_CALLS: Final = {"handshake", "registrations", "frames", "ids", "methods", "notifications"}
 
 
@@ -71,15 +76,15 @@ class _Run:
         self._verdicts: dict[str, Verdict] = {}
 
     async def report(self) -> Report:
-        """Run it all."""
+        """Run all checks."""
         began = time.monotonic()
         try:
             await self._get_to_know()
-            if not self._greeted:  # whatever was asked for: this is what has to be told
+            if not self._greeted:  # it must be in the report, even if it was not asked for
                 self._wanted = (*requirements([FIRST]), *(one for one in self._wanted if one.id != FIRST))
             await self._work_off(self._jobs())
         finally:
-            await asyncio.gather(*(c.aclose() for c in self._connections))
+            await asyncio.gather(*(c.child.aclose() for c in self._connections))
         evidence = Evidence(self._subject, tuple(self._connections))
         for one in self._wanted:
             if one.process is Process.RECORD:
@@ -104,14 +109,14 @@ class _Run:
     async def _connect(self) -> Connection:
         """A new process, after the handshake."""
         connection = self._start()
-        await connection.handshake()
+        await connection.ask(connection.calls.initialize())
         return connection
 
     async def _get_to_know(self) -> None:
-        """Shake hands once, and ask once for everything that it brings."""
+        """Do the handshake once, and the survey if a check needs it."""
         connection = self._start()
         try:
-            self._subject.greeting = await connection.handshake()
+            self._subject.greeting = await connection.ask(connection.calls.initialize())
         except Violation:
             return
         self._greeted = isinstance(self._subject.greeting.get("result"), dict)
@@ -119,11 +124,11 @@ class _Run:
             await find_fence(connection)
             if not all(one.group in _WITHOUT_CALLS for one in self._wanted):
                 await survey(connection, self._connect)
-        # What can run only once at a time must not be in the way of the next.
-        await asyncio.gather(*(c.aclose() for c in self._connections))
+        # An extension of which only one can run at a time must have ended before the next starts.
+        await asyncio.gather(*(c.child.aclose() for c in self._connections))
 
     def _jobs(self) -> list[list[Requirement]]:
-        """What is checked one after another, in lanes of their own: the groups, and each that wants to be alone."""
+        """The jobs, each a list of checks to run in order: one a group, and one for each check with its own process."""
         groups: dict[str, list[Requirement]] = {}
         alone: list[list[Requirement]] = []
         for one in self._wanted:
@@ -147,12 +152,12 @@ class _Run:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _lane(self, jobs: list[list[Requirement]]) -> None:
-        """Take jobs, one after another, with one process at a time. Those that share one come before the others."""
+        """Run jobs one after another, with one process at a time. Those that share a process come first."""
         connection: Connection | None = None
         while jobs:
             for one in jobs.pop(0):
                 if connection is not None and (connection.over or one.process is not Process.SHARED):
-                    await connection.aclose()
+                    await connection.child.aclose()
                     connection = None
                 is_new = connection is None
                 connection = connection or self._start()
@@ -160,15 +165,15 @@ class _Run:
                     one, connection, greet=is_new and one.process is not Process.BARE
                 )
                 if self._verdicts[one.id].status is Status.FAILED:
-                    connection.doom()
+                    connection.doomed = True
         if connection is not None:
-            await connection.aclose()
+            await connection.child.aclose()
 
     async def _check(self, one: Requirement, connection: Connection, *, greet: bool) -> Verdict:
         try:
             if greet:
-                await connection.handshake()
-            connection.mark = len(connection.log)
+                await connection.ask(connection.calls.initialize())
+            connection.record.mark = len(connection.record.lines)
             await one.check(connection)
         except NotApplicable as reason:
             return Verdict(one, Status.NOT_APPLICABLE, note=str(reason))
@@ -195,14 +200,14 @@ def _untested(one: Requirement) -> Verdict:
 
 
 def _failed(one: Requirement, violation: Violation, connection: Connection) -> Verdict:
-    came = shown(connection.since(sent=False))
+    sent, came = (shown(line.data for line in connection.record.since_mark(sent=is_sent)) for is_sent in (True, False))
     if violation.came is not None:
         came = (*came[-3:], violation.came)
     return Verdict(
         one,
         Status.FAILED,
-        sent=shown(connection.since(sent=True)) if violation.sent is None else shown([violation.sent]),
+        sent=sent if violation.sent is None else shown([violation.sent]),
         expected=violation.expected,
         came=came or ("nothing",),
-        stderr=connection.stderr,
+        stderr=connection.child.stderr,
     )

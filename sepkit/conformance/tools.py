@@ -1,39 +1,27 @@
-"""Tools: what a call is answered with, what is told of its progress, and calls beside each other."""
+"""Tools: the answer to a call, its progress, and several calls at once."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Final
 
-from attrs import frozen
-
-from sepkit.conformance.connection import Connection, Frame, Line, key, shown, written
+from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
+from sepkit.conformance.expectations import expect_error, fitting, judge, same_answer
 from sepkit.conformance.flight import in_flight, tool_catches
-from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation, requirement
-from sepkit.conformance.subject import Kind, error_code, expect_error, judge
+from sepkit.conformance.lines import Frame, key, shortened, shown, written
+from sepkit.conformance.requirement import observation, requirement
+from sepkit.conformance.subject import Kind
+from sepkit.conformance.updates import Update, updates
+from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.wire import messages
 
 _MOMENT: Final = 0.3  # seconds in which a tool that is not slow has answered
 
 
-def judge_survey(e: Evidence, *names: str) -> None:
-    """Judge the answers to what was asked once of each thing."""
-    for asked in e.asked(*names):
-        sent = json.dumps(asked.request).encode()
-        if asked.answer is None:
-            raise Violation(f"an answer to {asked.method} of {asked.name!r}", asked.trouble, sent=sent)
-        try:
-            judge(asked.method, asked.answer)
-        except Violation as violation:
-            came = " ".join(shown([json.dumps(asked.answer).encode()]))
-            raise Violation(violation.expected, f"{violation.came or ''} {came}".strip(), sent=sent) from None
-
-
 @observation("tools.result", section="3", title="each tool answers, and its result fits the schema")
 def _result(e: Evidence) -> None:
-    judge_survey(e, "tool/execute")
+    e.judge_survey("tool/execute")
 
 
 @requirement(
@@ -43,16 +31,13 @@ def _result(e: Evidence) -> None:
 )
 async def _unknown(c: Connection) -> None:
     c.subject.some("tools")
-    frame = c.subject.tool_call(c, "conformance_unknown")
-    c.send(frame)
-    answer = await c.answer(frame, c.patience.call)
-    _judge_unknown(answer)
+    _judge_unknown(await c.ask(c.calls.tool("conformance_unknown")))
 
 
 def _judge_unknown(answer: Frame) -> None:
     judge("tool/execute", answer)
     if "result" in answer and answer["result"].get("is_error") is not True:
-        raise Violation("is_error, or an error: there is no such tool", " ".join(shown([written(answer)])))
+        raise Violation("is_error, or an error: there is no such tool", shortened(written(answer)))
 
 
 @requirement(
@@ -62,16 +47,14 @@ def _judge_unknown(answer: Frame) -> None:
 )
 async def _bad_params(c: Connection) -> None:
     tool = c.subject.some("tools")
-    expect_error(await c.ask("tool/execute", {}, c.patience.call), -32602)
-    wrong = {"call_id": "call", "tool": tool, "arguments": "text", "context": c.context()}
-    expect_error(await c.ask("tool/execute", wrong, c.patience.call), -32602)
+    expect_error(await c.ask(c.calls.request("tool/execute", {})), -32602)
+    wrong = {"call_id": "call", "tool": tool, "arguments": "text", "context": c.host.context()}
+    expect_error(await c.ask(c.calls.request("tool/execute", wrong)), -32602)
 
 
 @requirement("tools.bad-arguments", section="3", title="arguments that no schema allows are answered like any others")
 async def _bad_arguments(c: Connection) -> None:
-    frame = c.subject.tool_call(c, arguments={"conformance unknown": [{"deep": None}]})
-    c.send(frame)
-    judge("tool/execute", await c.answer(frame, c.patience.call))
+    judge("tool/execute", await c.ask(c.calls.tool(arguments={"conformance unknown": [{"deep": None}]})))
 
 
 @requirement(
@@ -84,9 +67,8 @@ async def _arguments_checked(c: Connection) -> None:
     for name, tool in c.subject.named("tools").items():
         parameters = tool.get("parameters")
         if isinstance(parameters, dict) and parameters.get("required"):
-            frame = c.subject.tool_call(c, name, arguments={})
-            c.send(frame)
-            answer = await c.answer(frame, c.patience.call)
+            frame = c.calls.tool(name, arguments={})
+            answer = await c.ask(frame)
             result = answer.get("result")
             if not isinstance(result, dict) or result.get("is_error") is not True:
                 raise Violation(f"is_error, since {name} requires {parameters['required']}")
@@ -96,29 +78,23 @@ async def _arguments_checked(c: Connection) -> None:
 
 @requirement("tools.unknown-fields", section="1", title="unknown fields in a call and in its context are ignored")
 async def _unknown_fields(c: Connection) -> None:
-    plain = c.subject.tool_call(c)
+    plain = c.calls.tool()
     c.send(plain)
-    frame = c.subject.tool_call(c, plain["params"]["tool"], unknown={"deep": [1]})
+    frame = c.calls.tool(plain["params"]["tool"], unknown={"deep": [1]})
     frame["params"]["context"]["unknown"] = 1
     c.send(frame | {"unknown": "field"})
-    same_answer(await c.answer(plain, c.patience.call), await c.answer(frame, c.patience.call))
-
-
-def same_answer(one: dict[str, object], other: dict[str, object]) -> None:
-    """Expect that an odd request is answered as the plain one before it: both with results, or both with one error."""
-    if error_code(one) != error_code(other) or ("result" in one) != ("result" in other):
-        raise Violation("the same kind of answer as without the unknown fields", json.dumps(other))
+    same_answer(await c.answer(plain), await c.answer(frame))
 
 
 @requirement("tools.concurrent", section="1", title="five calls in one write are each answered, under their own ids")
 async def _concurrent(c: Connection) -> None:
     tool = c.subject.some("tools")
-    # An answer under another id than its own shows where two answers cannot be alike; no order of these is its reverse.
+    # Swapped answers are noticed only if they differ. This order differs from its reverse.
     unknown = "conformance_unknown"
-    frames = [c.subject.tool_call(c, name) for name in (tool, unknown, tool, tool, unknown)]
+    frames = [c.calls.tool(name) for name in (tool, unknown, tool, tool, unknown)]
     c.send(*frames)
     for frame in frames:
-        answer = await c.answer(frame, c.patience.call)
+        answer = await c.answer(frame)
         if frame["params"]["tool"] == tool:
             judge("tool/execute", answer)
         else:
@@ -133,17 +109,17 @@ async def _concurrent(c: Connection) -> None:
 async def _own_answer(c: Connection) -> None:
     catch = tool_catches(c, Kind.ASKING)[0]
     async with in_flight(c, catch) as call:
-        # One that gives the host only so much time is answered without another, too.
-        if await c.until(lambda: bool(c.answers(call["id"])), _MOMENT):
-            raise NotApplicable(f"{catch.name} does not wait for the host's answer")
-        other = c.subject.tool_call(c, "conformance_unknown")
+        # A tool that waits for the host only for a moment is answered even without another call.
+        if await c.answered(call, _MOMENT):
+            raise NotApplicable(f"{catch.target.name} does not wait for the host's answer")
+        other = c.calls.tool("conformance_unknown")
         c.send(other)
-        await c.until(lambda: bool(c.answers(other["id"]) or c.answers(call["id"])), _MOMENT)
+        await c.until(lambda: bool(c.record.answers(other["id"]) or c.record.answers(call["id"])), _MOMENT)
         await c.settle()
-        if c.answers(call["id"]):
-            raise Violation(f"no answer to the call of {catch.name}, whose question to the host has none")
-    _judge_unknown(await c.answer(other, c.patience.call))
-    judge("tool/execute", await c.answer(call, c.patience.call))
+        if c.record.answers(call["id"]):
+            raise Violation(f"no answer to the call of {catch.target.name}, whose question to the host has none")
+    _judge_unknown(await c.answer(other))
+    judge("tool/execute", await c.answer(call))
 
 
 @requirement(
@@ -157,18 +133,18 @@ async def _ping_beside(c: Connection) -> None:
             await _ping_beside_slow(c)
             continue
         async with in_flight(c, catch) as call:
-            ping = c.fence()
+            ping = c.calls.fence()
             c.send(ping)
-            await c.until(lambda ping=ping: bool(c.answers(ping["id"])), c.patience.answer)  # type: ignore[misc]
+            await c.answered(ping, c.patience.answer)
             _came_first(c, ping["id"], call["id"])
 
 
 async def _ping_beside_slow(c: Connection) -> None:
-    # Both in one write, and more than once: on a busy machine even a slow tool may end before the ping is read.
+    # In one write, and up to three times: on a busy machine even a slow tool may end before the ping is read.
     for attempt in (1, 2, 3):
-        call, ping = c.subject.tool_call(c, c.subject.slow), c.fence()
+        call, ping = c.calls.tool(c.subject.slow), c.calls.fence()
         c.send(call, ping)
-        await c.answer(call, c.patience.call)
+        await c.answer(call)
         await c.answer(ping)
         try:
             _came_first(c, ping["id"], call["id"])
@@ -187,17 +163,17 @@ async def _ping_beside_slow(c: Connection) -> None:
 )
 async def _call_beside(c: Connection) -> None:
     catch, quick = tool_catches(c, Kind.ASKING)[0], c.subject.some("tools")
-    if quick == catch.name:
+    if quick == catch.target.name:
         raise NotApplicable("it has no tool beside the one that asks the host")
-    other = c.subject.tool_call(c, quick)
+    other = c.calls.tool(quick)
     async with in_flight(c, catch) as call:
         c.send(other)
-        await c.until(lambda: bool(c.answers(other["id"])), c.patience.answer)
+        await c.answered(other, c.patience.answer)
         _came_first(c, other["id"], call["id"])
 
 
 def _came_first(c: Connection, rid: object, later: object) -> None:
-    order = [key(x.frame.get("id")) for x in c.log if not x.sent and x.is_response]
+    order = [key(x.frame.get("id")) for x in c.record.lines if not x.sent and x.is_response]
     if key(rid) not in order or (key(later) in order and order.index(key(later)) < order.index(key(rid))):
         raise Violation("its answer before that of the call in flight")
 
@@ -210,14 +186,14 @@ def _came_first(c: Connection, rid: object, later: object) -> None:
 )
 async def _id_in_use(c: Connection) -> None:
     async with in_flight(c, tool_catches(c)[0]) as call:
-        c.send(c.fence(call["id"]))
+        c.send(c.calls.fence(call["id"]))
         await c.settle()
-        expect_error(await c.answer(call), -32600)
-        c.release()
-        await c.until(lambda: len(c.answers(call["id"])) > 1, c.patience.call)
-        if len(c.answers(call["id"])) != 2:
+        expect_error(await c.answer(call, c.patience.answer), -32600)
+        c.replies.release()
+        await c.until(lambda: len(c.record.answers(call["id"])) > 1, c.patience.call)
+        if len(c.record.answers(call["id"])) != 2:
             raise Violation("an answer to the call, too")
-        judge("tool/execute", c.answers(call["id"])[1])
+        judge("tool/execute", c.record.answers(call["id"])[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ progress
@@ -228,86 +204,47 @@ async def _id_in_use(c: Connection) -> None:
 )
 async def _own_progress(c: Connection) -> None:
     catch = tool_catches(c, Kind.ASKING)[0]
-    tools = {x.name: x for x in c.subject.asked if x.method == "tool/execute"}
+    tools = {x.target.name: x for x in c.subject.asked if x.target.method == "tool/execute"}
     busy = next((name for name, tool in tools.items() if tool.done and tool.updates and not tool.asks), None)
-    if busy is None or tools[catch.name].updates:
+    if busy is None or tools[catch.target.name].updates:
         raise NotApplicable("no tool tells of its progress, beside one that asks the host and tells of none")
     for first in (True, False):  # "the newest call" and "the oldest call" are both wrong
-        call = c.subject.tool_call(c, busy)
+        call = c.calls.tool(busy)
         if first:
             c.send(call)
         async with in_flight(c, catch) as waiting:
             if not first:
                 c.send(call)
             seconds = c.patience.answer + c.subject.longest
-            if not await c.until(lambda call=call: bool(c.answers(call["id"])), seconds):  # type: ignore[misc]
-                raise NotApplicable(f"it has {busy} wait for {catch.name}")
-            if mixed := c.told("tool/update", call_id=waiting["params"]["call_id"]):
-                wanted = f"the call_id of the call of {busy}, and not that of {catch.name}"
+            if not await c.answered(call, seconds):
+                raise NotApplicable(f"it has {busy} wait for {catch.target.name}")
+            if mixed := c.record.told("tool/update", call_id=waiting["params"]["call_id"]):
+                wanted = f"the call_id of the call of {busy}, and not that of {catch.target.name}"
                 raise Violation(wanted, " ".join(shown([x.data for x in mixed])))
-        await c.answer(waiting, c.patience.call)
+        await c.answer(waiting)
 
 
-@frozen
-class Update:
-    """A notification about a call: whose name it carries, and how that call was then. Without a call, it is unknown."""
-
-    line: Line
-    about: object
-    call: Line | None
-    answered: bool
-
-    def __str__(self) -> str:
-        return " ".join(shown([self.line.data]))
-
-
-def updates(e: Evidence, name: str, word: str, method: str) -> Iterator[Update]:
-    """Every ``name`` that came, with the call of ``method`` that has the same ``word`` in its params.
-
-    Raises:
-        NotApplicable: None came.
-    """
-    some = False
-    for connection in e.connections:
-        calls: dict[object, Line] = {}
-        answered: set[tuple[type, object]] = set()
-        for line in connection.log:
-            params = line.frame.get("params") if isinstance(line.frame, dict) else None
-            about = params.get(word) if isinstance(params, dict) else None
-            about = about if isinstance(about, str) else None
-            if line.sent and line.method == method:
-                calls[about] = line
-            elif not line.sent and line.is_response:
-                answered.add(key(line.frame.get("id")))
-            elif not line.sent and line.method == name:
-                some = True
-                call = calls.get(about)
-                yield Update(line, about, call, call is not None and key(call.frame.get("id")) in answered)
-    if not some:
-        raise NotApplicable(f"it never sent {name}")
-
-
-def tool_updates(e: Evidence) -> Iterator[Update]:
+def _tool_updates(e: Evidence) -> Iterator[Update]:
     """Every ``tool/update`` that came."""
     return updates(e, "tool/update", "call_id", "tool/execute")
 
 
 @observation("tools.update", section="4", title="each tool/update fits its schema, its progress between 0 and 1")
 def _update(e: Evidence) -> None:
-    for update in tool_updates(e):
+    for update in _tool_updates(e):
         params = update.line.frame.get("params")
         fitting(params, messages.ToolUpdateParams, f"params of tool/update, in {update},")
 
 
 @observation("tools.update-call", section="4", title="each tool/update carries the call_id of a call that was sent")
 def _update_call(e: Evidence) -> None:
-    for update in tool_updates(e):
+    for update in _tool_updates(e):
         if update.call is None:
             raise Violation("the call_id of a call", str(update))
 
 
 @observation("tools.update-in-time", section="4", title="no tool/update comes after the answer to its call")
 def _update_in_time(e: Evidence) -> None:
-    for update in tool_updates(e):
+    for update in _tool_updates(e):
         if update.answered:
             raise Violation("progress before the answer", str(update))

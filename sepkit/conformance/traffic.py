@@ -1,7 +1,4 @@
-"""Everything that the extension wrote: each line, each frame, each id; whatever it was about.
-
-What was asked for stands in the other topics. These judge the record of all of them.
-"""
+"""Everything that the extension wrote: each line, each frame, each id, in the records of all checks."""
 
 from __future__ import annotations
 
@@ -9,9 +6,11 @@ import codecs
 import json
 from typing import Any, Final
 
-from sepkit.conformance.connection import Line, key, shown
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.requirements import NotApplicable, Violation, fitting, observation
+from sepkit.conformance.expectations import fitting
+from sepkit.conformance.lines import Key, key
+from sepkit.conformance.requirement import observation
+from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.wire import messages, methods
 
 _NOTIFICATIONS: Final = {
@@ -38,23 +37,19 @@ _REQUESTS: Final = {
 }
 _EITHER: Final = {methods.BUS_PUBLISH}
 _WITH_CONTEXT: Final = {method for method in _REQUESTS if method.startswith(("session/", "exec/"))}
-# Each has a topic of its own that judges it.
+# Their params are judged by the topics tools and providers.
 _JUDGED_ELSEWHERE: Final = {methods.TOOL_UPDATE, methods.PROVIDER_DELTA}
-
-
-def _line(line: Line) -> str:
-    return " ".join(shown([line.data]))
 
 
 @observation("traffic.utf-8", section="1", title="every line is UTF-8, without a byte order mark")
 def _utf8(e: Evidence) -> None:
     for line in e.lines():
         if line.data.startswith(codecs.BOM_UTF8):
-            raise Violation("UTF-8 without a byte order mark", _line(line))
+            raise Violation("UTF-8 without a byte order mark", str(line))
         try:
             line.data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise Violation("UTF-8", f"{_line(line)} ({error.reason} at byte {error.start})") from None
+            raise Violation("UTF-8", f"{line} ({error.reason} at byte {error.start})") from None
 
 
 @observation(
@@ -65,9 +60,9 @@ def _utf8(e: Evidence) -> None:
 )
 def _whole_characters(e: Evidence) -> None:
     for line in e.frames():
-        # Only an escape can be one: what stands for itself is UTF-8, or another requirement's matter.
+        # Only an escape can be one: UTF-8 cannot encode it, and traffic.utf-8 reports what is not UTF-8.
         if b"\\u" in line.data and not _is_encodable(line.frame):
-            raise Violation("whole characters", _line(line))
+            raise Violation("whole characters", str(line))
 
 
 def _is_encodable(frame: dict[str, Any]) -> bool:
@@ -75,7 +70,7 @@ def _is_encodable(frame: dict[str, Any]) -> bool:
         json.dumps(frame, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
-    except RecursionError:  # it cannot be told
+    except RecursionError:  # too deep to be encoded here, so it is not known
         pass
     return True
 
@@ -84,14 +79,14 @@ def _is_encodable(frame: dict[str, Any]) -> bool:
 def _line_ends(e: Evidence) -> None:
     for line in e.lines():
         if line.data.endswith(b"\r"):
-            raise Violation(r"a line that ends with \n alone", f"{_line(line)} before it is a \\r")
+            raise Violation(r"a line that ends with \n alone", f"{line} before it is a \\r")
         if not line.data.strip():
             raise Violation("a frame in every line", "a blank line")
     for connection in e.connections:
-        # What a process was killed in the middle of is not its fault.
-        last = connection.log[-1] if connection.log else None
+        # A process that was killed while it wrote is not to blame.
+        last = connection.record.lines[-1] if connection.record.lines else None
         if connection.ended_by_itself and last is not None and not (last.sent or last.ended):
-            raise Violation(r"a line that ends with \n", f"the end of stdout after {_line(last)}")
+            raise Violation(r"a line that ends with \n", f"the end of stdout after {last}")
 
 
 @observation("traffic.json", section="1", title="every line is a JSON object: nothing else is ever printed to stdout")
@@ -99,7 +94,7 @@ def _json(e: Evidence) -> None:
     for line in e.lines():
         data = line.data.removeprefix(codecs.BOM_UTF8)
         if data.strip() and line.ended and not isinstance(_parsed(data), dict):
-            raise Violation("a JSON-RPC frame", _line(line))
+            raise Violation("a JSON-RPC frame", str(line))
 
 
 def _parsed(data: bytes) -> Any:
@@ -113,7 +108,7 @@ def _parsed(data: bytes) -> Any:
 def _jsonrpc(e: Evidence) -> None:
     for line in e.frames():
         if line.frame.get("jsonrpc") != "2.0":
-            raise Violation('"jsonrpc": "2.0"', _line(line))
+            raise Violation('"jsonrpc": "2.0"', str(line))
 
 
 @observation(
@@ -122,7 +117,7 @@ def _jsonrpc(e: Evidence) -> None:
 def _frames(e: Evidence) -> None:
     for line in e.frames():
         if wrong := _no_frame(line.frame):
-            raise Violation("one of the four frames", f"{wrong}: {_line(line)}")
+            raise Violation("one of the four frames", f"{wrong}: {line}")
 
 
 def _no_frame(frame: dict[str, Any]) -> str | None:
@@ -149,58 +144,58 @@ def _errors(e: Evidence) -> None:
     for line in errors:
         error = line.frame["error"]
         if not isinstance(error, dict) or type(error.get("code")) is not int or type(error.get("message")) is not str:
-            raise Violation("an error {code: integer, message: string}", _line(line))
+            raise Violation("an error {code: integer, message: string}", str(line))
 
 
-def _answered(e: Evidence) -> None:
+def _some_answers(e: Evidence) -> None:
     if not any(line.is_response for line in e.lines()):
         raise NotApplicable("it answered nothing")
 
 
 @observation("traffic.answered-once", section="1", title="no request is answered twice")
 def _answered_once(e: Evidence) -> None:
-    _answered(e)
+    _some_answers(e)
     for connection in e.connections:
-        for rid, lines in connection.asked.items():
-            count = len(connection.answers_by_key(rid))
+        for rid, lines in connection.record.asked.items():
+            count = len(connection.record.answered.get(rid, []))
             if count > len(lines) and rid[1] is not None:
                 raise Violation(f"one answer to the request {rid[1]!r}", f"{count} came", sent=lines[0])
 
 
 @observation("traffic.unasked", section="1", title="every answer is to a request that was sent, under its very id")
 def _unasked(e: Evidence) -> None:
-    _answered(e)
+    _some_answers(e)
     for connection in e.connections:
         nulls = 0
-        for line in connection.log:
+        for line in connection.record.lines:
             if line.sent or not line.is_response or "id" not in line.frame:
                 continue
             rid = key(line.frame["id"])
-            if rid in connection.asked:
+            if rid in connection.record.asked:
                 continue
             nulls += rid[1] is None and "error" in line.frame
-            if rid[1] is not None or "result" in line.frame or nulls > connection.hostile:
-                raise Violation("answers to what was asked", _line(line))
+            if rid[1] is not None or "result" in line.frame or nulls > connection.record.hostile:
+                raise Violation("answers to what was asked", str(line))
 
 
-def _own_requests(e: Evidence) -> None:
+def _some_requests(e: Evidence) -> None:
     if not any("id" in line.frame for line in e.sent_by_itself()):
         raise NotApplicable("it never asked the host for anything")
 
 
 @observation("traffic.ids", section="1", title="the ids of its own requests are integers or strings, each used once")
 def _ids(e: Evidence) -> None:
-    _own_requests(e)
+    _some_requests(e)
     for connection in e.connections:
-        used: set[tuple[type, object]] = set()
-        for line in connection.log:
+        used: set[Key] = set()
+        for line in connection.record.lines:
             if line.sent or line.method is None or "id" not in line.frame:
                 continue
             rid = line.frame["id"]
             if type(rid) not in (int, str):
-                raise Violation("an id that is an integer or a string", _line(line))
+                raise Violation("an id that is an integer or a string", str(line))
             if key(rid) in used:
-                raise Violation("an id that was not used before", _line(line))
+                raise Violation("an id that was not used before", str(line))
             used.add(key(rid))
 
 
@@ -216,9 +211,7 @@ def _methods(e: Evidence) -> None:
         allowed = (_REQUESTS if "id" in line.frame else _NOTIFICATIONS) | _EITHER
         if line.method not in allowed:
             kind = "a request" if "id" in line.frame else "a notification"
-            raise Violation(
-                f"the methods of section 4, in their kinds; {line.method} is not one for {kind}", _line(line)
-            )
+            raise Violation(f"the methods of section 4, in their kinds; {line.method} is not one for {kind}", str(line))
     if not spoke:
         raise NotApplicable("it never sent a request or a notification")
 
@@ -230,7 +223,7 @@ def _params(e: Evidence) -> None:
         record = messages.PARAMS.get(line.method or "")
         if record is not None and line.method not in _JUDGED_ELSEWHERE:
             spoke = True
-            fitting(line.frame.get("params", {}), record, f"params of {line.method}, in {_line(line)},")
+            fitting(line.frame.get("params", {}), record, f"params of {line.method}, in {line},")
     if not spoke:
         raise NotApplicable("it never sent a request or a notification that no other topic judges")
 
@@ -243,12 +236,12 @@ def _params(e: Evidence) -> None:
 def _contexts(e: Evidence) -> None:
     used = False
     for connection in e.connections:
-        for line in connection.log:
+        for line in connection.record.lines:
             if not line.sent and line.method in _WITH_CONTEXT and "id" in line.frame:
                 used = True
                 params = line.frame.get("params")
                 given = params.get("context") if isinstance(params, dict) else None
-                if not isinstance(given, dict) or not connection.acts(given):
-                    raise Violation("a context as it came, of the tier command", _line(line))
+                if not connection.host.allows(given):
+                    raise Violation("a context as it came, of the tier command", str(line))
     if not used:
         raise NotApplicable("it never sent session/* or exec/run")

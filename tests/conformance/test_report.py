@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sepkit.conformance import Report, Requirement, Status, Verdict, requirements
-from sepkit.conformance.requirements import Process
+from sepkit.conformance.requirement import Process
 
 PLAIN = (sys.executable, str(Path(__file__).parent / "extension.py"))
 
