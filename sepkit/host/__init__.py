@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.store import KvStore, StoreError
-from sepkit.host.extension import ExtensionUnavailable
-from sepkit.host.hooks import Folded
-from sepkit.host.host import CompletionStream, Host, HostTool, Status
+from sepkit.host.calls import CompletionStream
+from sepkit.host.fold import Folded
+from sepkit.host.host import Host, HostTool
 from sepkit.host.life import ExtensionDied
+from sepkit.host.lives import ExtensionUnavailable, Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, discover, read
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A delegate for a person at a terminal: asks, shows, and draws with rich; plain lines where there is no terminal.
+"""A delegate for a person at a terminal: asks, shows, and draws with rich, or writes plain lines elsewhere.
 
 All of it goes to stderr, so that stdout is the program's own.
 """
@@ -25,7 +25,7 @@ class Console(Delegate):
     """Shows what extensions show, and has a person answer what they ask.
 
     Args:
-        stdin: Where answers are read. Nothing is asked where it is no terminal.
+        stdin: Where answers are read. Nothing is asked if it is not a terminal.
         stderr: Where everything is written; drawn on where it is a terminal and rich is installed.
         quiet: Show only what is asked: no progress, no logs, no stderr of extensions.
     """
@@ -98,8 +98,8 @@ class Console(Delegate):
                 self._drawing.pause()
             self._stderr.write(prompt)
             self._stderr.flush()
-            # A question that is withdrawn leaves its thread in `readline`: what comes is the next one's answer then,
-            # unless it came before that was asked.
+            # A question that is withdrawn leaves its thread in `readline`. The line it reads answers the next question,
+            # unless it was typed before that one was asked.
             if self._typing is None or self._typing.done():
                 self._typing = asyncio.ensure_future(self._threads.run(self._stdin.readline))
             try:
@@ -113,7 +113,7 @@ class Console(Delegate):
     # -- told ----------------------------------------------------------------------------------------------------------
 
     def log(self, extension: str, record: messages.LogParams) -> None:
-        """Nothing: an extension's log is on its stderr, too, where its own tracebacks are."""
+        """Show nothing: an extension writes its log to its stderr, too, together with its tracebacks."""
 
     def stderr(self, extension: str, line: str) -> None:
         """Show a line of an extension's stderr."""
@@ -206,7 +206,7 @@ class _Drawing:
 
 
 def _drawn(block: dict[str, Any]) -> Any:
-    """A render block for rich. What it does not know is its plain text."""
+    """A render block for rich. A kind that it does not know is shown as plain text."""
     from rich.console import Group
     from rich.markdown import Markdown
     from rich.progress_bar import ProgressBar

@@ -1,100 +1,87 @@
-"""How the answers of several extensions to one hook come to one: a pure fold, in the order in which they were loaded.
+"""A hook, from the question to what it has come to: each extension that has it is asked, one after another.
 
-Nothing here waits or asks. Each extension sees what the one before made of the input; the first block ends it; what
-fails blocks ``tool_call`` and ``user_bash``, and nothing else.
+What several answers come to is in ``fold``; what a hook may rewrite, in ``rewrites``.
 
-Source: protocol section 6.
+Source: docs/protocol.md, section 6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Literal
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from attrs import evolve, field, frozen
-
-from sepkit.wire.messages import BlockOutcome, ContinueOutcome, ModifyOutcome
-from sepkit.wire.methods import FAIL_CLOSED_HOOKS
+from sepkit.errors import InvalidData, MethodNotFound, SepkitError
+from sepkit.host import rewrites
+from sepkit.host.extension import Extension
+from sepkit.host.fold import Failed, Folded, Outcome, fails_closed, step
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure
 
 CLOSED_TIMEOUT: Final = 60.0
 OPEN_TIMEOUT: Final = 5.0
 
-
-@frozen
-class Failed:
-    """No answer that counts: a time-out, a death, an error, or a reply that is no outcome."""
-
-    reason: str
+_log = logging.getLogger("sepkit.host")
 
 
-Outcome = ContinueOutcome | BlockOutcome | ModifyOutcome | Failed
-Verdict = Literal["allowed", "denied", "failed"]
+async def run(
+    hook: str,
+    value: dict[str, Any],
+    extensions: Iterable[Extension],
+    tools: Mapping[str, tuple[Extension, messages.ToolRegistration]],
+) -> Folded:
+    """Ask each of ``extensions`` that has this hook what it makes of ``value``, as the ones before have left it.
 
-MayModify = Callable[[str, dict[str, Any], dict[str, Any]], str | None]
-"""Extension, input and new input in; why it may not, or None."""
-
-
-@frozen
-class Folded:
-    """What a hook has come to.
-
-    ``denied`` and ``failed`` are both blocks: somebody said no, or somebody who might have said no could not be heard.
+    Args:
+        hook: Its name.
+        value: Its input.
+        extensions: In the order in which they are asked.
+        tools: The host's, by their full names: whose they are, and what they take.
     """
-
-    value: dict[str, Any]
-    """The input as it is now."""
-    verdict: Verdict = "allowed"
-    reason: str | None = None
-    by: str | None = None
-    """The extension that blocked it."""
-    notes: tuple[str, ...] = field(default=())
-    """What did not count, and why: failures that are let pass, changes that are not allowed."""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether it must not happen."""
-        return self.verdict != "allowed"
-
-
-def fails_closed(hook: str) -> bool:
-    """Whether a failure of this hook blocks."""
-    return hook in FAIL_CLOSED_HOOKS
+    folded = Folded(value)
+    may_modify = functools.partial(rewrites.refusal, tools) if hook == "tool_call" else None
+    for extension in extensions:
+        if not _may_have(extension, hook):
+            continue
+        outcome = await _ask(extension, hook, folded.value)
+        folded = step(hook, folded, extension.name, outcome, may_modify)
+        if folded.blocked:
+            break
+    for note in folded.notes:
+        _log.warning("hook %s: %s", hook, note)
+    return folded
 
 
 def default_timeout(hook: str) -> float:
-    """Seconds that an extension has to answer."""
+    """Seconds that an extension has to answer, where its manifest does not say otherwise."""
     return CLOSED_TIMEOUT if fails_closed(hook) else OPEN_TIMEOUT
 
 
-def step(hook: str, so_far: Folded, extension: str, outcome: Outcome, may_modify: MayModify | None = None) -> Folded:
-    """What a hook comes to when ``extension`` has answered, too. After a block nothing counts any more."""
-    if so_far.blocked:
-        return so_far
-    match outcome:
-        case BlockOutcome():
-            return evolve(so_far, verdict="denied", reason=outcome.reason, by=extension)
-        case Failed():
-            if fails_closed(hook):
-                return evolve(so_far, verdict="failed", reason=outcome.reason, by=extension)
-            return evolve(so_far, notes=(*so_far.notes, f"{extension}: {outcome.reason}"))
-        case ModifyOutcome():
-            refusal = None if may_modify is None else may_modify(extension, so_far.value, outcome.patch)
-            if refusal is not None:
-                return evolve(so_far, notes=(*so_far.notes, f"{extension}: its change was not taken: {refusal}"))
-            return evolve(so_far, value=outcome.patch)
-        case ContinueOutcome():
-            return so_far
+def _may_have(extension: Extension, hook: str) -> bool:
+    """Whether it is asked: one that declares no hooks at all may have them all the same.
 
-
-def owns_the_call(extension: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
-    """The guard of ``tool_call``: an extension may rewrite the calls of its own tools, and no others.
-
-    Otherwise any extension could make any call, under the eyes of whoever allowed another one.
+    One that has declared the hook and cannot be asked now has failed, and blocks where a failure does.
     """
-    if after.get("tool") != before.get("tool"):
-        return f"a tool_call hook may not turn {before.get('tool')!r} into {after.get('tool')!r}"
-    if not str(before.get("tool")).startswith(f"{extension}."):
-        return f"{before.get('tool')!r} is not a tool of {extension}"
-    if not isinstance(after.get("arguments"), dict):
-        return "the arguments are no object"
-    return None
+    declared, lives = extension.contributions.registrations.hooks, extension.lives
+    if lives.state == "stopped" or lives.epoch == 0:  # of one that never started it is not known what it guards
+        return False
+    return hook in declared if declared else lives.state == "ready"
+
+
+async def _ask(extension: Extension, hook: str, value: dict[str, Any]) -> Outcome:
+    lives = extension.lives
+    timeout = lives.manifest.hook_timeout or default_timeout(hook)
+    try:
+        answer = await lives.ask(methods.HOOK, {"hook": hook, "context": lives.context, "input": value}, timeout)
+    except MethodNotFound as error:
+        if not extension.contributions.registrations.hooks:  # it declared none, and has none
+            return messages.ContinueOutcome()
+        return Failed(str(error))
+    except SepkitError as error:
+        return Failed(str(error))
+    try:
+        outcome: Outcome = structure(answer, messages.HookOutcome)
+    except InvalidData as error:
+        return Failed(f"its answer is no outcome of a hook: {error}")
+    return outcome

@@ -1,7 +1,7 @@
 """``Host``: loads extensions, and is all that the program around it needs of them.
 
-The rooms below it: ``manifest`` (what there is), ``extension`` and ``life`` (one of them), ``services`` (what it may
-ask), ``hooks`` (how several answers come to one).
+It knows all extensions, and which of them has a tool, a command, a provider or a widget. What concerns only one of them
+is in ``extension``; hooks, which concern several, are in ``hooks``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,20 +19,22 @@ import orjson
 
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.store import KvStore
-from sepkit.errors import InvalidData, InvalidParams, MethodNotFound, NotTrusted, SepkitError
+from sepkit.errors import InvalidParams, NotTrusted, SepkitError
 from sepkit.host import hooks
-from sepkit.host.extension import Extension, OnUpdate, Setting, State, inform
+from sepkit.host.calls import CompletionStream, OnUpdate
+from sepkit.host.extension import Extension
+from sepkit.host.fold import Folded
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
+from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
-from sepkit.host.rewrites import faults
+from sepkit.host.setting import Setting, inform
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
 _log = logging.getLogger("sepkit.host")
 
-_MOST_WIDGETS: Final = 1000  # that are remembered, the newest: an extension may make up ids for ever
+_MOST_WIDGETS: Final = 1000  # that are remembered, the newest: an extension may invent any number of ids
 
 TOOL_TIMEOUT: Final = 120.0
 COMMAND_TIMEOUT: Final = 120.0
@@ -50,22 +52,6 @@ class HostTool:
     description: str
     parameters: dict[str, Any]
     deferred: bool = False
-
-
-@attrs.frozen
-class Status:
-    """How an extension is. Times are seconds."""
-
-    name: str
-    version: str
-    state: State
-    epoch: int
-    pid: int | None
-    restarts: int
-    uptime: float
-    pending: int
-    error: str | None
-    stderr: str
 
 
 class Host:
@@ -143,6 +129,7 @@ class Host:
             max_frame_bytes=max_frame_bytes,
         )
         self._extensions: dict[str, Extension] = {}  # in the order of their names: the order of hooks
+        # By their full names. Changed in place: a hook that is running looks at the same table.
         self._tools: dict[str, tuple[Extension, messages.ToolRegistration]] = {}
         self._widgets: dict[str, str] = {}
         self._calls = itertools.count(1)
@@ -160,7 +147,7 @@ class Host:
         """End all extensions, side by side, and close the store. Nothing is loaded any more."""
         self._closed = True
         try:
-            await asyncio.gather(*(extension.stop(for_good=True) for extension in self._extensions.values()))
+            await asyncio.gather(*(extension.lives.stop(for_good=True) for extension in self._extensions.values()))
         finally:
             await self.store.aclose()
 
@@ -191,7 +178,7 @@ class Host:
                 self._extensions[manifest.name] = extension
                 started.append(extension)
         self._extensions = dict(sorted(self._extensions.items()))
-        outcomes = await asyncio.gather(*(extension.start() for extension in started), return_exceptions=True)
+        outcomes = await asyncio.gather(*(extension.lives.start() for extension in started), return_exceptions=True)
         for extension, outcome in zip(started, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 problems.append(Problem(extension.name, outcome))
@@ -209,24 +196,29 @@ class Host:
             SepkitError: It could not be started; it is ``failed``.
         """
         extension = self._extension(name)
-        found = read(extension.manifest.root, scope=extension.manifest.scope)
+        manifest = extension.lives.manifest
+        found = read(manifest.root, scope=manifest.scope)
         if found.name != name:
             raise ManifestError(f"{found.root}: the manifest of {name} is now that of {found.name!r}")
         if found.disabled:
-            await extension.stop()
-            self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
+            await extension.lives.stop()
+            self._forget_tools(extension)
         else:
-            await extension.reload(found)
+            await extension.lives.reload(found)
 
     async def unload(self, name: str) -> None:
         """End an extension, and forget it."""
         extension = self._extension(name)
-        await extension.stop(for_good=True)
-        if self._extensions.get(name) is not extension:  # who asked at the same time was faster
+        await extension.lives.stop(for_good=True)
+        if self._extensions.get(name) is not extension:  # unloaded by another caller meanwhile
             return
         del self._extensions[name]
         self._widgets = {widget: owner for widget, owner in self._widgets.items() if owner != name}
-        self._tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
+        self._forget_tools(extension)
+
+    def _forget_tools(self, extension: Extension) -> None:
+        for name in [name for name, (owner, _) in self._tools.items() if owner is extension]:
+            del self._tools[name]
 
     def _handshake(self, manifest: Manifest) -> messages.InitializeParams:
         return messages.InitializeParams(
@@ -241,15 +233,14 @@ class Host:
         )
 
     def _registered(self, extension: Extension) -> None:
-        tools = {tool: entry for tool, entry in self._tools.items() if entry[0] is not extension}
-        for tool in extension.registrations.tools:
+        self._forget_tools(extension)
+        for tool in extension.contributions.registrations.tools:
             name = f"{extension.name}.{tool.name}"
             # Names have dots: what begins with the longer name of another extension is the other's.
             if any(name.startswith(f"{other}.") and len(other) > len(extension.name) for other in self._extensions):
                 _log.warning("%s: its tool %r has a name that belongs to another extension", extension.name, tool.name)
                 continue
-            tools[name] = (extension, tool)
-        self._tools = tools
+            self._tools[name] = (extension, tool)
         inform(self.delegate.registered, extension.name)
 
     # -- what there is -------------------------------------------------------------------------------------------------
@@ -271,25 +262,11 @@ class Host:
 
     def registrations(self, extension: str) -> messages.Registrations:
         """All that an extension contributes, as far as it is granted."""
-        return self._extension(extension).registrations
+        return self._extension(extension).contributions.registrations
 
     def status(self) -> list[Status]:
         """How each extension is, those that could not be loaded included."""
-        return [
-            Status(
-                name=extension.name,
-                version=extension.manifest.version,
-                state=extension.state,
-                epoch=extension.epoch,
-                pid=extension.pid,
-                restarts=extension.restarts,
-                uptime=extension.uptime,
-                pending=extension.pending,
-                error=None if extension.last_error is None else str(extension.last_error),
-                stderr=extension.stderr,
-            )
-            for extension in self._extensions.values()
-        ]
+        return [extension.lives.status() for extension in self._extensions.values()]
 
     # -- tools and commands --------------------------------------------------------------------------------------------
 
@@ -320,7 +297,7 @@ class Host:
         if entry is None:
             raise InvalidParams(f"no tool {name!r}", data={"known": sorted(self._tools)})
         extension, tool = entry
-        return await extension.call_tool(
+        return await extension.calls.tool(
             tool.name, dict(arguments or {}), f"call-{next(self._calls)}", on_update, timeout
         )
 
@@ -338,8 +315,8 @@ class Host:
             InvalidParams: There is no such command, or several have one and ``extension`` does not say whose.
         """
         owner = self._commander(name, extension)
-        params = {"command": name, "context": owner.context, "arguments": dict(arguments or {})}
-        answer = await owner.ask(methods.COMMAND_EXECUTE, params, timeout)
+        params = {"command": name, "context": owner.lives.context, "arguments": dict(arguments or {})}
+        answer = await owner.lives.ask(methods.COMMAND_EXECUTE, params, timeout)
         result: messages.CommandExecuteResult = fitted(owner.name, answer, messages.CommandExecuteResult)
         return result.content
 
@@ -348,8 +325,8 @@ class Host:
     ) -> list[messages.Completion]:
         """The ways to complete what was typed after a command."""
         owner = self._commander(name, extension)
-        params = {"command": name, "context": owner.context, "partial": partial}
-        answer = await owner.ask(methods.COMMAND_COMPLETE, params, timeout)
+        params = {"command": name, "context": owner.lives.context, "partial": partial}
+        answer = await owner.lives.ask(methods.COMMAND_COMPLETE, params, timeout)
         result: messages.CommandCompleteResult = fitted(owner.name, answer, messages.CommandCompleteResult)
         return result.completions
 
@@ -357,81 +334,41 @@ class Host:
         found = [
             one
             for one in self._extensions.values()
-            if extension in (None, one.name) and any(command.name == name for command in one.registrations.commands)
+            if extension in (None, one.name)
+            and any(command.name == name for command in one.contributions.registrations.commands)
         ]
         if len(found) == 1:
             return found[0]
         if not found:
-            known = [c.name for one in self._extensions.values() for c in one.registrations.commands]
+            known = [c.name for one in self._extensions.values() for c in one.contributions.registrations.commands]
             raise InvalidParams(f"no command {name!r}", data={"known": sorted(known)})
         raise InvalidParams(f"several extensions have a command {name!r}", data={"extensions": [e.name for e in found]})
 
     # -- hooks and events ----------------------------------------------------------------------------------------------
 
-    async def run_hook(self, hook: methods.HookName, value: Mapping[str, Any]) -> hooks.Folded:
+    async def run_hook(self, hook: methods.HookName, value: Mapping[str, Any]) -> Folded:
         """Ask each extension that has this hook, one after another, what it makes of ``value``.
 
         An extension that declares no hooks at all may have them all the same, and is asked.
         """
-        folded = hooks.Folded(dict(value))
-        guard = self._may_rewrite if hook == "tool_call" else None
-        for extension in list(self._extensions.values()):
-            declared = extension.registrations.hooks
-            if extension.state == "stopped" or (declared and hook not in declared):
-                continue
-            if extension.epoch == 0 or (not declared and extension.state != "ready"):
-                continue  # it never told that it guards anything
-            outcome = await self._ask_hook(extension, hook, folded.value)
-            folded = hooks.step(hook, folded, extension.name, outcome, guard)
-            if folded.blocked:
-                break
-        for note in folded.notes:
-            _log.warning("hook %s: %s", hook, note)
-        return folded
-
-    async def _ask_hook(self, extension: Extension, hook: str, value: dict[str, Any]) -> hooks.Outcome:
-        timeout = extension.manifest.hook_timeout or hooks.default_timeout(hook)
-        try:
-            params = {"hook": hook, "context": extension.context, "input": value}
-            answer = await extension.ask(methods.HOOK, params, timeout)
-        except MethodNotFound as error:
-            if not extension.registrations.hooks:  # it declared none, and has none
-                return messages.ContinueOutcome()
-            return hooks.Failed(str(error))
-        except SepkitError as error:
-            return hooks.Failed(str(error))
-        try:
-            outcome: hooks.Outcome = structure(answer, messages.HookOutcome)
-        except InvalidData as error:
-            return hooks.Failed(f"its answer is no outcome of a hook: {error}")
-        return outcome
-
-    def _may_rewrite(self, extension: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
-        if (refusal := hooks.owns_the_call(extension, before, after)) is not None:
-            return refusal
-        entry = self._tools.get(after["tool"])
-        if entry is None:
-            return None
-        if entry[0].name != extension:  # names have dots: `a.b.c` may be a tool of `a.b` as well as of `a`
-            return f"{after['tool']!r} is a tool of {entry[0].name}"
-        return faults(entry[1].parameters, after["arguments"])
+        return await hooks.run(hook, dict(value), list(self._extensions.values()), self._tools)
 
     def dispatch_event(self, event: str, payload: Mapping[str, Any] | None = None) -> None:
         """Tell all extensions that have subscribed to it of an event. Never waits.
 
         Raises:
-            TypeError: ``payload`` is no plain JSON data.
+            TypeError: ``payload`` is not plain JSON data.
         """
         said = self._payload(payload)
         for extension in self._extensions.values():
-            if event in extension.registrations.subscriptions:
+            if event in extension.contributions.registrations.subscriptions:
                 extension.tell(event, said)
 
     def publish(self, sender: str, topic: str, payload: dict[str, Any]) -> None:
         """Publish on the bus: all extensions but ``sender`` that listen to it are told."""
         said = self._payload({"from": sender, "topic": topic, "payload": payload})
         for extension in self._extensions.values():
-            if extension.name != sender and "bus/event" in extension.registrations.subscriptions:
+            if extension.name != sender and "bus/event" in extension.contributions.registrations.subscriptions:
                 extension.tell("bus/event", said)
         inform(self.delegate.published, sender, topic, payload)
 
@@ -439,7 +376,7 @@ class Host:
         """Tell an extension of a key: ``widget`` is the id of a widget that it has shown, or its own name.
 
         Raises:
-            InvalidParams: Nobody has shown such a widget, and no extension is called so.
+            InvalidParams: No extension has shown such a widget, and none has this name.
         """
         owner = self._widgets.get(widget)
         payload = {"key": key} if owner is None else {"widget_id": widget, "key": key}
@@ -450,7 +387,7 @@ class Host:
 
     @staticmethod
     def _payload(payload: Mapping[str, Any] | None) -> Any:
-        # Written once, however many are told; and what the caller does to it later changes nothing.
+        # Serialized once for all receivers; a later change to the caller's dict has no effect.
         return orjson.Fragment(orjson.dumps(dict(payload or {})))
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -476,7 +413,7 @@ class Host:
         for name, value in (("tools", tools), ("response_format", response_format), ("thinking", thinking)):
             if value is not None:
                 params[name] = value
-        return CompletionStream(self._provider(provider), f"request-{next(self._calls)}", params, timeout)
+        return self._provider(provider).calls.completion(f"request-{next(self._calls)}", params, timeout)
 
     async def oauth_login(self, provider: str, *, timeout: float | None = OAUTH_TIMEOUT) -> messages.Credentials:
         """Have an extension log in to its provider."""
@@ -492,28 +429,29 @@ class Host:
         self, method: str, provider: str, params: dict[str, Any], timeout: float | None
     ) -> messages.Credentials:
         owner = self._provider(provider)
-        answer = await owner.ask(method, {"provider": provider, "context": owner.context, **params}, timeout)
+        params = {"provider": provider, "context": owner.lives.context, **params}
+        answer = await owner.lives.ask(method, params, timeout)
         credentials: messages.Credentials = fitted(owner.name, answer, messages.Credentials)
         return credentials
 
     def _provider(self, name: str) -> Extension:
         for extension in self._extensions.values():
-            if any(provider.name == name for provider in extension.registrations.providers):
+            if any(provider.name == name for provider in extension.contributions.registrations.providers):
                 return extension
-        known = [p.name for one in self._extensions.values() for p in one.registrations.providers]
+        known = [p.name for one in self._extensions.values() for p in one.contributions.registrations.providers]
         raise InvalidParams(f"no provider {name!r}", data={"known": sorted(known)})
 
     # -- background tasks ----------------------------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, list[messages.TaskHealth]]:
         """How the background tasks of each extension are; those of a process that has died have failed."""
-        return {extension.name: list(extension.tasks.values()) for extension in self._extensions.values()}
+        return {extension.name: list(extension.tasks.known.values()) for extension in self._extensions.values()}
 
     async def list_tasks(self, extension: str, *, timeout: float | None = COMMAND_TIMEOUT) -> list[messages.TaskHealth]:
-        """Ask an extension for its background tasks, those included that :meth:`tasks` has not been told of yet."""
+        """Ask an extension for its background tasks, including those that :meth:`tasks` does not know yet."""
         if not self.registrations(extension).tasks:
             return []
-        return await self._extension(extension).list_tasks(timeout)
+        return await self._extension(extension).tasks.list_all(timeout)
 
     async def start_task(
         self,
@@ -526,11 +464,11 @@ class Host:
     ) -> messages.TaskHealth:
         """Start a background task of an extension. Should its process die, it comes back with the next one."""
         params = messages.TaskStartParams(name=name, task_id=task_id, user_id=user_id, payload=payload)
-        return await self._extension(extension).start_task(params)
+        return await self._extension(extension).tasks.start(params)
 
     async def stop_task(self, extension: str, task_id: str, *, timeout: float | None = None) -> messages.TaskHealth:
         """Stop a background task, and wait until it has ended."""
-        return await self._extension(extension).stop_task(task_id, timeout)
+        return await self._extension(extension).tasks.stop(task_id, timeout)
 
     # -- what extensions ask -------------------------------------------------------------------------------------------
 
@@ -552,34 +490,3 @@ class Host:
             return self._extensions[name]
         except KeyError:
             raise InvalidParams(f"no extension {name!r}", data={"known": list(self._extensions)}) from None
-
-
-class CompletionStream:
-    """The events of a completion, as they come; ``result`` when they are over. To stop early cancels the request."""
-
-    def __init__(self, extension: Extension, request_id: str, params: dict[str, Any], timeout: float | None) -> None:
-        self._extension = extension
-        self._request_id = request_id
-        self._params = params
-        self._timeout = timeout
-        self.result: messages.ProviderCompleteResult | None = None
-        """The whole completion; None until the events are over."""
-
-    def __aiter__(self) -> AsyncIterator[messages.StreamEvent]:
-        return self._events()
-
-    async def _events(self) -> AsyncIterator[messages.StreamEvent]:
-        events: asyncio.Queue[messages.StreamEvent | None] = asyncio.Queue()
-        extension = self._extension
-        params = {"request_id": self._request_id, "context": extension.context, **self._params}
-        with extension.streaming(self._request_id, events.put_nowait):
-            asking = asyncio.ensure_future(extension.ask(methods.PROVIDER_COMPLETE, params, self._timeout))
-            asking.add_done_callback(lambda _: events.put_nowait(None))
-            try:
-                while (event := await events.get()) is not None:
-                    yield event
-                self.result = fitted(extension.name, asking.result(), messages.ProviderCompleteResult)
-            finally:
-                if not asking.done():
-                    asking.cancel()
-                    await asyncio.wait([asking])

@@ -1,6 +1,8 @@
-"""Events, on their way to one extension: never waited for, at most 1,024 unsent, and what is shed is said.
+"""Events on their way to one extension. Dispatching never waits; at most 1,024 are unsent, and shed ones are counted.
 
-Source: protocol section 7.
+Which extension has subscribed to which event is not known here.
+
+Source: docs/protocol.md, section 7.
 """
 
 from __future__ import annotations

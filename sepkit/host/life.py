@@ -1,9 +1,10 @@
 """One life of an extension: its process from spawn to death, and the connection with it.
 
 A life has an epoch, and tokens of its own: what an earlier life was given is worth nothing to a later one. It knows
-neither hooks nor tools; what the extension may ask is answered by the routes that it is given.
+neither hooks nor tools: what the extension may ask is answered by the routes that it is given. It does not start again:
+what comes after its death is in ``lives``.
 
-Source: protocol sections 2 and 5.
+Source: docs/protocol.md, sections 2 and 5.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import secrets
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sepkit.errors import ConnectionClosed, FrameError, InternalError, InvalidData, RequestTimeout, RpcError
+from sepkit.host.lane import EventLane
 from sepkit.host.stderr import StderrReader
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
 from sepkit.transports.process import ChildProcess
@@ -33,6 +36,7 @@ PING_TIMEOUT: Final = 10.0
 _MISSED_PONGS: Final = 2
 
 _LAST_BYTES: Final = 0.25  # seconds that a dead process's last output may take, before its pipe is closed on our side
+_MOST_EARLY: Final = 1_000
 
 
 class ExtensionDied(ConnectionClosed):
@@ -54,7 +58,7 @@ class ExtensionDied(ConnectionClosed):
 
 
 class _ListeningPeer(Peer):
-    """A peer that notes that it was heard of, so that only who is silent is asked for a sign of life."""
+    """A peer that notes that something came in: only a silent extension is asked for a sign of life."""
 
     heard = False
 
@@ -97,7 +101,7 @@ class Life:
     ) -> None:
         self.name = name
         self.epoch = epoch
-        # Opaque, and not to be guessed: an event's token must not be turned into a command's.
+        # Opaque, and impossible to guess: an event's token must not be turned into a command's.
         self.contexts = {
             tier: {"token": f"{epoch}-{tier}-{secrets.token_hex(8)}", "tier": tier} for tier in ("command", "event")
         }
@@ -109,6 +113,10 @@ class Life:
         self._child = ChildProcess(command, cwd=cwd, env=env, stderr=subprocess.PIPE, max_frame_bytes=max_frame_bytes)
         self.stderr = StderrReader(self._child.process, on_stderr)
         self.peer = _ListeningPeer(self._child.transport, on_end=self._input_ended)
+        self.lane: EventLane | None = None
+        """The way of its events; None before the handshake."""
+        self.early: deque[tuple[str, Any]] = deque(maxlen=_MOST_EARLY)
+        """Notifications from before the handshake was looked at, with their methods. Of more the oldest are lost."""
         self.died: asyncio.Future[ExtensionDied] = self._loop.create_future()
         self._ending: asyncio.Task[None] | None = None
         self._stopped = False  # on purpose
@@ -153,6 +161,7 @@ class Life:
         except BaseException:
             await self.kill()
             raise
+        self.lane = EventLane(self.peer, self.contexts["event"])
         self._watching.append(self._loop.create_task(self._ping_the_silent(), name=f"sepkit ping {self.name}"))
         return introduction
 
@@ -170,7 +179,7 @@ class Life:
             raise await self._last_words() from None
 
     async def _last_words(self) -> ExtensionDied:
-        """Why it died. An error of its own for each who asked: they are raised with a traceback each."""
+        """Why it died. A new error for each caller: each is raised with a traceback of its own."""
         await asyncio.wait([self.died], timeout=1.0)
         if self.died.done():
             died = self.died.result()
@@ -188,7 +197,7 @@ class Life:
                 with contextlib.suppress(RpcError, RequestTimeout, ConnectionClosed):
                     await self.peer.request(methods.SHUTDOWN, {}, timeout=grace)
             await self._end("was stopped", max(0.1, deadline - self._loop.time()))
-        except asyncio.CancelledError:  # who waits no longer gets no orderly end, but gets one
+        except asyncio.CancelledError:  # a caller that gives up waiting has it ended at once
             self._signal(signal.SIGKILL)
             self._die("was killed", 0.1)
             raise
@@ -211,7 +220,7 @@ class Life:
             self._loop.remove_reader(self._exit_fd)
             os.close(self._exit_fd)
             self._exit_fd = None
-        # Its last output may still be in the pipe, and whoever holds that pipe open keeps it from ending.
+        # Its last output may still be in the pipe; a grandchild that holds the pipe open must not delay this.
         self._loop.call_later(_LAST_BYTES, self._die, "has ended", 0.0)
 
     def _die(self, reason: str, grace: float) -> None:
@@ -221,7 +230,7 @@ class Life:
     async def _end(self, reason: str, grace: float) -> None:
         self._die(reason, grace)
         assert self._ending is not None
-        # Whoever is cancelled meanwhile has begun it all the same.
+        # A caller that is cancelled meanwhile has begun it all the same.
         await asyncio.shield(self._ending)
 
     async def _finish(self, reason: str, grace: float) -> None:
@@ -229,7 +238,7 @@ class Life:
         for task in self._watching:
             task.cancel()
         code = await self._child.stop(grace=grace)
-        self.peer.cancel_all()  # nobody can hear the answers any more
+        self.peer.cancel_all()  # their answers can reach no one
         if self._exit_fd is not None:
             self._loop.remove_reader(self._exit_fd)
             os.close(self._exit_fd)

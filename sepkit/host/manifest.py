@@ -1,6 +1,6 @@
 """``extension.toml``: found, read and checked. Pure but for reading files; nothing is spawned here.
 
-Source: protocol section 10.
+Source: docs/protocol.md, section 10.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sepkit.wire.methods import PROTOCOL_VERSION
 FILE: Final = "extension.toml"
 Scope = Literal["global", "project"]
 
-# What a child's environment has by itself; all else must be named in its manifest.
+# What every child's environment has; its manifest must name all else.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SystemRoot")
 
 GROUPS: Final = ("tools", "commands", "ui", "exec", "kv", "bus", "session", "providers")
 
 _ENV: Final = re.compile(r"\$\{env:([^}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MOST_BYTES: Final = 32 * 1024  # a key with as many dots as fit takes tomllib seconds, growing with their square
+_MOST_BYTES: Final = 32 * 1024  # tomllib takes quadratic time for a key with many dots: seconds at this size
 
 
 class ManifestError(SepkitError):
@@ -124,10 +124,10 @@ class Manifest:
         return {name: expand(value, host) for name, value in self.run.env.items()}
 
     def check_hash(self, environment: Mapping[str, str]) -> None:
-        """Refuse a command whose file is not the one that the manifest means.
+        """Check the command's file against ``sha256``, if the manifest has it.
 
         Raises:
-            ManifestError: It hashes otherwise, or cannot be found.
+            ManifestError: Its hash is another, or it cannot be found.
         """
         if self.run.sha256 is None:
             return
@@ -141,7 +141,7 @@ class Manifest:
             raise ManifestError(f"{self.name}: {path} has sha256 {digest}, and the manifest allows {self.run.sha256}")
 
     def _command_file(self, environment: Mapping[str, str]) -> Path:
-        """The file that the child will be: it looks for it in its own folder, where PATH has relative places."""
+        """The file that the child will run: relative places on PATH are looked up in its own folder."""
         command = self.run.command
         if os.sep in command:
             return self.root / command
@@ -174,7 +174,7 @@ class Discovery:
     def chosen(self, *, trusted: bool) -> list[Manifest]:
         """What is to be loaded, by name. On the same name the project's wins, where the workspace is trusted.
 
-        A project that nobody trusts takes no part: it must not take the place of a gate that its user relies on.
+        An untrusted project takes no part: it must not replace a gate that the user relies on.
         """
         by_name = {found.name: found for found in self.manifests if found.scope == "global"}
         if trusted:
@@ -208,7 +208,7 @@ def discover(workspace: Path | str | None = None, *, home: Path | str | None = N
     places: list[tuple[Path, Scope]] = [(Path(home or home_folder()) / "extensions", "global")]
     if workspace is not None:
         project = Path(workspace) / ".smooth" / "extensions"
-        if project.resolve() != places[0][0].resolve():  # who works in the home folder has the user's own there
+        if project.resolve() != places[0][0].resolve():  # in the home folder they are the same
             places.append((project, "project"))
     manifests: list[Manifest] = []
     problems: list[Problem] = []
@@ -236,7 +236,7 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
     """The manifest of an extension's folder.
 
     Raises:
-        ManifestError: There is none, it is no TOML, or a field is missing or wrong; all of it at once.
+        ManifestError: There is none, it is not TOML, or fields are missing or wrong, which are all named.
     """
     root = Path(folder).absolute()
     path = root / FILE
@@ -244,7 +244,7 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
         data = tomllib.loads(_text(path))
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # bad UTF-8, a number of 5,000 digits, 1,000 brackets: all of it
+    except (ValueError, RecursionError) as error:  # also for bad UTF-8, a number of 5,000 digits, 1,000 brackets
         raise ManifestError(f"{path}: no TOML: {error}") from None
     faults = _faults(data)
     try:
@@ -282,20 +282,20 @@ def _folders(place: Path) -> Sequence[Path]:
 
 
 def _is_meant(folder: Path) -> bool:
-    """Whether this is to be an extension: one that is there and cannot be read is told of, too."""
+    """Whether this is meant as an extension. One that cannot be read is: it is reported as a problem."""
     try:
         (folder / FILE).lstat()
     except NotADirectoryError:
         return False
     except FileNotFoundError:
-        return not folder.exists()  # a link to what is gone
+        return not folder.exists()  # a dangling link
     except OSError:
         return True
     return True
 
 
 def _text(path: Path) -> str:
-    # A project's manifests are read before anybody trusts them: a pipe or a device might never end.
+    # A project's manifests are read before it is trusted: a pipe or a device might never end.
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise OSError("is a folder")
@@ -307,7 +307,7 @@ def _text(path: Path) -> str:
 
 
 def _faults(data: Mapping[str, Any]) -> list[Fault]:
-    """What has the right type, and still cannot be."""
+    """Values of the right type that are not valid."""
     faults = []
     name, run = data.get("name"), data.get("run")
     if isinstance(name, str) and not _NAME.fullmatch(name):
@@ -325,6 +325,6 @@ def _faults(data: Mapping[str, Any]) -> list[Fault]:
             for name in env
             if not name or "=" in name or "\0" in name
         ]
-    # No program can be started with one.
+    # No program can be started with a NUL in its command, arguments or environment.
     faults += [Fault(path, "text without NUL", "one") for path, text in texts if isinstance(text, str) and "\0" in text]
     return faults

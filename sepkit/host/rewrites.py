@@ -1,12 +1,18 @@
-"""Whether arguments that a hook has rewritten still fit the tool's schema, which another extension has written.
+"""Whether a ``tool_call`` hook may rewrite a call: of its own tool only, and with arguments that fit the tool's schema.
 
-Source: trap 35.
+Extensions write these schemas: the check reads no file and no address, and what it costs is bounded.
+
+Source: docs/protocol.md, section 6.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
+
+from sepkit.host.extension import Extension
+from sepkit.wire.messages import ToolRegistration
 
 _MOST_PARTS: Final = 10_000
 """So many parts a schema may have, with what each ``$ref`` points to in its place. The library follows references on
@@ -15,6 +21,37 @@ this thread, with the GIL held: 26 definitions, each twice the one before, held 
 
 class _NoEnd(Exception):
     """A schema that is not followed to its end."""
+
+
+def refusal(
+    tools: Mapping[str, tuple[Extension, ToolRegistration]],
+    extension: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> str | None:
+    """Why an extension may not turn a call into another; None where it may.
+
+    Otherwise any extension could make any call, and would be allowed it as another one.
+
+    Args:
+        tools: The host's, by their full names, with their owners.
+        extension: The name of the one that rewrites.
+        before: The call, as the hook was given it.
+        after: What the hook has made of it.
+    """
+    if after.get("tool") != before.get("tool"):
+        return f"a tool_call hook may not turn {before.get('tool')!r} into {after.get('tool')!r}"
+    if not str(before.get("tool")).startswith(f"{extension}."):
+        return f"{before.get('tool')!r} is not a tool of {extension}"
+    if not isinstance(after.get("arguments"), dict):
+        return "the arguments are no object"
+    entry = tools.get(after["tool"])
+    if entry is None:
+        return None
+    owner, tool = entry
+    if owner.name != extension:  # names have dots: `a.b.c` may be a tool of `a.b` as well as of `a`
+        return f"{after['tool']!r} is a tool of {owner.name}"
+    return faults(tool.parameters, after["arguments"])
 
 
 def faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
@@ -51,7 +88,7 @@ class _Parts:
         found = 1
         if isinstance(part, dict):
             if isinstance(part.get("$id"), str) and part is not self._schema:
-                raise _NoEnd  # what `#/…` means is another matter within
+                raise _NoEnd  # `#/…` would start from here within it
             for word, value in part.items():
                 refers = word in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str)
                 found += self._behind(value) if refers else self.count(value)
@@ -84,5 +121,5 @@ class _Parts:
 
 
 def _retrieve(uri: str) -> Any:
-    # The library would fetch it, from the network or the disk, for whoever has written the schema.
+    # The library would fetch it from the network or the disk, on behalf of the schema's author.
     raise ValueError(f"$ref to {uri}: only references inside the schema are followed")

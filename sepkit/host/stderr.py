@@ -1,4 +1,4 @@
-"""A child's stderr: read until its end, whatever it holds. A bounded tail is kept; its lines are told one by one."""
+"""A child's stderr: read until its end. A bounded tail is kept, and its lines are passed on one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 TAIL_BYTES: Final = 16 * 1024
 MOST_LINES: Final = 1000
-"""Lines a second that are told; of a flood the rest is counted, which is said, and the tail keeps its end."""
+"""Lines a second that are passed on. More are counted, and their number is passed on; the tail keeps the last ones."""
 
 _CHUNK: Final = 65_536
 _LONGEST_LINE: Final = 8192
@@ -21,7 +21,7 @@ class StderrReader:
 
     Args:
         process: Whose stderr is a pipe.
-        on_line: Told of each line, without its end.
+        on_line: Called with each line, without its end.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ class StderrReader:
         self._rest = b""
         self._second = 0.0
         self._told = 0
-        self._untold = 0  # lines that were too many, since it was last said
+        self._untold = 0  # lines that were not passed on, since their number was last said
         os.set_blocking(self._file.fileno(), False)
         self._loop.add_reader(self._file.fileno(), self._read)
 
@@ -43,10 +43,10 @@ class StderrReader:
         return self._kept.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Read what is there, and no more."""
+        """Read what is there, and close it."""
         if self._file.closed:
             return
-        for _ in range(64):  # a grandchild may write for ever
+        for _ in range(64):  # a grandchild may never stop writing
             if not self._read():
                 break
         self._end()

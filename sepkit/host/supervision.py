@@ -1,6 +1,6 @@
-"""When an extension that has died is started again: pure, and without a clock.
+"""When an extension that has died is started again: a pure count. It has no clock, and starts nothing.
 
-Source: protocol section 2.
+Source: docs/protocol.md, section 2.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ class Restarts:
         return self._delays[self.count - 1]
 
     def reset(self) -> None:
-        """It was started by hand: the past is forgotten."""
+        """Count anew: it was started on purpose."""
         self.count = 0

@@ -20,7 +20,7 @@ import pytest
 from sepkit.errors import SepkitError
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import ExtensionDied, Host, KvStore, Manifest
-from sepkit.host.extension import ExtensionUnavailable
+from sepkit.host.lives import ExtensionUnavailable
 from sepkit.host.manifest import Capabilities, Run
 
 ILL: Final = Path(__file__).with_name("children") / "ill.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import sys
@@ -15,8 +16,9 @@ from typing import Any, cast
 import pytest
 
 from sepkit.host import Host, KvStore, Manifest, hooks
-from sepkit.host.hooks import Failed, Folded, Outcome, step
+from sepkit.host.fold import Failed, Folded, MayModify, Outcome, step
 from sepkit.host.manifest import Capabilities, Run
+from sepkit.host.rewrites import refusal
 from sepkit.wire.messages import BlockOutcome, ContinueOutcome, ModifyOutcome, Registrations, ToolRegistration
 from sepkit.wire.methods import HOOKS, HookName
 
@@ -66,14 +68,13 @@ def model(hook: str, answers: list[tuple[str, str]]) -> tuple[str, str | None, s
     return "allowed", None, None, value
 
 
-def a_host_with(tools: Mapping[str, str], schema: dict[str, Any]) -> Host:
-    """A host that knows these tools and their owners; nothing runs."""
-    host = Host(store=KvStore())
-    host._tools = {
+def guard_of(tools: Mapping[str, str], schema: dict[str, Any]) -> MayModify:
+    """What a host with these tools, by name and owner, has against a rewrite; nothing runs."""
+    table = {
         name: (cast(Any, SimpleNamespace(name=owner)), ToolRegistration(name, "", schema))
         for name, owner in tools.items()
     }
-    return host
+    return functools.partial(refusal, table)
 
 
 def all_answers() -> Iterator[list[tuple[str, str]]]:
@@ -85,8 +86,7 @@ def all_answers() -> Iterator[list[tuple[str, str]]]:
 @pytest.mark.parametrize("hook", sorted(HOOKS))
 def test_all_answers_of_up_to_three_extensions_come_to_what_the_protocol_says(hook: str) -> None:
     """Protocol section 6, exhaustively: 1,464 chains a hook. Traps 34 and 35."""
-    host = a_host_with({"a.t": "a", "b.t": "b"}, SCHEMA)
-    guard = host._may_rewrite if hook == "tool_call" else None
+    guard = guard_of({"a.t": "a", "b.t": "b"}, SCHEMA) if hook == "tool_call" else None
     seen = 0
     for answers in all_answers():
         folded = Folded(CALL)
@@ -101,10 +101,10 @@ def test_all_answers_of_up_to_three_extensions_come_to_what_the_protocol_says(ho
 
 def test_what_did_not_count_is_noted_with_its_reason() -> None:
     """Protocol section 6: it quietly continues; whoever looks is told why."""
-    host = a_host_with({"b.t": "b"}, SCHEMA)
+    guard = guard_of({"b.t": "b"}, SCHEMA)
     folded = Folded(CALL)
     for extension, answer in (("a", "rewrite"), ("b", "other tool"), ("b", "rewrite against the schema")):
-        folded = step("tool_call", folded, extension, ANSWERS[answer], host._may_rewrite)
+        folded = step("tool_call", folded, extension, ANSWERS[answer], guard)
     assert folded.value == CALL
     assert len(folded.notes) == 3
     assert "not a tool of a" in folded.notes[0]
@@ -128,11 +128,9 @@ def test_the_time_of_a_hook_follows_from_what_its_silence_means() -> None:
 @pytest.mark.parametrize("owner", ["a", "a.b"])
 def test_an_extension_whose_name_begins_like_anothers_does_not_own_its_tools(owner: str) -> None:
     """Protocol section 6: the tool must belong to the acting extension; names may have dots."""
-    host = a_host_with({"a.b.t": owner}, {"type": "object"})
+    guard = guard_of({"a.b.t": owner}, {"type": "object"})
     before, after = {"tool": "a.b.t", "arguments": {}}, {"tool": "a.b.t", "arguments": {"x": 1}}
-    allowed = {
-        extension for extension in ("a", "a.b", "a.", "", "a.b.t") if not host._may_rewrite(extension, before, after)
-    }
+    allowed = {extension for extension in ("a", "a.b", "a.", "", "a.b.t") if not guard(extension, before, after)}
     assert allowed == {owner}
 
 
@@ -143,7 +141,9 @@ def test_no_extension_takes_a_tool_of_another_by_a_name_with_dots(order: list[st
     tools = {"a": ["t", "b.t"], "a.b": ["t"]}
     for name, names in tools.items():
         said = Registrations(tools=[ToolRegistration(tool, "", {}) for tool in names])
-        host._extensions[name] = cast(Any, SimpleNamespace(name=name, registrations=said))
+        host._extensions[name] = cast(
+            Any, SimpleNamespace(name=name, contributions=SimpleNamespace(registrations=said))
+        )
     for name in order:
         host._registered(host._extensions[name])
     assert {name: entry[0].name for name, entry in host._tools.items()} == {"a.t": "a", "a.b.t": "a.b"}
@@ -152,33 +152,32 @@ def test_no_extension_takes_a_tool_of_another_by_a_name_with_dots(order: list[st
 @pytest.mark.parametrize("arguments", [None, [], "{}", 1])
 def test_arguments_that_are_no_object_are_not_taken(arguments: object) -> None:
     """Protocol section 6: ``tool_call`` {tool, arguments}; a tool unknown to the host is checked so far, too."""
-    for host in (a_host_with({"b.t": "b"}, {}), a_host_with({}, {})):
-        assert host._may_rewrite("b", CALL, {"tool": "b.t", "arguments": arguments}) is not None
+    for guard in (guard_of({"b.t": "b"}, {}), guard_of({}, {})):
+        assert guard("b", CALL, {"tool": "b.t", "arguments": arguments}) is not None
 
 
 @pytest.mark.parametrize("tool", [None, 1, ["b.t"]])
 def test_a_call_whose_tool_is_no_text_is_nobodys(tool: object) -> None:
     """A call comes from the program around the host, which may err."""
     call = {"tool": tool, "arguments": {}}
-    assert a_host_with({"b.t": "b"}, {})._may_rewrite("b", call, call) is not None
+    assert guard_of({"b.t": "b"}, {})("b", call, call) is not None
 
 
 def test_a_schema_that_is_none_lets_no_rewrite_pass() -> None:
     """Trap 35: a rewritten input is checked again; what cannot be checked is not taken."""
     for schema in ({"type": "nonsense"}, {"properties": 1}, {"pattern": "("}):
-        assert a_host_with({"b.t": "b"}, schema)._may_rewrite("b", CALL, CALL) is not None
+        assert guard_of({"b.t": "b"}, schema)("b", CALL, CALL) is not None
 
 
 def test_a_schema_makes_the_host_read_no_file_and_no_address(tmp_path: Path) -> None:
     """A schema is written by the extension; to follow its references would be to act for it."""
     (tmp_path / "all.json").write_text("{}")
     for address in ((tmp_path / "all.json").as_uri(), "http://127.0.0.1:1/all.json"):
-        host = a_host_with({"b.t": "b"}, {"$ref": address})
-        refusal = host._may_rewrite("b", CALL, CALL)
-        assert refusal is not None
-        assert "that is not followed" in refusal
+        refused = guard_of({"b.t": "b"}, {"$ref": address})("b", CALL, CALL)
+        assert refused is not None
+        assert "that is not followed" in refused
     inside = {"$ref": "#/$defs/x", "$defs": {"x": SCHEMA}}
-    assert a_host_with({"b.t": "b"}, inside)._may_rewrite("b", CALL, CALL) is None
+    assert guard_of({"b.t": "b"}, inside)("b", CALL, CALL) is None
 
 
 def doubled(levels: int) -> dict[str, Any]:
@@ -214,9 +213,9 @@ def nested(levels: int) -> dict[str, Any]:
 def test_a_schema_that_would_hold_up_the_host_is_not_followed(schema: dict[str, Any]) -> None:
     """What the check costs is bounded, whatever a hostile extension registers; the rewrite does not pass."""
     began = time.perf_counter()
-    refusal = a_host_with({"b.t": "b"}, schema)._may_rewrite("b", CALL, CALL)
-    assert refusal is not None
-    assert "that is not followed" in refusal
+    refused = guard_of({"b.t": "b"}, schema)("b", CALL, CALL)
+    assert refused is not None
+    assert "that is not followed" in refused
     assert time.perf_counter() - began < 2
 
 

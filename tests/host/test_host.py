@@ -190,7 +190,7 @@ def test_what_an_ended_life_still_says_is_dropped() -> None:
             assert await host.load([child("raw")]) == []
             said = frame(method="log", params={"level": "info", "message": "in time"})
             await host.call_tool("raw.send", {"lines": [said], "answers": 0})
-            await host._extension("raw").reload(child("raw"))
+            await host._extension("raw").lives.reload(child("raw"))
             assert host.status()[0].epoch == 2
             assert [tool.name for tool in host.tools()] == ["raw.send"]
             assert host.tasks() == {"raw": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from sepkit.errors import SepkitError
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, read
-from sepkit.host.extension import ExtensionUnavailable
+from sepkit.host.lives import ExtensionUnavailable
 from sepkit.wire import messages
 
 PATIENCE: Final = 20.0
@@ -40,7 +41,7 @@ for line in sys.stdin.buffer:
     if method == "initialize":
         if "floods" in HOW:
             for number in range(50_000):
-                send(method="bus/publish", params={"topic": "t", "payload": {"n": number}})
+                send(method="registry/update", params={"subscriptions": [str(number)]})
             send(method="log", params={"level": "error", "message": "the database is away"})
             send(id=rid, error={"code": -32603, "message": "no database"})
             continue
@@ -374,6 +375,6 @@ def test_what_is_told_before_the_handshake_is_bounded_and_its_log_is_heard(tmp_p
             (problem,) = await host.load([manifest(tmp_path, "floods")])
             assert "no database" in str(problem.error)
             assert person.logged == ["the database is away"]
-            assert len(host._extensions["x"]._early) == 0
+            assert not any(isinstance(kept, messages.RegistryUpdateParams) for kept in gc.get_objects())
 
     run(test)

@@ -21,7 +21,7 @@ import pytest
 from sepkit.errors import Cancelled, InvalidParams, RequestTimeout, RpcError
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, Problem, discover, read
-from sepkit.host.extension import ExtensionUnavailable
+from sepkit.host.lives import ExtensionUnavailable
 from sepkit.host.manifest import GROUPS, Capabilities, Run
 from sepkit.wire import messages
 
@@ -403,7 +403,7 @@ def test_what_a_life_was_given_is_worth_nothing_to_the_next(tmp_path: Path) -> N
             await load(host, manifest)
             await host.call_tool("full.keep")
             assert (await host.call_tool("full.use_kept")).content == "done"
-            old = host._extension("full").context["token"]
+            old = host._extension("full").lives.context["token"]
             pid = await seen(host, "pid")
             running = asyncio.ensure_future(host.call_tool("full.sleep", {"seconds": 30}))
             await asyncio.sleep(0.05)
@@ -552,7 +552,7 @@ def test_one_bad_extension_fails_alone_and_says_why(tmp_path: Path) -> None:
             assert (await host.call_tool("well.echo", {"text": "x"})).content == "x"
             assert {one.name: one.state for one in host.status()}["broken"] == "failed"
             with pytest.raises(ExtensionUnavailable, match="broken is failed"):
-                await host._extension("broken").ask("ping", {}, 1)
+                await host._extension("broken").lives.ask("ping", {}, 1)
 
     on_a_loop(main)
 
@@ -772,7 +772,7 @@ def test_the_count_of_restarts_begins_anew_after_a_healthy_life() -> None:
             await die()
             await die()
             assert host.status()[0].state == "failed"
-            await host._extension("ill").reload(ill())
+            await host._extension("ill").lives.reload(ill())
             assert (host.status()[0].restarts, host.status()[0].state) == (0, "ready")
             assert (await host.call_tool("ill.echo", {"text": "x"})).content == "x"
 
@@ -865,12 +865,12 @@ def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(tm
             assert grown < 5 * 1024, f"{grown} KiB"
             extension = host._extension("full")
             await host.call_tool("full.say", {"text": "x"})
-            assert extension.pending == 0
-            assert not extension._updates
-            assert not extension._streams
-            assert extension._life is not None
-            assert extension._life.peer._alarms == {}
-            assert not extension._life.peer.busy
+            assert host.status()[0].pending == 0
+            assert not extension.calls._updates
+            assert not extension.calls._events
+            life = extension.lives.alive()
+            assert life.peer._alarms == {}
+            assert not life.peer.busy
 
     on_a_loop(main)
 
@@ -895,8 +895,7 @@ def test_an_extension_that_does_not_read_holds_up_its_own_calls_alone(tmp_path: 
                 assert (await host.call_tool("well.echo", {"text": "x"})).content == "x"
                 longest = max(longest, time.perf_counter() - began)
             assert longest < 1.0
-            life = host._extension("ill")._life
-            assert life is not None
+            life = host._extension("ill").lives.alive()
             assert life.peer.transport._size < 3 * 1024 * 1024  # type: ignore[attr-defined]  # of the real transport
             os.kill(pid, signal.SIGCONT)
             assert [len(result.content) for result in await asyncio.gather(*calls)] == [100_000] * 100

@@ -1,0 +1,126 @@
+"""The running calls of one extension, tools and completions, and what they stream while they run.
+
+Which extension has a tool or a provider is the host's to know.
+
+Source: docs/protocol.md, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from sepkit.errors import InvalidData
+from sepkit.host.life import Life, fitted
+from sepkit.host.lives import Lives
+from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure
+
+OnUpdate = Callable[[messages.ToolUpdateParams], None]
+OnEvent = Callable[[messages.StreamEvent], None]
+
+_log = logging.getLogger("sepkit.host")
+
+
+class RunningCalls:
+    """The running calls of one extension, and the callbacks that follow them.
+
+    Args:
+        lives: The extension's lives; updates and events of one that is not current any more are dropped.
+    """
+
+    def __init__(self, lives: Lives) -> None:
+        self._lives = lives
+        self._updates: dict[str, OnUpdate] = {}  # by the id of the call
+        self._events: dict[str, OnEvent] = {}  # by the id of the request
+
+    async def tool(
+        self, tool: str, arguments: dict[str, Any], call_id: str, on_update: OnUpdate | None, timeout: float | None
+    ) -> messages.ToolExecuteResult:
+        """Call a tool by its bare name."""
+        life = self._lives.alive()
+        params = {"call_id": call_id, "tool": tool, "arguments": arguments, "context": life.contexts["command"]}
+        if on_update is not None:
+            self._updates[call_id] = on_update
+        try:
+            answer = await life.request(methods.TOOL_EXECUTE, params, timeout=timeout)
+        finally:
+            if on_update is not None:
+                del self._updates[call_id]
+        # The shape of most results; the general way takes 0.6 µs more.
+        if type(answer) is dict and len(answer) == 1 and type(content := answer.get("content")) is str:
+            return messages.ToolExecuteResult(content)
+        result: messages.ToolExecuteResult = fitted(life.name, answer, messages.ToolExecuteResult)
+        return result
+
+    def completion(self, request_id: str, params: dict[str, Any], timeout: float | None) -> CompletionStream:
+        """A completion, which begins when its events are iterated over."""
+        return CompletionStream(self._lives, self._events, request_id, params, timeout)
+
+    def updated(self, life: Life, params: dict[str, Any]) -> None:
+        """A tool has told how far it is (``tool/update``)."""
+        on_update = self._updates.get(params.get("call_id", ""))
+        if on_update is None or life is not self._lives.current:
+            return
+        try:
+            update: messages.ToolUpdateParams = structure(params, messages.ToolUpdateParams)
+        except InvalidData as error:
+            _log.warning("%s: ignored a malformed tool/update: %s", life.name, error)
+            return
+        on_update(update)
+
+    def streamed(self, life: Life, params: dict[str, Any]) -> None:
+        """A completion has told its next event (``provider/delta``)."""
+        on_event = self._events.get(params.get("request_id", ""))
+        if on_event is None or life is not self._lives.current:
+            return
+        try:
+            event: messages.StreamEvent = structure(params.get("event"), messages.StreamEvent)
+        except InvalidData as error:
+            _log.debug("%s: ignored a stream event: %s", life.name, error)
+            return
+        on_event(event)
+
+
+class CompletionStream:
+    """The events of a completion, as they come; ``result`` when they are over. To stop early cancels the request."""
+
+    def __init__(
+        self,
+        lives: Lives,
+        following: dict[str, OnEvent],
+        request_id: str,
+        params: dict[str, Any],
+        timeout: float | None,
+    ) -> None:
+        self._lives = lives
+        self._following = following
+        self._request_id = request_id
+        self._params = params
+        self._timeout = timeout
+        self.result: messages.ProviderCompleteResult | None = None
+        """The whole completion; None until the events are over."""
+
+    def __aiter__(self) -> AsyncIterator[messages.StreamEvent]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[messages.StreamEvent]:
+        events: asyncio.Queue[messages.StreamEvent | None] = asyncio.Queue()
+        lives = self._lives
+        params = {"request_id": self._request_id, "context": lives.context, **self._params}
+        self._following[self._request_id] = events.put_nowait
+        try:
+            asking = asyncio.ensure_future(lives.ask(methods.PROVIDER_COMPLETE, params, self._timeout))
+            asking.add_done_callback(lambda _: events.put_nowait(None))
+            try:
+                while (event := await events.get()) is not None:
+                    yield event
+                self.result = fitted(lives.name, asking.result(), messages.ProviderCompleteResult)
+            finally:
+                if not asking.done():
+                    asking.cancel()
+                    await asyncio.wait([asking])
+        finally:
+            del self._following[self._request_id]

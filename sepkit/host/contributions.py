@@ -1,0 +1,110 @@
+"""What an extension contributes, as far as its manifest grants it: told with the handshake, and added to later.
+
+It does not know what the tools of other extensions are called: the host sees to that.
+
+Source: docs/protocol.md, section 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from attrs import evolve
+
+from sepkit.host.life import Life
+from sepkit.host.lives import Lives
+from sepkit.wire import messages
+
+_log = logging.getLogger("sepkit.host")
+
+_MOST_NAMES: Final = 2_000  # tools, and commands, of one extension: each update costs as much as all of them
+
+
+class Contributions:
+    """What one extension contributes.
+
+    Args:
+        lives: Its lives; what one tells that is not current any more does not count.
+        changed: Called when an update has changed it.
+    """
+
+    def __init__(self, lives: Lives, changed: Callable[[], None]) -> None:
+        self.registrations = messages.Registrations()
+        """What is granted. Stays while the extension restarts: a gate that is down blocks."""
+        self._lives = lives
+        self._changed = changed
+        self._due: list[messages.RegistryUpdateParams] = []  # of this turn of the loop
+        self._too_many: set[str] = set()  # kinds whose bound has been logged
+
+    def introduced(self, said: messages.Registrations) -> None:
+        """Take what a new life says of itself, in place of all that an earlier one did."""
+        self.registrations = self._granted(said)
+
+    def update(self, life: Life, said: messages.RegistryUpdateParams) -> None:
+        """Take more, together with all that comes in this turn of the loop: each look at all tools costs."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._take_due, life)
+        self._due.append(said)
+
+    def _take_due(self, life: Life) -> None:
+        due, self._due = self._due, []
+        if life is not self._lives.current:
+            return
+        update = messages.RegistryUpdateParams(
+            tools=[one for each in due for one in each.tools],
+            commands=[one for each in due for one in each.commands],
+            flags=[one for each in due for one in each.flags],
+            subscriptions=[one for each in due for one in each.subscriptions],
+            providers=[one for each in due for one in each.providers],
+        )
+        self.registrations = self._granted(_merged(self.registrations, update))
+        self._changed()
+
+    def _granted(self, said: messages.Registrations) -> messages.Registrations:
+        """What the manifest allows of what the extension says that it contributes."""
+        name, allowed = self._lives.name, self._lives.manifest.capabilities
+        bound = set(allowed.events)
+        kept = evolve(
+            said,
+            tools=said.tools if allowed.tools else [],
+            commands=said.commands if allowed.commands else [],
+            shortcuts=said.shortcuts if allowed.commands else [],
+            providers=said.providers if allowed.providers else [],
+            subscriptions=[event for event in said.subscriptions if not bound or event in bound],
+        )
+        for kind in ("tools", "commands", "providers", "subscriptions"):
+            before, after = getattr(said, kind), getattr(kept, kind)
+            if len(after) < len(before):
+                _log.warning("%s: its manifest does not grant all of its %s", name, kind)
+        for kind in ("tools", "commands"):
+            if len(getattr(kept, kind)) > _MOST_NAMES and kind not in self._too_many:
+                self._too_many.add(kind)
+                _log.warning("%s: it has over %d %s; the others are not taken", name, _MOST_NAMES, kind)
+        return evolve(
+            kept,
+            tools=_last(kept.tools)[:_MOST_NAMES],
+            commands=_last(kept.commands)[:_MOST_NAMES],
+            providers=_last(kept.providers)[:_MOST_NAMES],
+        )
+
+
+Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration, messages.ProviderRegistration)
+
+
+def _last(registered: Iterable[Named]) -> list[Named]:
+    """The last one of each name."""
+    return list({one.name: one for one in registered}.values())
+
+
+def _merged(before: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
+    return evolve(
+        before,
+        tools=_last([*before.tools, *update.tools]),
+        commands=_last([*before.commands, *update.commands]),
+        providers=_last([*before.providers, *update.providers]),
+        flags=list(dict.fromkeys([*before.flags, *update.flags])),
+        subscriptions=list(dict.fromkeys([*before.subscriptions, *update.subscriptions])),
+    )

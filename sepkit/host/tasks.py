@@ -1,0 +1,118 @@
+"""The background tasks of one extension, as its host knows them; those that it started come back after a restart.
+
+They run in the extension, and are supervised there: see docs/tasks.md. Here it is remembered which are wanted.
+
+Source: docs/protocol.md, section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from attrs import evolve
+
+from sepkit.capabilities.delegate import Delegate
+from sepkit.errors import SepkitError
+from sepkit.host.life import fitted
+from sepkit.host.lives import Lives
+from sepkit.host.setting import inform
+from sepkit.wire import messages, methods
+from sepkit.wire.writing import unstructure
+
+_log = logging.getLogger("sepkit.host")
+
+_RUNNING: Final = frozenset({"pending", "running", "restarting"})
+_MOST_TASKS: Final = 20_000  # that are remembered: an extension may invent any number of ids
+_LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
+_STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
+
+
+class ExtensionTasks:
+    """The background tasks of one extension.
+
+    Args:
+        lives: Its lives, of which the present one is asked.
+        delegate: Told of each change.
+    """
+
+    def __init__(self, lives: Lives, delegate: Delegate) -> None:
+        self.known: dict[str, messages.TaskHealth] = {}
+        """Those that it has told of, by id; at most 20,000."""
+        self._lives = lives
+        self._delegate = delegate
+        self._wanted: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
+        self._ended: dict[str, float] = {}  # when the extension told that they have ended
+        self._died_at = 0.0  # when its last life ended
+
+    async def start(self, params: messages.TaskStartParams) -> messages.TaskHealth:
+        """Start a task; if the process dies, it is started again with the next one."""
+        asked = asyncio.get_running_loop().time()
+        answer = await self._lives.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
+        health: messages.TaskHealth = fitted(self._lives.name, answer, messages.TaskHealth)
+        if self._ended.get(health.task_id, 0.0) < asked:  # an earlier start; but this one may have ended already
+            self._ended.pop(health.task_id, None)
+        self._wanted[health.task_id] = evolve(params, task_id=health.task_id)
+        self.known.setdefault(health.task_id, health)
+        return health
+
+    async def stop(self, task_id: str, timeout: float | None = None) -> messages.TaskHealth:
+        """Stop a task, and wait until it has ended."""
+        self._wanted.pop(task_id, None)
+        self._ended.pop(task_id, None)
+        answer = await self._lives.ask(methods.TASK_STOP, {"task_id": task_id}, timeout)
+        health: messages.TaskHealth = fitted(self._lives.name, answer, messages.TaskHealth)
+        self.known[task_id] = health
+        return health
+
+    async def list_all(self, timeout: float | None = None) -> list[messages.TaskHealth]:
+        """Ask for all tasks, those that wait for their first turn included."""
+        answer = await self._lives.ask(methods.TASK_LIST, {}, timeout)
+        listed: messages.TaskListResult = fitted(self._lives.name, answer, messages.TaskListResult)
+        self.known.update({task.task_id: task for task in listed.tasks})
+        return listed.tasks
+
+    def told(self, task: messages.TaskHealth) -> None:
+        """A task has begun, ended, or reported how it is. An orderly end of the process tells of their ends, too."""
+        self.known[task.task_id] = task
+        if len(self.known) > _MOST_TASKS:
+            del self.known[next(iter(self.known))]
+        self._ended.pop(task.task_id, None)
+        if task.status not in _RUNNING:
+            self._ended[task.task_id] = asyncio.get_running_loop().time()
+            if len(self._ended) > _MOST_TASKS:
+                del self._ended[next(iter(self._ended))]
+        inform(self._delegate.task_changed, self._lives.name, task)
+
+    # -- over the lives of the extension -------------------------------------------------------------------------------
+
+    def stopping(self) -> None:
+        """The extension is stopped on purpose: what has ended before did so by itself, and does not come back."""
+        for task_id in self._ended:
+            self._wanted.pop(task_id, None)
+        self._ended.clear()
+
+    def died(self, why: str) -> None:
+        """The process has ended, and all that ran in it."""
+        self._died_at = asyncio.get_running_loop().time()
+        for task_id, health in self.known.items():
+            if health.status in _RUNNING:
+                self.known[task_id] = dead = evolve(health, status="failed", error=why)
+                inform(self._delegate.task_changed, self._lives.name, dead)
+
+    async def start_again(self) -> None:
+        """Start what is wanted in a new process, but for what had ended well before the death of the last one."""
+        if not self._wanted:
+            return
+        ended, self._ended = self._ended, {}
+        for task_id, when in ended.items():
+            if when < self._died_at - _LAST_ACTS:
+                self._wanted.pop(task_id, None)
+        await asyncio.gather(*(self._start_again(params) for params in self._wanted.values()))
+
+    async def _start_again(self, params: messages.TaskStartParams) -> None:
+        try:
+            await self._lives.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
+        except SepkitError as error:
+            _log.warning("%s: its task %r did not come back: %s", self._lives.name, params.task_id, error)
