@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from sepkit.errors import SepkitError
+from sepkit.capabilities.kv import StoreError
 
 T = TypeVar("T")
 
@@ -33,10 +33,6 @@ CREATE TABLE IF NOT EXISTS kv (
     PRIMARY KEY (namespace, key)
 ) WITHOUT ROWID
 """
-
-
-class StoreError(SepkitError):
-    """The store cannot be opened, read or written; the message says which file, and why."""
 
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]

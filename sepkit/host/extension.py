@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 
 from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.registrations import merged
 from sepkit.capabilities.services import Room, Services
 from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidData, SepkitError
@@ -429,7 +430,7 @@ class Extension:
             subscriptions=[one for each in due for one in each.subscriptions],
             providers=[one for each in due for one in each.providers],
         )
-        self.registrations = self._granted(_merged(self.registrations, update))
+        self.registrations = self._granted(merged(self.registrations, update))
         self._on_registered(self)
 
     def _task_told(self, task: messages.TaskHealth) -> None:
@@ -523,17 +524,6 @@ Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration
 def _last(registered: Iterable[Named]) -> list[Named]:
     """Of those with the same name the last."""
     return list({one.name: one for one in registered}.values())
-
-
-def _merged(before: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
-    return attrs.evolve(
-        before,
-        tools=_last([*before.tools, *update.tools]),
-        commands=_last([*before.commands, *update.commands]),
-        providers=_last([*before.providers, *update.providers]),
-        flags=list(dict.fromkeys([*before.flags, *update.flags])),
-        subscriptions=list(dict.fromkeys([*before.subscriptions, *update.subscriptions])),
-    )
 
 
 def _sandbox_options(sandbox: Sandbox, environment: dict[str, str]) -> list[str]:

@@ -1,7 +1,8 @@
 """``TestHost``: a host in memory for the tests of an extension's author.
 
 The App is served by the real dispatcher, a real peer stands at the host's end, and real bytes go between them; only the
-process and its pipes are missing. What the host answers is ``services.py``, what it watches for ``inspection.py``.
+process and its pipes are missing. The host's answers come from ``sepkit.capabilities``, which asks ``scripted.py`` what
+the test's author wants; ``seen.py`` keeps what the extension did, ``inspection.py`` finds what breaks the protocol.
 
 Source: protocol sections 2 to 8; background tasks, section 3.
 """
@@ -15,19 +16,21 @@ import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 import attrs
 
 from sepkit import __version__
 from sepkit.app import App
+from sepkit.capabilities.services import Services
 from sepkit.errors import ConnectionClosed, InternalError, InvalidData, RequestTimeout, SepkitError
 from sepkit.faces.sep.dispatcher import GRACE, MAX_CONCURRENCY, Dispatcher
 from sepkit.peer import Peer
 from sepkit.serving.logs import WireHandler
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.inspection import InspectedTransport
-from sepkit.testing.services import ExecScript, Seen, Services, UiScript
+from sepkit.testing.scripted import ExecScript, ScriptedDelegate, UiScript
+from sepkit.testing.seen import Kept, KvInMemory, Seen
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure, unstructure
@@ -125,23 +128,19 @@ class TestHost(Seen):
         self.app: Final = app
         enabled = {"tasks": True, **(capabilities or {})}
         self._token = f"test-{next(_tokens)}"
-        self._services = Services(
-            self,
-            token=self._token,
-            capabilities=enabled,
-            ui=ui,
-            exec=exec,
-            session_state=session_state,
-            allowed_tools=allowed_tools,
-            on_fault=self._found,
+        delegate = ScriptedDelegate(
+            self, token=self._token, ui=ui, exec=exec, session_state=session_state, on_fault=self._found
         )
+        kept = Kept(self, allowed_tools)
+        grants = {group: enabled.get(group) is not False for group in get_args(methods.CapabilityGroup)}
+        self._services = Services(app.name, self._token, grants, delegate, KvInMemory(self), kept, kept.told)
         self._handshake: Final = messages.InitializeParams(
             protocol_version=methods.PROTOCOL_VERSION,
             host=messages.HostInfo(name="sepkit.testing", version=__version__),
             workspace=messages.WorkspaceInfo(root=os.path.abspath(workspace or ""), trusted=trusted),
             mode=mode or ("headless" if ui is None else "tui"),
             session=messages.SessionInfo(id="test"),
-            ui_capabilities=self._services.ui_capabilities,
+            ui_capabilities=delegate.shown,
             flags=dict(flags or {}),
             capabilities_enabled=enabled,
         )

@@ -327,7 +327,7 @@ def test_registrations_grow_while_it_is_served() -> None:
 
 def test_an_update_wins_over_what_has_its_name() -> None:
     """Protocol section 4, ``registry/update``: merged by name, the last wins."""
-    from sepkit.testing.services import merged
+    from sepkit.capabilities.registrations import merged
 
     def tool(name: str, description: str) -> messages.ToolRegistration:
         return messages.ToolRegistration(name, description, {})
