@@ -34,7 +34,7 @@ class ClosedTestHost(TestHost):
         elif self._peer is not None:
             # Whoever closed the loop has cancelled the tasks in it, and with that ended the App.
             self._unlog()
-            self._tell_faults(None)
+            self._faults.tell(None)
 
 
 @contextmanager
