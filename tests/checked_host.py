@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,26 +36,16 @@ class CheckedHost(TestHost):
         left = asyncio.all_tasks() - self._not_ours
         assert not left, f"still running: {left}"
 
-    async def hook_refused(self, name: str, value: dict[str, Any]) -> RpcError:
-        """Ask a hook that must be answered with an error; the error."""
-        try:
-            outcome = await self.call_hook(name, value)
-        except RpcError as error:
-            return error
-        raise AssertionError(f"the hook {name} was answered with {outcome}")
+    @property
+    def token(self) -> str:
+        """The token of the contexts that it gives out."""
+        return self._token
 
-    async def command_refused(self, name: str, arguments: dict[str, Any] | None = None) -> RpcError:
-        """Run a command that must be answered with an error; the error."""
-        try:
-            content = await self.run_command(name, arguments)
-        except RpcError as error:
-            return error
-        raise AssertionError(f"the command {name} was answered with {content!r}")
 
-    async def completion_refused(self, name: str, partial: str = "") -> RpcError:
-        """Ask for completions, which must be answered with an error; the error."""
-        try:
-            found = await self.complete_command(name, partial)
-        except RpcError as error:
-            return error
-        raise AssertionError(f"the completion of {name} was answered with {found}")
+async def refused(asked: Coroutine[Any, Any, object]) -> RpcError:
+    """Wait for what must be answered with an error; the error."""
+    try:
+        answer = await asked
+    except RpcError as error:
+        return error
+    raise AssertionError(f"it was answered with {answer}")

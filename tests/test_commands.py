@@ -14,7 +14,7 @@ import pytest
 
 from sepkit import App, CommandContext, Completion, Router, RpcError, ToolError, ToolResult
 from sepkit.errors import NoUI, RegistrationError
-from tests.checked_host import CheckedHost
+from tests.checked_host import CheckedHost, refused
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 
@@ -118,7 +118,7 @@ async def test_wrong_arguments_are_refused_with_every_fault() -> None:
 
     async with CheckedHost(app) as host:
         arguments = {"times": "5x", "point": {"x": None}}
-        error = await host.command_refused("paint", arguments)
+        error = await refused(host.run_command("paint", arguments))
         await host.ping()
     assert error.code == -32602
     assert "paint" in error.message
@@ -164,7 +164,7 @@ async def test_params_that_are_no_call_of_a_command_are_refused(params: dict[str
 async def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
     """Design section 3, decision 1: an unknown command → -32602, never -32601 (trap 6)."""
     async with CheckedHost(app_completing([])) as host:
-        for error in (await host.command_refused("pain"), await host.completion_refused("pain")):
+        for error in (await refused(host.run_command("pain")), await refused(host.complete_command("pain"))):
             assert error.code == -32602
             assert "'pain'" in error.message
             assert error.data == {"known": ["paint"]}
@@ -208,7 +208,7 @@ async def test_what_a_command_returns_is_shown(returned: object, content: str | 
 async def test_a_result_that_cannot_be_sent_fails_that_command_only(returned: object, path: str, what: str) -> None:
     """Traps 10 and 47: it fails that call, with the path and the type of the value, and nothing else."""
     async with CheckedHost(app_returning(returned)) as host:
-        error = await host.command_refused("give")
+        error = await refused(host.run_command("give"))
         assert error.code == -32603
         assert path in error.message
         assert what in error.message
@@ -227,12 +227,12 @@ async def test_a_def_command_runs_in_a_thread_and_holds_nobody_up() -> None:
         assert go_on.wait(20)
         return f"{word} {ctx.context.token}"
 
-    async with MemoryHost(app) as host:
-        call = host.start("command/execute", execute("wait", {"word": "done"}))
+    async with CheckedHost(app) as host:
+        call = asyncio.create_task(host.run_command("wait", {"word": "done"}))
         await host.ping()
-        assert not host.is_answered(call)
+        assert not call.done()
         go_on.set()
-        assert (await host.answer(call))["result"] == {"content": "done epoch-1"}
+        assert await call == f"done {host.token}"
 
 
 @on_each_loop
@@ -320,9 +320,9 @@ async def test_a_tool_error_from_a_command_crosses_as_written() -> None:
         raise ToolError("\udcff is no file" if text == "odd" else text)
 
     async with CheckedHost(app) as host:
-        error = await host.command_refused("fail", {"text": "No such färbe."})
+        error = await refused(host.run_command("fail", {"text": "No such färbe."}))
         assert (error.code, error.message, error.data) == (-32603, "No such färbe.", None)
-        error = await host.command_refused("fail", {"text": "odd"})
+        error = await refused(host.run_command("fail", {"text": "odd"}))
         assert (error.code, error.message, error.data) == (-32603, "\\udcff is no file", None)
 
 
@@ -336,7 +336,7 @@ async def test_an_unexpected_text_crosses_where_the_app_exposes_errors() -> None
         raise ValueError("the very reason")
 
     async with CheckedHost(app) as host:
-        error = await host.command_refused("fail")
+        error = await refused(host.run_command("fail"))
     assert error.message.endswith(": ValueError: the very reason")
 
 
@@ -479,7 +479,7 @@ async def test_a_command_without_a_completer_has_no_completions() -> None:
 async def test_what_is_no_list_of_completions_is_an_error_that_names_it(values: object, names: str) -> None:
     """Trap 47: anything else fails that call, with path and type. A str is no list of its letters."""
     async with CheckedHost(app_completing(values)) as host:
-        error = await host.completion_refused("paint")
+        error = await refused(host.complete_command("paint"))
         assert error.code == -32603
         assert names in error.message
         await host.ping()

@@ -37,7 +37,7 @@ from sepkit.wire.messages import (
     SessionAppendEntryParams,
 )
 from sepkit.wire.methods import HOOKS, HookName
-from tests.checked_host import CheckedHost
+from tests.checked_host import CheckedHost, refused
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 CONTINUE = ContinueOutcome()
@@ -104,7 +104,7 @@ async def test_a_hook_that_nobody_handles_goes_on(hook: HookName) -> None:
 async def test_an_unknown_hook_is_refused() -> None:
     """Design section 3, decision 1: an unknown hook name → -32602."""
     async with CheckedHost(App("t")) as host:
-        error = await host.hook_refused("tool_calls", {})
+        error = await refused(host.call_hook("tool_calls", {}))
     assert error.code == -32602
     assert error.data["errors"][0]["path"] == "$.hook"
 
@@ -169,9 +169,9 @@ async def test_a_hook_without_a_parameter_and_one_with_only_a_context_are_called
         return Patch(text=value["text"].upper())
 
     loop_thread = threading.get_ident()
-    async with MemoryHost(app) as host:
-        assert await host.ask("hook", params("input", {"text": "hi"})) == {"action": "modify", "patch": {"text": "HI"}}
-    assert seen == ["called", ("input", "command", "epoch-1"), False]
+    async with CheckedHost(app) as host:
+        assert await host.call_hook("input", {"text": "hi"}) == modify({"text": "HI"})
+    assert seen == ["called", ("input", "command", host.token), False]
 
 
 @on_each_loop
@@ -259,7 +259,7 @@ async def test_a_bad_decision_is_an_error_and_never_a_yes(returned: Any, caplog:
         return returned  # type: ignore[no-any-return]  # on purpose
 
     async with CheckedHost(app) as host:
-        error = await host.hook_refused("tool_call", INPUTS["tool_call"])
+        error = await refused(host.call_hook("tool_call", INPUTS["tool_call"]))
     assert error.code == -32603
     assert error.message.startswith("the tool_call hook decide gave a bad decision unexpectedly; its log names it ")
     assert error.data["correlation_id"] in caplog.text
@@ -275,7 +275,7 @@ async def test_a_bad_decision_of_a_dict_handler_is_an_error() -> None:
         return {"arguments": {}}
 
     async with CheckedHost(app) as host:
-        assert (await host.hook_refused("tool_call", INPUTS["tool_call"])).code == -32603
+        assert (await refused(host.call_hook("tool_call", INPUTS["tool_call"]))).code == -32603
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ async def test_an_input_that_does_not_fit_is_refused_so_that_the_host_fails_clos
     decide.__annotations__["value"] = records[hook]
     app.hook(hook)(decide)
     async with CheckedHost(app) as host:
-        error = await host.hook_refused(hook, value)
+        error = await refused(host.call_hook(hook, value))
     assert error.code == -32602
     assert [fault["path"] for fault in error.data["errors"]] == [path]
     assert not called
@@ -384,7 +384,7 @@ async def test_a_cancellation_that_nobody_asked_for_fails_the_hook() -> None:
         raise asyncio.CancelledError
 
     async with CheckedHost(app) as host:
-        error = await host.hook_refused("tool_call", INPUTS["tool_call"])
+        error = await refused(host.call_hook("tool_call", INPUTS["tool_call"]))
     assert error.code == -32603
     assert error.message.startswith("the tool_call handler cancel_itself failed unexpectedly")
 
@@ -549,7 +549,7 @@ async def test_a_hook_takes_its_input_as_a_class_of_the_authors_own(cls: type[Ty
     async with CheckedHost(app) as host:
         outcome = await host.call_hook("input", {"text": "hi", "of_the_host": 1})
         assert outcome == modify({"text": "hi", "tags": ["seen"], "of_the_host": 1})
-        assert (await host.hook_refused("input", {"text": 5})).code == -32602
+        assert (await refused(host.call_hook("input", {"text": 5}))).code == -32602
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, True), (True, 1), (0, False), (1, 1.0), (0.0, 0)])
@@ -640,7 +640,7 @@ async def test_a_rewritten_input_is_checked_again_before_anyone_sees_it() -> Non
         gated.append(typed)
 
     async with CheckedHost(app) as host:
-        error = await host.hook_refused("user_bash", {"command": "rm -rf /"})
+        error = await refused(host.call_hook("user_bash", {"command": "rm -rf /"}))
     assert error.code == -32603
     assert not gated
 
