@@ -176,7 +176,7 @@ class Asking(Seen):
             provider: Its name.
             model: The model's id.
             messages: As the host shapes them.
-            tools: Likewise.
+            tools: As the host shapes them, too.
             stream: Whether the pieces should come while it answers.
             response_format: In the host's own form.
             thinking: How hard it should think.

@@ -58,7 +58,7 @@ class TestHost(Asking):
         app: What is served.
         ui: Answers by kind, such as ``{"confirm": True, "select": "a", "input": "text"}``: a list is used up one after
             another, None is a dismissal, and a kind that asks and is not there cannot be shown. Or a function of the
-            request, sync or async. None: nobody is there.
+            request, sync or async. None: the host has no user.
         exec: What commands end with, by ``"git status"`` or ``"git"``: an ``ExecRunResult``, what it printed, or a list
             of them. Or a function of the request, sync or async. What is not there is denied; None denies all.
         flags: Their values.
