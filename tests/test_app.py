@@ -39,6 +39,7 @@ from sepkit import (
 from sepkit.errors import RegistrationError
 from sepkit.faces.sep.registrations import registrations
 from sepkit.wire.writing import unstructure
+from tests.checked_host import CheckedHost
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 if TYPE_CHECKING:
@@ -632,9 +633,9 @@ async def test_a_routers_handlers_come_behind_those_that_are_there_in_their_orde
     add(app, "app-2")
     app.include(second)
     expected = ["app-1", "first-1", "inner-1", "first-2", "app-2", "second-1"]
-    async with MemoryHost(app) as host:
-        assert [tool["name"] for tool in host.initialized["registrations"]["tools"]] == expected
-        await host.ask("hook", {"hook": "input", "context": CONTEXT, "input": {}})
+    async with CheckedHost(app) as host:
+        assert [tool.name for tool in host.registrations.tools] == expected
+        await host.call_hook("input", {})
     assert order == expected
 
 

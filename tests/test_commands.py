@@ -14,6 +14,7 @@ import pytest
 
 from sepkit import App, CommandContext, Completion, Router, RpcError, ToolError, ToolResult
 from sepkit.errors import NoUI, RegistrationError
+from tests.checked_host import CheckedHost, refused
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 
@@ -76,10 +77,10 @@ async def test_a_command_takes_its_arguments_in_its_own_types() -> None:
     async def paint(colour: Colour, points: list[Point], times: int = 1, label: str | None = None) -> None:
         given.append((colour, points, times, label))
 
-    async with MemoryHost(app) as host:
-        assert await host.ask("command/execute", execute("paint", {"colour": "red", "points": [{"x": 1}]})) == {}
+    async with CheckedHost(app) as host:
+        assert await host.run_command("paint", {"colour": "red", "points": [{"x": 1}]}) is None
         arguments = {"colour": "red", "points": [{"x": 1, "y": 2}], "times": "3", "label": "a"}
-        assert await host.ask("command/execute", execute("paint", arguments)) == {}
+        assert await host.run_command("paint", arguments) is None
     assert given == [(Colour.RED, [Point(1)], 1, None), (Colour.RED, [Point(1, 2)], 3, "a")]
 
 
@@ -115,13 +116,13 @@ async def test_wrong_arguments_are_refused_with_every_fault() -> None:
     async def paint(times: int, point: Point, colour: str) -> None:
         called.append(times)
 
-    async with MemoryHost(app) as host:
+    async with CheckedHost(app) as host:
         arguments = {"times": "5x", "point": {"x": None}}
-        error = await host.refused("command/execute", execute("paint", arguments))
+        error = await refused(host.run_command("paint", arguments))
         await host.ping()
-    assert error["code"] == -32602
-    assert "paint" in error["message"]
-    faults = {fault["path"]: fault for fault in error["data"]["errors"]}
+    assert error.code == -32602
+    assert "paint" in error.message
+    faults = {fault["path"]: fault for fault in error.data["errors"]}
     assert faults.keys() == {"$.times", "$.point.x", "$.colour"}
     for fault in faults.values():
         assert fault["expected"]
@@ -159,39 +160,38 @@ async def test_params_that_are_no_call_of_a_command_are_refused(params: dict[str
     assert not called
 
 
-@pytest.mark.parametrize("method", ["command/execute", "command/complete"])
 @on_each_loop
-async def test_an_unknown_command_is_refused_with_the_known_ones(method: str) -> None:
+async def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
     """Design section 3, decision 1: an unknown command → -32602, never -32601 (trap 6)."""
-    async with MemoryHost(app_completing([])) as host:
-        error = await host.refused(method, execute("pain"))
-    assert error["code"] == -32602
-    assert "'pain'" in error["message"]
-    assert error["data"] == {"known": ["paint"]}
+    async with CheckedHost(app_completing([])) as host:
+        for error in (await refused(host.run_command("pain")), await refused(host.complete_command("pain"))):
+            assert error.code == -32602
+            assert "'pain'" in error.message
+            assert error.data == {"known": ["paint"]}
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("returned", "result"),
+    ("returned", "content"),
     [
-        (None, {}),
-        ("", {"content": ""}),
-        ("päint\n", {"content": "päint\n"}),
-        (5, {"content": "5"}),
-        (True, {"content": "true"}),
-        ({"a": [1, None]}, {"content": '{"a":[1,null]}'}),
-        (Point(1, 2), {"content": '{"x":1,"y":2}'}),
-        (ToolResult("shown", details={"hidden": 1}), {"content": "shown"}),
+        (None, None),
+        ("", ""),
+        ("päint\n", "päint\n"),
+        (5, "5"),
+        (True, "true"),
+        ({"a": [1, None]}, '{"a":[1,null]}'),
+        (Point(1, 2), '{"x":1,"y":2}'),
+        (ToolResult("shown", details={"hidden": 1}), "shown"),
     ],
     ids=repr,
 )
 @on_each_loop
-async def test_what_a_command_returns_is_shown(returned: object, result: dict[str, Any]) -> None:
+async def test_what_a_command_returns_is_shown(returned: object, content: str | None) -> None:
     """Protocol section 3: ``command/execute`` → ``content?``; a command has no details to give."""
-    async with MemoryHost(app_returning(returned)) as host:
-        assert await host.ask("command/execute", execute("give")) == result
+    async with CheckedHost(app_returning(returned)) as host:
+        assert await host.run_command("give") == content
 
 
 @pytest.mark.parametrize(
@@ -207,11 +207,11 @@ async def test_what_a_command_returns_is_shown(returned: object, result: dict[st
 @on_each_loop
 async def test_a_result_that_cannot_be_sent_fails_that_command_only(returned: object, path: str, what: str) -> None:
     """Traps 10 and 47: it fails that call, with the path and the type of the value, and nothing else."""
-    async with MemoryHost(app_returning(returned)) as host:
-        error = await host.refused("command/execute", execute("give"))
-        assert error["code"] == -32603
-        assert path in error["message"]
-        assert what in error["message"]
+    async with CheckedHost(app_returning(returned)) as host:
+        error = await refused(host.run_command("give"))
+        assert error.code == -32603
+        assert path in error.message
+        assert what in error.message
         await host.ping()
 
 
@@ -227,12 +227,12 @@ async def test_a_def_command_runs_in_a_thread_and_holds_nobody_up() -> None:
         assert go_on.wait(20)
         return f"{word} {ctx.context.token}"
 
-    async with MemoryHost(app) as host:
-        call = host.start("command/execute", execute("wait", {"word": "done"}))
+    async with CheckedHost(app) as host:
+        call = asyncio.create_task(host.run_command("wait", {"word": "done"}))
         await host.ping()
-        assert not host.is_answered(call)
+        assert not call.done()
         go_on.set()
-        assert (await host.answer(call))["result"] == {"content": "done epoch-1"}
+        assert await call == f"done {host.token}"
 
 
 @on_each_loop
@@ -254,13 +254,13 @@ async def test_a_commands_name_and_description_can_be_given() -> None:
 
     app = App("t")
     app.include(router)
-    async with MemoryHost(app) as host:
-        commands = {one["name"]: one["description"] for one in host.initialized["registrations"]["commands"]}
+    async with CheckedHost(app) as host:
+        commands = {one.name: one.description for one in host.registrations.commands}
         assert commands.keys() == {"paint-it", "two"}
         assert commands["paint-it"] == "Paint."
         assert commands["two"].startswith("Do the other thing.")
-        assert await host.ask("command/execute", execute("paint-it")) == {"content": "one"}
-        assert await host.ask("command/execute", execute("two")) == {"content": "two"}
+        assert await host.run_command("paint-it") == "one"
+        assert await host.run_command("two") == "two"
 
 
 # -- failing -----------------------------------------------------------------------------------------------------------
@@ -319,11 +319,11 @@ async def test_a_tool_error_from_a_command_crosses_as_written() -> None:
     async def fail(text: str) -> None:
         raise ToolError("\udcff is no file" if text == "odd" else text)
 
-    async with MemoryHost(app) as host:
-        error = await host.refused("command/execute", execute("fail", {"text": "No such färbe."}))
-        assert error == {"code": -32603, "message": "No such färbe."}
-        error = await host.refused("command/execute", execute("fail", {"text": "odd"}))
-        assert error == {"code": -32603, "message": "\\udcff is no file"}
+    async with CheckedHost(app) as host:
+        error = await refused(host.run_command("fail", {"text": "No such färbe."}))
+        assert (error.code, error.message, error.data) == (-32603, "No such färbe.", None)
+        error = await refused(host.run_command("fail", {"text": "odd"}))
+        assert (error.code, error.message, error.data) == (-32603, "\\udcff is no file", None)
 
 
 @on_each_loop
@@ -335,9 +335,9 @@ async def test_an_unexpected_text_crosses_where_the_app_exposes_errors() -> None
     async def fail() -> None:
         raise ValueError("the very reason")
 
-    async with MemoryHost(app) as host:
-        error = await host.refused("command/execute", execute("fail"))
-    assert error["message"].endswith(": ValueError: the very reason")
+    async with CheckedHost(app) as host:
+        error = await refused(host.run_command("fail"))
+    assert error.message.endswith(": ValueError: the very reason")
 
 
 @on_each_loop
@@ -401,25 +401,25 @@ async def test_commands_do_not_wait_behind_tools() -> None:
     [
         ([], []),
         (None, []),
-        (["red", "grün"], [{"value": "red"}, {"value": "grün"}]),
+        (["red", "grün"], [Completion("red"), Completion("grün")]),
         (
             ("a", Completion("b"), Completion("c", "the third"), Completion("d", "")),
             [
-                {"value": "a"},
-                {"value": "b"},
-                {"value": "c", "description": "the third"},
-                {"value": "d", "description": ""},
+                Completion("a"),
+                Completion("b"),
+                Completion("c", "the third"),
+                Completion("d", ""),
             ],
         ),
-        ({"one": 1}.keys(), [{"value": "one"}]),
+        ({"one": 1}.keys(), [Completion("one")]),
     ],
     ids=repr,
 )
 @on_each_loop
-async def test_a_completer_returns_strings_and_completions(values: object, completions: list[dict[str, str]]) -> None:
+async def test_a_completer_returns_strings_and_completions(values: object, completions: list[Completion]) -> None:
     """Protocol section 3: ``command/complete`` → completions[{value, description?}], in the completer's order."""
-    async with MemoryHost(app_completing(values)) as host:
-        assert await host.ask("command/complete", complete("paint", partial="")) == {"completions": completions}
+    async with CheckedHost(app_completing(values)) as host:
+        assert await host.complete_command("paint", "") == completions
 
 
 @on_each_loop
@@ -453,8 +453,8 @@ async def test_a_completer_may_be_a_def_and_is_given_what_was_typed() -> None:
 @on_each_loop
 async def test_a_command_without_a_completer_has_no_completions() -> None:
     """Protocol section 3: completions is always there; none is an empty array."""
-    async with MemoryHost(app_returning(None)) as host:
-        assert await host.ask("command/complete", complete("give", partial="x")) == {"completions": []}
+    async with CheckedHost(app_returning(None)) as host:
+        assert await host.complete_command("give", "x") == []
 
 
 @pytest.mark.parametrize(
@@ -478,10 +478,10 @@ async def test_a_command_without_a_completer_has_no_completions() -> None:
 @on_each_loop
 async def test_what_is_no_list_of_completions_is_an_error_that_names_it(values: object, names: str) -> None:
     """Trap 47: anything else fails that call, with path and type. A str is no list of its letters."""
-    async with MemoryHost(app_completing(values)) as host:
-        error = await host.refused("command/complete", complete("paint"))
-        assert error["code"] == -32603
-        assert names in error["message"]
+    async with CheckedHost(app_completing(values)) as host:
+        error = await refused(host.complete_command("paint"))
+        assert error.code == -32603
+        assert names in error.message
         await host.ping()
 
 

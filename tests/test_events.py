@@ -16,6 +16,8 @@ import attrs
 import pytest
 
 from sepkit import App, Block, EventContext, Patch, RpcError
+from sepkit.wire.messages import UiRequest
+from tests.checked_host import CheckedHost
 from tests.memory_host import CONTEXT, HANDSHAKE, MemoryHost, on_each_loop
 
 
@@ -91,8 +93,9 @@ async def test_a_def_handler_is_told_one_at_a_time_in_a_thread() -> None:
         if payload["n"] == 49:
             loop.call_soon_threadsafe(done.set)
 
-    async with MemoryHost(app) as host:
-        host.send(*(host.event("turn_start", {"n": n}) for n in range(50)))
+    async with CheckedHost(app) as host:
+        for n in range(50):
+            await host.send_event("turn_start", {"n": n}, wait=False)
         await done.wait()
     assert got == list(range(50))
     assert threading.get_ident() not in threads
@@ -154,16 +157,17 @@ async def test_a_payload_is_structured_into_the_class_that_the_handler_names(
 
     handle.__annotations__["turn"] = cls
     app.on("turn_start")(handle)
-    async with MemoryHost(app) as host:
-        host.send(
-            host.event("turn_start", {"agent_id": "a", "n": 1, "new": [1]}),
-            host.event("turn_start", {"agent_id": "a"}),
-            host.event("turn_start", {"agent_id": 5, "n": "x"}),
-            host.event("turn_start", {}),
-            host.event("turn_start", {"agent_id": "last"}),
-        )
-        turns = [await got.get() for _ in range(3)]
-        await host.ping()
+    async with CheckedHost(app) as host:
+        sent: list[dict[str, Any]] = [
+            {"agent_id": "a", "n": 1, "new": [1]},
+            {"agent_id": "a"},
+            {"agent_id": 5, "n": "x"},
+            {},
+            {"agent_id": "last"},
+        ]
+        for payload in sent:
+            await host.send_event("turn_start", payload)
+        turns = [got.get_nowait() for _ in range(3)]
         assert got.empty()
     if cls is TurnDict:
         assert [turn["agent_id"] for turn in turns] == ["a", "a", "last"]
@@ -217,13 +221,13 @@ async def test_what_the_event_tier_forbids_is_not_there_to_call() -> None:
     async def handle(ctx: EventContext) -> None:
         got.put_nowait(ctx)
 
-    async with MemoryHost(app, {"kv/set": {}}) as host:
-        host.send(host.event("turn_start"))
-        ctx = await got.get()
+    async with CheckedHost(app) as host:
+        await host.send_event("turn_start")
+        ctx = got.get_nowait()
         for forbidden in ("session", "exec", "update"):
             assert not hasattr(ctx, forbidden)
         await ctx.kv.set("seen", 1)
-        assert host.asked == [("kv/set", {"key": "seen", "value": 1})]
+        assert host.kv == {"seen": 1}
 
 
 @on_each_loop
@@ -237,13 +241,12 @@ async def test_a_handler_may_ask_the_host_while_the_host_sends_more() -> None:
         await ctx.ui.notify("hello")
         done.set()
 
-    async def notified(params: dict[str, Any]) -> dict[str, Any]:
+    async def notified(request: UiRequest) -> None:
         await host.ping()
-        return {}
 
-    async with MemoryHost(app, {"ui/request": notified}) as host:
-        host.send(host.event("turn_start"))
-        await done.wait()
+    async with CheckedHost(app, ui=notified) as host:
+        await host.send_event("turn_start")
+        assert done.is_set()
 
 
 @on_each_loop
@@ -256,9 +259,9 @@ async def test_the_loss_of_events_is_an_event() -> None:
     async def handle(payload: dict[str, int], ctx: EventContext) -> None:
         got.put_nowait((payload, ctx.seq))
 
-    async with MemoryHost(app) as host:
-        host.send(host.event("events_lost", {"lost": 3}))
-        assert await got.get() == ({"lost": 3}, None)
+    async with CheckedHost(app) as host:
+        await host.send_event("events_lost", {"lost": 3})
+        assert got.get_nowait() == ({"lost": 3}, None)
 
 
 @on_each_loop
@@ -273,9 +276,9 @@ async def test_what_one_handler_does_to_its_payload_another_does_not_see() -> No
 
     for at in range(3):
         app.on("turn_start")(functools.partial(handle, at=at))
-    async with MemoryHost(app) as host:
-        host.send(host.event("turn_start", {"nested": {}}))
-        assert [await got.get() for _ in range(3)] == [{}, {}, {}]
+    async with CheckedHost(app) as host:
+        await host.send_event("turn_start", {"nested": {}})
+        assert [got.get_nowait() for _ in range(3)] == [{}, {}, {}]
 
 
 # -- the bus, and keys -------------------------------------------------------------------------------------------------
@@ -504,10 +507,10 @@ async def test_a_decision_returned_from_an_observer_is_an_error_said_at_its_firs
     """Trap 36."""
     app = App("t")
     done = observing(app, returned)
-    async with MemoryHost(app) as host:
+    async with CheckedHost(app) as host:
         for n in range(3):
-            host.send(host.event("message_end", {"n": n}))
-            assert [await done.get(), await done.get()] == [n, n]
+            await host.send_event("message_end", {"n": n})
+            assert [done.get_nowait(), done.get_nowait()] == [n, n]
     said = [record for record in caplog.records if record.levelno == logging.ERROR]
     kind = type(returned).__name__
     text = (
@@ -524,9 +527,9 @@ async def test_what_an_observer_returns_otherwise_is_nobodys_business(caplog: py
     """Trap 36: only a decision is an error."""
     app = App("t")
     done = observing(app, {"any": "thing"})
-    async with MemoryHost(app) as host:
-        host.send(host.event("message_end", {"n": 1}))
-        assert [await done.get(), await done.get()] == [1, 1]
+    async with CheckedHost(app) as host:
+        await host.send_event("message_end", {"n": 1})
+        assert [done.get_nowait(), done.get_nowait()] == [1, 1]
     assert not warnings(caplog)
 
 

@@ -28,10 +28,19 @@ from sepkit import (
     UserBash,
 )
 from sepkit.router import HookReturn
+from sepkit.wire.messages import (
+    BlockOutcome,
+    ConfirmRequest,
+    ContinueOutcome,
+    HookOutcome,
+    ModifyOutcome,
+    SessionAppendEntryParams,
+)
 from sepkit.wire.methods import HOOKS, HookName
+from tests.checked_host import CheckedHost, refused
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
-CONTINUE = {"action": "continue"}
+CONTINUE = ContinueOutcome()
 INPUTS: dict[HookName, dict[str, Any]] = {
     "tool_call": {"tool": "bash", "arguments": {"command": "ls"}},
     "user_bash": {"command": "ls"},
@@ -51,8 +60,8 @@ def params(hook: str, value: object) -> dict[str, Any]:
     return {"hook": hook, "context": CONTEXT, "input": value}
 
 
-def modify(patch: dict[str, Any]) -> dict[str, Any]:
-    return {"action": "modify", "patch": patch}
+def modify(patch: dict[str, Any]) -> ModifyOutcome:
+    return ModifyOutcome(patch)
 
 
 # -- what a hook is given ----------------------------------------------------------------------------------------------
@@ -76,9 +85,9 @@ async def test_a_hook_takes_a_dict_and_returns_it_changed(hook: HookName) -> Non
         given.append(value)
         return {**value, "added": 1}
 
-    async with MemoryHost(app) as host:
-        assert host.initialized["registrations"]["hooks"] == [hook]
-        assert await host.ask("hook", params(hook, value)) == modify({**value, "added": 1})
+    async with CheckedHost(app) as host:
+        assert host.registrations.hooks == [hook]
+        assert await host.call_hook(hook, value) == modify({**value, "added": 1})
     assert given == [value]
 
 
@@ -87,17 +96,17 @@ async def test_a_hook_takes_a_dict_and_returns_it_changed(hook: HookName) -> Non
 async def test_a_hook_that_nobody_handles_goes_on(hook: HookName) -> None:
     """Protocol section 6: an extension may be asked for a hook that it does not handle."""
     async with MemoryHost(App("t")) as host:
-        assert await host.ask("hook", params(hook, INPUTS[hook])) == CONTINUE
+        assert await host.ask("hook", params(hook, INPUTS[hook])) == {"action": "continue"}
         assert "hooks" not in host.initialized["registrations"]
 
 
 @on_each_loop
 async def test_an_unknown_hook_is_refused() -> None:
     """Design section 3, decision 1: an unknown hook name → -32602."""
-    async with MemoryHost(App("t")) as host:
-        error = await host.refused("hook", params("tool_calls", {}))
-    assert error["code"] == -32602
-    assert error["data"]["errors"][0]["path"] == "$.hook"
+    async with CheckedHost(App("t")) as host:
+        error = await refused(host.call_hook("tool_calls", {}))
+    assert error.code == -32602
+    assert error.data["errors"][0]["path"] == "$.hook"
 
 
 @on_each_loop
@@ -126,10 +135,10 @@ async def test_each_hook_with_an_input_of_the_engine_has_a_record_for_it() -> No
     async def on_context(context: Messages) -> None:
         given.append(context)
 
-    async with MemoryHost(app) as host:
+    async with CheckedHost(app) as host:
         for hook in ("tool_call", "tool_result", "user_bash", "before_agent_start", "context"):
-            assert await host.ask("hook", params(hook, {**INPUTS[hook], "new": 1})) == CONTINUE
-        assert await host.ask("hook", params("tool_result", {"tool": "t", "arguments": {}, "content": ""})) == CONTINUE
+            assert await host.call_hook(hook, {**INPUTS[hook], "new": 1}) == CONTINUE
+        assert await host.call_hook("tool_result", {"tool": "t", "arguments": {}, "content": ""}) == CONTINUE
     assert given == [
         ToolCall(tool="bash", arguments={"command": "ls"}),
         ToolOutcome(tool="bash", arguments={}, content="a b", is_error=False),
@@ -160,9 +169,9 @@ async def test_a_hook_without_a_parameter_and_one_with_only_a_context_are_called
         return Patch(text=value["text"].upper())
 
     loop_thread = threading.get_ident()
-    async with MemoryHost(app) as host:
-        assert await host.ask("hook", params("input", {"text": "hi"})) == modify({"text": "HI"})
-    assert seen == ["called", ("input", "command", "epoch-1"), False]
+    async with CheckedHost(app) as host:
+        assert await host.call_hook("input", {"text": "hi"}) == modify({"text": "HI"})
+    assert seen == ["called", ("input", "command", host.token), False]
 
 
 @on_each_loop
@@ -183,8 +192,8 @@ async def test_a_callable_object_can_be_a_hook() -> None:
     called: list[str] = []
     app.hook("tool_call")(Gate().method)
     app.hook("tool_call")(Gate())
-    async with MemoryHost(app) as host:
-        assert await host.ask("hook", params("tool_call", INPUTS["tool_call"])) == {"action": "block", "reason": "no"}
+    async with CheckedHost(app) as host:
+        assert await host.call_hook("tool_call", INPUTS["tool_call"]) == BlockOutcome("no")
         assert called == ["bash"]
 
 
@@ -249,11 +258,11 @@ async def test_a_bad_decision_is_an_error_and_never_a_yes(returned: Any, caplog:
     async def decide(call: ToolCall) -> HookReturn:
         return returned  # type: ignore[no-any-return]  # on purpose
 
-    async with MemoryHost(app) as host:
-        error = await host.refused("hook", params("tool_call", INPUTS["tool_call"]))
-    assert error["code"] == -32603
-    assert error["message"].startswith("the tool_call hook decide gave a bad decision unexpectedly; its log names it ")
-    assert error["data"]["correlation_id"] in caplog.text
+    async with CheckedHost(app) as host:
+        error = await refused(host.call_hook("tool_call", INPUTS["tool_call"]))
+    assert error.code == -32603
+    assert error.message.startswith("the tool_call hook decide gave a bad decision unexpectedly; its log names it ")
+    assert error.data["correlation_id"] in caplog.text
 
 
 @on_each_loop
@@ -265,8 +274,8 @@ async def test_a_bad_decision_of_a_dict_handler_is_an_error() -> None:
     async def decide(call: dict[str, Any]) -> dict[str, Any]:
         return {"arguments": {}}
 
-    async with MemoryHost(app) as host:
-        assert (await host.refused("hook", params("tool_call", INPUTS["tool_call"])))["code"] == -32603
+    async with CheckedHost(app) as host:
+        assert (await refused(host.call_hook("tool_call", INPUTS["tool_call"]))).code == -32603
 
 
 @pytest.mark.parametrize(
@@ -303,10 +312,10 @@ async def test_an_input_that_does_not_fit_is_refused_so_that_the_host_fails_clos
 
     decide.__annotations__["value"] = records[hook]
     app.hook(hook)(decide)
-    async with MemoryHost(app) as host:
-        error = await host.refused("hook", params(hook, value))
-    assert error["code"] == -32602
-    assert [fault["path"] for fault in error["data"]["errors"]] == [path]
+    async with CheckedHost(app) as host:
+        error = await refused(host.call_hook(hook, value))
+    assert error.code == -32602
+    assert [fault["path"] for fault in error.data["errors"]] == [path]
     assert not called
 
 
@@ -322,15 +331,15 @@ async def test_a_hook_request_that_lacks_a_field_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     ("block", "outcome"),
     [
-        (Block("rm -rf is blocked"), {"action": "block", "reason": "rm -rf is blocked"}),
-        (Block(), {"action": "block"}),
-        (Block("caf\udce9"), {"action": "block", "reason": "caf\\udce9"}),
+        (Block("rm -rf is blocked"), BlockOutcome("rm -rf is blocked")),
+        (Block(), BlockOutcome()),
+        (Block("caf\udce9"), BlockOutcome("caf\\udce9")),
     ],
 )
 @EACH_HOOK
 @on_each_loop
 async def test_a_block_is_told_as_a_block_and_not_as_an_error(
-    hook: HookName, block: Block, outcome: dict[str, Any]
+    hook: HookName, block: Block, outcome: BlockOutcome
 ) -> None:
     """Trap 34: "denied" and "failed" can be told apart; a block is always honoured, whatever its reason holds."""
     app = App("t")
@@ -339,8 +348,8 @@ async def test_a_block_is_told_as_a_block_and_not_as_an_error(
     async def decide() -> Block:
         return block
 
-    async with MemoryHost(app) as host:
-        assert await host.ask("hook", params(hook, INPUTS[hook])) == outcome
+    async with CheckedHost(app) as host:
+        assert await host.call_hook(hook, INPUTS[hook]) == outcome
 
 
 @on_each_loop
@@ -374,10 +383,10 @@ async def test_a_cancellation_that_nobody_asked_for_fails_the_hook() -> None:
     async def cancel_itself() -> None:
         raise asyncio.CancelledError
 
-    async with MemoryHost(app) as host:
-        error = await host.refused("hook", params("tool_call", INPUTS["tool_call"]))
-    assert error["code"] == -32603
-    assert error["message"].startswith("the tool_call handler cancel_itself failed unexpectedly")
+    async with CheckedHost(app) as host:
+        error = await refused(host.call_hook("tool_call", INPUTS["tool_call"]))
+    assert error.code == -32603
+    assert error.message.startswith("the tool_call handler cancel_itself failed unexpectedly")
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------------
@@ -393,8 +402,8 @@ async def test_a_patch_is_laid_over_the_input_with_the_fields_that_its_record_do
         return Patch(arguments={"command": "ls -l"}, note="mine")
 
     value = {**INPUTS["tool_call"], "call_id": "c1", "nested": {"kept": None}}
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("tool_call", value))
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("tool_call", value)
     assert outcome == modify({**value, "arguments": {"command": "ls -l"}, "note": "mine"})
 
 
@@ -408,10 +417,10 @@ async def test_an_evolved_record_goes_out_whole_with_the_fields_that_it_does_not
         return attrs.evolve(outcome, content="c", is_error=False, details=None)
 
     value = {"tool": "t", "arguments": {}, "content": "a", "is_error": True, "details": {"x": 1}, "new": [1]}
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("tool_result", value))
-    assert outcome["action"] == "modify"
-    patch = outcome["patch"]
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("tool_result", value)
+    assert isinstance(outcome, ModifyOutcome)
+    patch = outcome.patch
     assert patch.pop("details", None) is None
     assert patch == {"tool": "t", "arguments": {}, "content": "c", "is_error": False, "new": [1]}
 
@@ -454,8 +463,8 @@ async def test_an_input_that_is_changed_in_place_and_returned_is_a_change(handle
             seen.append(value)
 
     expected = {"tool": "bash", "arguments": {"command": "changed"}}
-    async with MemoryHost(app) as host:
-        assert await host.ask("hook", params("tool_call", INPUTS["tool_call"])) == modify(expected)
+    async with CheckedHost(app) as host:
+        assert await host.call_hook("tool_call", INPUTS["tool_call"]) == modify(expected)
     assert seen == [expected] * others
 
 
@@ -484,8 +493,8 @@ async def test_what_a_hook_changes_in_place_and_does_not_return_is_no_decision(
 
     given = INPUTS["tool_call"]
     expected = given if then is None else {**given, "note": 1}
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("tool_call", given))
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("tool_call", given)
     assert outcome == (CONTINUE if then is None else modify(expected))
     assert seen == [expected] * others
 
@@ -507,10 +516,10 @@ async def test_an_input_that_is_returned_as_it_was_goes_on() -> None:
     async def empty() -> Patch:
         return Patch()
 
-    async with MemoryHost(app) as host:
+    async with CheckedHost(app) as host:
         same: list[dict[str, Any]] = [INPUTS["tool_call"], {"tool": "t"}, {"tool": "t", "arguments": {}, "x": None}]
         for value in same:
-            assert await host.ask("hook", params("tool_call", value)) == CONTINUE
+            assert await host.call_hook("tool_call", value) == CONTINUE
 
 
 @attrs.define
@@ -537,10 +546,10 @@ async def test_a_hook_takes_its_input_as_a_class_of_the_authors_own(cls: type[Ty
 
     decide.__annotations__["value"] = cls
     app.hook("input")(decide)
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("input", {"text": "hi", "of_the_host": 1}))
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("input", {"text": "hi", "of_the_host": 1})
         assert outcome == modify({"text": "hi", "tags": ["seen"], "of_the_host": 1})
-        assert (await host.refused("hook", params("input", {"text": 5})))["code"] == -32602
+        assert (await refused(host.call_hook("input", {"text": 5}))).code == -32602
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, True), (True, 1), (0, False), (1, 1.0), (0.0, 0)])
@@ -553,10 +562,10 @@ async def test_values_that_python_calls_equal_and_json_does_not_are_a_change(bef
     async def decide(value: dict[str, Any]) -> Patch:
         return Patch(nested=[after])
 
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("input", {"nested": [before]}))
-    assert outcome["action"] == "modify"
-    assert [type(item) for item in outcome["patch"]["nested"]] == [type(after)]
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("input", {"nested": [before]})
+    assert isinstance(outcome, ModifyOutcome)
+    assert [type(item) for item in outcome.patch["nested"]] == [type(after)]
 
 
 @on_each_loop
@@ -584,8 +593,8 @@ async def test_hooks_run_in_the_order_of_registration_and_each_sees_the_one_befo
 
     for number in range(6):
         add(str(number), threaded=number % 2 == 1)
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("tool_call", {"tool": "bash", "arguments": {"command": "x"}}))
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("tool_call", {"tool": "bash", "arguments": {"command": "x"}})
     assert outcome == modify({"tool": "bash", "arguments": {"command": "x012345"}})
     assert seen == [(str(n), "x" + "012345"[:n]) for n in range(6)]
 
@@ -610,9 +619,9 @@ async def test_the_first_block_ends_it_and_drops_the_patches_before() -> None:
         called.append("behind")
         return Block("third")
 
-    async with MemoryHost(app) as host:
-        outcome = await host.ask("hook", params("tool_call", INPUTS["tool_call"]))
-    assert outcome == {"action": "block", "reason": "second"}
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("tool_call", INPUTS["tool_call"])
+    assert outcome == BlockOutcome("second")
     assert called == ["other"]
 
 
@@ -630,9 +639,9 @@ async def test_a_rewritten_input_is_checked_again_before_anyone_sees_it() -> Non
     async def gate(typed: UserBash) -> None:
         gated.append(typed)
 
-    async with MemoryHost(app) as host:
-        error = await host.refused("hook", params("user_bash", {"command": "rm -rf /"}))
-    assert error["code"] == -32603
+    async with CheckedHost(app) as host:
+        error = await refused(host.call_hook("user_bash", {"command": "rm -rf /"}))
+    assert error.code == -32603
     assert not gated
 
 
@@ -691,18 +700,16 @@ async def test_any_sequence_of_decisions_folds_as_the_model_says(number: int) ->
         for step in steps:
             add(app, step, seen)
         given = {"tool": "t", "arguments": {"count": 0}, "kept": 1}
-        async with MemoryHost(app) as host:
-            answer = await host.answer(host.start("hook", params("tool_call", copy.deepcopy(given))))
+        outcome: HookOutcome | int
+        async with CheckedHost(app) as host:
+            try:
+                outcome = await host.call_hook("tool_call", copy.deepcopy(given))
+            except RpcError as error:
+                outcome = error.code
         kind, expected, patch = reference(steps)
         assert seen == expected, steps
-        if kind == "error":
-            assert answer["error"]["code"] == -32603, steps
-        elif kind == "block":
-            assert answer["result"] == {"action": "block", "reason": "model"}, steps
-        elif kind == "modify":
-            assert answer["result"] == modify(patch), steps
-        else:
-            assert answer["result"] == CONTINUE, steps
+        outcomes = {"error": -32603, "block": BlockOutcome("model"), "modify": modify(patch), "continue": CONTINUE}
+        assert outcome == outcomes[kind], steps
 
 
 # -- what a hook may ask -----------------------------------------------------------------------------------------------
@@ -718,10 +725,13 @@ async def test_a_hook_asks_the_person_and_acts_on_the_session_in_its_context() -
         await ctx.session.append_entry({"asked": call.tool})
         return None if await ctx.ui.confirm(f"Run {call.tool}?") else Block("not wanted")
 
-    async with MemoryHost(app, {"session/append_entry": {}, "ui/request": {"confirmed": False}}) as host:
-        outcome = await host.ask("hook", params("tool_call", INPUTS["tool_call"]))
-        assert outcome == {"action": "block", "reason": "not wanted"}
-        host.answers["ui/request"] = {"confirmed": True}
-        assert await host.ask("hook", params("tool_call", INPUTS["tool_call"])) == CONTINUE
-    assert host.asked[0] == ("session/append_entry", {"context": CONTEXT, "entry": {"asked": "bash"}})
-    assert host.asked[1] == ("ui/request", {"kind": "confirm", "prompt": "Run bash?"})
+    async with CheckedHost(app, ui={"confirm": [False, True]}) as host:
+        outcome = await host.call_hook("tool_call", INPUTS["tool_call"])
+        assert outcome == BlockOutcome("not wanted")
+        assert await host.call_hook("tool_call", INPUTS["tool_call"]) == CONTINUE
+    # The host lets no other context act than its own of tier command.
+    assert [call.entry for call in host.session_calls if isinstance(call, SessionAppendEntryParams)] == [
+        {"asked": "bash"},
+        {"asked": "bash"},
+    ]
+    assert host.ui_requests == [ConfirmRequest("Run bash?")] * 2

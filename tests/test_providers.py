@@ -27,7 +27,9 @@ from sepkit import (
 )
 from sepkit.contexts.streams import StreamFold
 from sepkit.errors import EncodeError, NoUI
-from sepkit.wire.messages import StreamEvent
+from sepkit.testing import ProviderAnswer
+from sepkit.wire.messages import StreamEvent, UiRequest
+from tests.checked_host import CheckedHost, refused
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 REQUEST: dict[str, Any] = {
@@ -36,6 +38,7 @@ REQUEST: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "hi"}],
 }
+MESSAGES: list[dict[str, Any]] = REQUEST["messages"]
 EVENTS: list[StreamEvent] = [
     ModelUsed("m-2024"),
     Reasoning("hm"),
@@ -116,12 +119,11 @@ async def test_what_a_provider_sends_itself_is_part_of_the_answer() -> None:
         yield Delta("two")
         await ctx.delta(Usage(total_tokens=1))
 
-    expected = {"content": "one, two", "tool_calls": [], "finish_reason": "stop", "usage": {"total_tokens": 1}}
-    async with MemoryHost(app) as host:
-        assert await host.ask("provider/complete", REQUEST) == expected
-        assert not host.told
-        assert await host.ask("provider/complete", {**REQUEST, "stream": True}) == expected
-    assert [params["event"]["type"] for params in host.told_of("provider/delta")] == ["Delta", "Delta", "Usage"]
+    expected = ProviderAnswer("one, two", [], "stop", Usage(total_tokens=1), None, None, [])
+    deltas: list[StreamEvent] = [Delta("one, "), Delta("two"), Usage(total_tokens=1)]
+    async with CheckedHost(app) as host:
+        assert await host.complete("p", "m", MESSAGES, stream=False) == expected
+        assert await host.complete("p", "m", MESSAGES) == attrs.evolve(expected, deltas=deltas)
 
 
 @on_each_loop
@@ -136,17 +138,17 @@ async def test_deltas_of_two_completions_are_told_apart() -> None:
         await go_on.wait()
         yield Delta(f"{request.request_id} ends")
 
-    async with MemoryHost(app) as host:
-        rids = [
-            host.start("provider/complete", {**REQUEST, "request_id": name, "stream": True}) for name in ("a", "b", "c")
-        ]
-        await host.until(lambda: len(host.told) == 3)
+    async with CheckedHost(app) as host:
+        told: list[object] = []
+        asked = [asyncio.create_task(host.complete("p", "m", MESSAGES, on_delta=told.append)) for _ in range(3)]
+        await host.until(lambda: len(told) == 3)
         go_on.set()
-        for rid, name in zip(rids, ("a", "b", "c"), strict=True):
-            assert (await host.answer(rid))["result"]["content"] == f"{name} begins, {name} ends"
-    for name in ("a", "b", "c"):
-        texts = [p["event"]["content"] for p in host.told_of("provider/delta") if p["request_id"] == name]
-        assert texts == [f"{name} begins, ", f"{name} ends"]
+        answers = await asyncio.gather(*asked)
+    names = [answer.content.split()[0] for answer in answers]
+    assert len(set(names)) == 3
+    for answer, name in zip(answers, names, strict=True):
+        assert answer.content == f"{name} begins, {name} ends"
+        assert answer.deltas == [Delta(f"{name} begins, "), Delta(f"{name} ends")]
 
 
 @on_each_loop
@@ -296,15 +298,15 @@ async def test_what_is_no_stream_event_fails_that_completion(
 async def test_a_model_that_is_cut_off_within_a_tool_call_is_no_riddle(stream: bool) -> None:
     """Trap 10's rule, with the path; and no part of the text."""
     events = [ToolCallStart(0, "c", "n"), ToolCallArgumentsDelta(0, '{"the secret": "'), Done("length")]
-    async with MemoryHost(app_yielding(*events)) as host:
-        error = await host.refused("provider/complete", {**REQUEST, "stream": stream})
+    async with CheckedHost(app_yielding(*events)) as host:
+        error = await refused(host.complete("p", "m", MESSAGES, stream=stream))
         await host.ping()
-    assert error["code"] == -32603
-    assert error["message"].startswith(
+    assert error.code == -32603
+    assert error.message.startswith(
         "the answer of provider p cannot be put together: $.tool_calls[0].arguments: the chunks make no JSON: "
     )
-    assert error["message"].endswith("; finish_reason 'length'")
-    assert "secret" not in error["message"]
+    assert error.message.endswith("; finish_reason 'length'")
+    assert "secret" not in error.message
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret"), asyncio.CancelledError("secret")])
@@ -335,14 +337,14 @@ async def test_what_a_provider_raises_does_not_cross(error: BaseException, strea
 @on_each_loop
 async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     """Design section 3, decision 1: an unknown provider name → -32602."""
-    async with MemoryHost(app_yielding()) as host:
-        error = await host.refused("provider/complete", {**REQUEST, "provider": "q"})
-        assert error["code"] == -32602
-        assert error["data"] == {"known": ["p"]}
-        for method in ("provider/oauth_login", "provider/oauth_refresh"):
-            error = await host.refused(method, {"provider": "p"})
-            assert error["code"] == -32602
-            assert error["data"] == {"known": []}
+    async with CheckedHost(app_yielding()) as host:
+        error = await refused(host.complete("q", "m", MESSAGES))
+        assert error.code == -32602
+        assert error.data == {"known": ["p"]}
+        for asked in (host.oauth_login("p"), host.oauth_refresh("p", "r1")):
+            error = await refused(asked)
+            assert error.code == -32602
+            assert error.data == {"known": []}
 
 
 @pytest.mark.parametrize("field", ["request_id", "provider", "model", "messages"])
@@ -374,11 +376,11 @@ async def test_a_completion_that_fails_gives_its_slot_back() -> None:
         finally:
             raise ValueError
 
-    async with MemoryHost(app, max_concurrency=1) as host:
+    async with CheckedHost(app, max_concurrency=1) as host:
         for _ in range(3):
             for name in ("mine", "bad", "unknown"):
-                await host.refused("provider/complete", {**REQUEST, "provider": name})
-            assert (await host.ask("provider/complete", REQUEST))["content"] == "x"
+                await refused(host.complete(name, "m", MESSAGES))
+            assert (await host.complete("p", "m", MESSAGES)).content == "x"
 
 
 # -- cancelling --------------------------------------------------------------------------------------------------------
@@ -454,17 +456,15 @@ async def test_a_provider_may_ask_the_host_while_it_cleans_up_with_one_slot_only
     @app.provider("p")
     async def complete(ctx: ProviderContext) -> AsyncIterator[StreamEvent]:
         try:
-            yield Delta(str(await ctx.kv.get("key", int)))
+            value = await ctx.kv.get("key", int)
+            yield Delta(str(value))
         finally:
-            await ctx.kv.set("key", 2)
+            await ctx.kv.set("key", (value or 0) + 1)
 
-    async def kv_get(params: dict[str, Any]) -> dict[str, Any]:
-        return {"value": 1}
-
-    async with MemoryHost(app, {"kv/get": kv_get, "kv/set": {}}, max_concurrency=1) as host:
-        for _ in range(3):
-            assert (await host.ask("provider/complete", REQUEST))["content"] == "1"
-    assert len(host.asked_for("kv/set")) == 3
+    async with CheckedHost(app, kv={"key": 1}, max_concurrency=1) as host:
+        for content in ("1", "2", "3"):
+            assert (await host.complete("p", "m", MESSAGES, stream=False)).content == content
+    assert host.kv == {"key": 4}
 
 
 # -- OAuth -------------------------------------------------------------------------------------------------------------
@@ -520,9 +520,8 @@ async def test_an_oauth_handler_that_fails_tells_no_secret(kind: str) -> None:
     assert not [line for line in host.lines if b"secret" in line]
 
 
-@pytest.mark.parametrize("method", ["provider/oauth_login", "provider/oauth_refresh"])
 @on_each_loop
-async def test_an_oauth_handler_may_tell_the_host_what_the_upstream_said(method: str) -> None:
+async def test_an_oauth_handler_may_tell_the_host_what_the_upstream_said() -> None:
     """Docs, providers: an ``RpcError`` crosses as it is written, as in a completion; the host's ``NoUI`` too."""
     app = app_yielding()
 
@@ -535,12 +534,14 @@ async def test_an_oauth_handler_may_tell_the_host_what_the_upstream_said(method:
     async def refresh() -> Credentials:
         raise RpcError("the login was denied", data={"retryable": False})
 
-    async with MemoryHost(app, {"ui/request": NoUI("nobody is there")}) as host:
-        error = await host.refused(method, {"provider": "p", "refresh_token": "r1"})
-    if method == "provider/oauth_login":
-        assert (error["code"], error["message"]) == (-32001, "nobody is there")
-    else:
-        assert error == {"code": -32603, "message": "the login was denied", "data": {"retryable": False}}
+    def nobody(request: UiRequest) -> None:
+        raise NoUI("nobody is there")
+
+    async with CheckedHost(app, ui=nobody) as host:
+        error = await refused(host.oauth_login("p"))
+        assert (error.code, error.message) == (-32001, "nobody is there")
+        error = await refused(host.oauth_refresh("p", "r1"))
+        assert (error.code, error.message, error.data) == (-32603, "the login was denied", {"retryable": False})
 
 
 @on_each_loop
@@ -568,19 +569,17 @@ async def test_a_login_that_waits_for_a_person_holds_no_slot() -> None:
         await ctx.ui.confirm("Log in?")
         return Credentials(api_key="k")
 
-    async def confirmed(params: dict[str, Any]) -> dict[str, Any]:
+    async def confirmed(request: UiRequest) -> bool:
         asked.set()
         await go_on.wait()
-        return {"confirmed": True}
+        return True
 
-    async with MemoryHost(app, {"ui/request": confirmed}, max_concurrency=1) as host:
-        login_rid = host.start("provider/oauth_login", {"provider": "p"})
+    async with CheckedHost(app, ui=confirmed, max_concurrency=1) as host:
+        logging_in = asyncio.create_task(host.oauth_login("p"))
         await asked.wait()
-        rids = [host.start_tool("work") for _ in range(5)]
-        for rid in rids:
-            await host.answer(rid)
+        await asyncio.gather(*(host.call_tool("work") for _ in range(5)))
         go_on.set()
-        assert (await host.answer(login_rid))["result"] == {"api_key": "k"}
+        assert await logging_in == Credentials(api_key="k")
     assert most == 1, "and lends none that it does not have"
 
 

@@ -14,6 +14,7 @@ from sepkit.errors import RegistrationError
 from sepkit.wire import messages
 from sepkit.wire.converter import structure_exactly
 from sepkit.wire.messages import Credentials, OAuthParams
+from tests.checked_host import CheckedHost
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 
@@ -213,7 +214,7 @@ async def test_what_the_protocol_cannot_add_later_is_refused_where_it_is_written
 
     async def work() -> None: ...
 
-    async with MemoryHost(app):
+    async with CheckedHost(app):
         for add in (
             lambda: app.hook("user_bash")(gate),
             lambda: app.shortcut("ctrl+p", "plan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 from sepkit import App, TaskContext, ToolContext
 from sepkit.wire import messages
 from sepkit.wire.converter import structure_exactly
+from tests.checked_host import CheckedHost
 from tests.memory_host import MemoryHost, on_each_loop
 
 TASKS: Final = {"capabilities_enabled": {"tasks": True}}
@@ -54,8 +56,17 @@ def updates(host: MemoryHost, task_id: str | None = None) -> list[dict[str, Any]
 
 def states(host: MemoryHost, task_id: str) -> list[str]:
     """The states that a task was told to be in, each once."""
-    told = [update["status"] for update in updates(host, task_id)]
-    return [one for number, one in enumerate(told) if number == 0 or told[number - 1] != one]
+    return [one for one, _ in itertools.groupby(update["status"] for update in updates(host, task_id))]
+
+
+def updates_of(host: CheckedHost, task_id: str) -> list[messages.TaskHealth]:
+    """The same of the other host, which checks them itself."""
+    return [update for update in host.task_updates if update.task_id == task_id]
+
+
+def states_of(host: CheckedHost, task_id: str) -> list[str]:
+    """The states that a task was told to be in, each once."""
+    return [one for one, _ in itertools.groupby(update.status for update in updates_of(host, task_id))]
 
 
 @on_each_loop
@@ -101,34 +112,30 @@ async def test_a_host_that_did_not_ask_is_told_of_state_changes_by_log_lines_alo
 @on_each_loop
 async def test_a_task_is_started_listed_and_stopped_by_the_host() -> None:
     """Background tasks section 3: ``task/start``, ``task/list``, ``task/stop``; payload and user reach the callback."""
-    async with hosting(watching()) as host:
-        started = await host.ask(
-            "task/start", {"name": "feed", "user_id": "ada", "payload": {"n": [1]}, "task_id": "f-1"}
-        )
-        structure_exactly(started, messages.TaskHealth)
-        assert (started["task_id"], started["name"], started["user_id"]) == ("f-1", "feed", "ada")
-        assert (started["status"], started["restart_count"]) == ("pending", 0)
-        await host.until(lambda: any("last_health_status" in update for update in updates(host, "f-1")))
-        told = updates(host, "f-1")
-        assert (told[0]["status"], told[0].get("last_health_status")) == ("running", None)
-        assert (told[1]["status"], told[1]["last_health_status"]) == ("running", "ada: {'n': [1]}")
-        assert told[1]["last_health_time"].endswith("Z")
-        listed = await host.ask("task/list", {})
-        structure_exactly(listed, messages.TaskListResult)
-        assert [(task["task_id"], task["user_id"], task["status"]) for task in listed["tasks"]] == [
+    async with CheckedHost(watching()) as host:
+        started = await host.start_task("feed", id="f-1", user_id="ada", payload={"n": [1]})
+        assert (started.task_id, started.name, started.user_id) == ("f-1", "feed", "ada")
+        assert (started.status, started.restart_count) == ("pending", 0)
+        await host.until(lambda: any(update.last_health_status for update in updates_of(host, "f-1")))
+        told = updates_of(host, "f-1")
+        assert (told[0].status, told[0].last_health_status) == ("running", None)
+        assert (told[1].status, told[1].last_health_status) == ("running", "ada: {'n': [1]}")
+        assert told[1].last_health_time is not None
+        assert told[1].last_health_time.endswith("Z")
+        assert [(task.task_id, task.user_id, task.status) for task in await host.list_tasks()] == [
             ("watch", None, "running"),
             ("f-1", "ada", "running"),
         ]
-        stopped = await host.ask("task/stop", {"task_id": "f-1"})
-        assert stopped["status"] == "stopped"
-        assert states(host, "f-1") == ["running", "stopped"], "told before the answer, and once"
-        assert await host.ask("task/stop", {"task_id": "f-1"}) == stopped, "stop is idempotent"
-        assert states(host, "f-1") == ["running", "stopped"]
-        again = await host.ask("task/start", {"name": "feed", "user_id": "ada", "task_id": "f-1"})
-        assert again["status"] == "pending"
-        assert again.get("last_health_status") is None, "a new start"
-    assert states(host, "f-1") == ["running", "stopped", "running", "stopped"]
-    assert states(host, "watch") == ["running", "stopped"], "the end is told, too"
+        stopped = await host.stop_task("f-1")
+        assert stopped.status == "stopped"
+        assert states_of(host, "f-1") == ["running", "stopped"], "told before the answer, and once"
+        assert await host.stop_task("f-1") == stopped, "stop is idempotent"
+        assert states_of(host, "f-1") == ["running", "stopped"]
+        again = await host.start_task("feed", id="f-1", user_id="ada")
+        assert again.status == "pending"
+        assert again.last_health_status is None, "a new start"
+    assert states_of(host, "f-1") == ["running", "stopped", "running", "stopped"]
+    assert states_of(host, "watch") == ["running", "stopped"], "the end is told, too"
 
 
 @pytest.mark.parametrize(
@@ -197,9 +204,9 @@ async def test_an_error_that_quotes_an_error_is_told_by_its_type_too() -> None:
     async def outer() -> None:
         raise RuntimeError("the secret: restarts exhausted (1 of 1); the last run: ValueError")
 
-    async with hosting(app) as host:
-        await host.until(lambda: "failed" in states(host, "outer"))
-        assert updates(host)[-1]["error"] == "RuntimeError"
+    async with CheckedHost(app) as host:
+        await host.until(lambda: "failed" in states_of(host, "outer"))
+        assert host.task_updates[-1].error == "RuntimeError"
 
 
 @on_each_loop
@@ -229,9 +236,9 @@ async def test_expose_errors_lets_the_text_cross() -> None:
     async def crash() -> None:
         raise ValueError("said openly")
 
-    async with hosting(app) as host:
-        await host.until(lambda: "failed" in states(host, "crash"))
-        assert updates(host)[-1]["error"] == "ValueError: said openly"
+    async with CheckedHost(app) as host:
+        await host.until(lambda: "failed" in states_of(host, "crash"))
+        assert host.task_updates[-1].error == "ValueError: said openly"
 
 
 @on_each_loop
@@ -309,11 +316,12 @@ async def test_stopping_many_tasks_delays_no_ping(caplog: pytest.LogCaptureFixtu
         await let_go.wait()
 
     with caplog.at_level(logging.INFO):
-        async with hosting(app) as host:
+        async with CheckedHost(app) as host:
             for number in range(50):
-                await host.ask("task/start", {"name": "slow", "task_id": f"s{number}"})
-            stops = [host.start("task/stop", {"task_id": f"s{number}"}) for number in range(50)]
+                await host.start_task("slow", id=f"s{number}")
+            stops = [asyncio.create_task(host.stop_task(f"s{number}")) for number in range(50)]
+            await asyncio.sleep(0)  # they have been sent
             await host.ping()
-            assert not any(host.is_answered(stop) for stop in stops)
+            assert not any(stop.done() for stop in stops)
             let_go.set()
-            assert {(await host.answer(stop))["result"]["status"] for stop in stops} == {"stopped"}
+            assert {health.status for health in await asyncio.gather(*stops)} == {"stopped"}

@@ -23,6 +23,8 @@ import pytest
 from annotated_types import Ge, Le
 
 from sepkit import App, Completion, RpcError, ToolContext, ToolError, ToolResult
+from sepkit.testing import ToolAnswer
+from tests.checked_host import CheckedHost
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
 
 
@@ -152,8 +154,8 @@ async def test_data_is_its_json_text_as_content_and_itself_as_details(returned: 
 @on_each_loop
 async def test_what_is_a_string_in_json_is_content_without_quotes(returned: object, content: str) -> None:
     """Trap 47: a value whose form in the table is a string reads as that string."""
-    async with MemoryHost(app_returning(returned)) as host:
-        assert await host.tool("give") == {"content": content}
+    async with CheckedHost(app_returning(returned)) as host:
+        assert await host.call_tool("give") == ToolAnswer(content, False, None, [])
 
 
 def _itself() -> list[Any]:
@@ -186,13 +188,13 @@ async def test_what_json_does_not_know_fails_that_call_with_path_and_type(
     returned: object, path: str | None, problem: str
 ) -> None:
     """Trap 47: anything else fails that call, with path and type."""
-    async with MemoryHost(app_returning(returned)) as host:
-        result = await host.tool("give")
+    async with CheckedHost(app_returning(returned)) as host:
+        result = await host.call_tool("give")
         await host.ping()
-    assert result["is_error"] is True
-    assert problem in result["content"]
+    assert result.is_error is True
+    assert problem in result.content
     if path is not None:
-        assert result["content"] == f"The result of give cannot be sent: {path}: {problem}"
+        assert result.content == f"The result of give cannot be sent: {path}: {problem}"
 
 
 @pytest.mark.parametrize("place", ["content", "details", "ToolResult.details"])
@@ -224,24 +226,24 @@ async def test_a_value_that_json_cannot_carry_fails_that_call_and_nothing_else(b
         await go_on.wait()
         return "still here"
 
-    async with MemoryHost(app) as host:
-        other = host.start_tool("wait")
-        result = await host.tool("give")
+    async with CheckedHost(app) as host:
+        other = asyncio.create_task(host.call_tool("wait"))
+        result = await host.call_tool("give")
         go_on.set()
-        assert (await host.answer(other))["result"] == {"content": "still here"}
-    assert result["is_error"] is True
+        assert await other == ToolAnswer("still here", False, None, [])
+    assert result.is_error is True
     path = {"content": "$", "details": "$.a[0]", "ToolResult.details": "$.details.a[0]"}[place]
-    assert f"cannot be sent: {path}" in result["content"]
+    assert f"cannot be sent: {path}" in result.content
 
 
 @on_each_loop
 async def test_a_lone_surrogate_in_the_content_is_told_with_its_place() -> None:
     """Trap 10: with the path of the value."""
     for returned in ("ab\ud800", ToolResult("ab\ud800")):
-        async with MemoryHost(app_returning(returned)) as host:
-            result = await host.tool("give")
+        async with CheckedHost(app_returning(returned)) as host:
+            result = await host.call_tool("give")
             expected = "The result of give cannot be sent: $.content: a lone surrogate at index 2 of the text"
-            assert result == {"content": expected, "is_error": True}
+            assert result == ToolAnswer(expected, True, None, [])
 
 
 @on_each_loop
@@ -254,8 +256,8 @@ async def test_the_text_of_a_tool_error_is_sent_whatever_is_in_it() -> None:
         """Read."""
         raise ToolError("no such file: caf\udce9")
 
-    async with MemoryHost(app) as host:
-        assert await host.tool("read") == {"content": "no such file: caf\\udce9", "is_error": True}
+    async with CheckedHost(app) as host:
+        assert await host.call_tool("read") == ToolAnswer("no such file: caf\\udce9", True, None, [])
 
 
 @pytest.mark.parametrize("options", [{"content": 5}, {"content": "x", "is_error": 1}])
@@ -279,11 +281,11 @@ async def test_all_wrong_arguments_are_told_at_once_with_path_expected_and_recei
         """Place something."""
         called.append(name)
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("place", at={"x": "1.5", "y": True}, times=10, secret="hunter2")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("place", {"at": {"x": "1.5", "y": True}, "times": 10, "secret": "hunter2"})
     assert not called
-    assert result["is_error"] is True
-    errors = result["details"]["errors"]
+    assert result.is_error is True
+    errors = result.details["errors"]
     assert {(e["path"], e["received"]) for e in errors} == {
         ("$.name", "nothing"),
         ("$.at.x", "string"),
@@ -292,10 +294,10 @@ async def test_all_wrong_arguments_are_told_at_once_with_path_expected_and_recei
         ("$.secret", "string"),
     }
     assert all(error.keys() == {"path", "expected", "received"} for error in errors)
-    first, *lines = result["content"].splitlines()
+    first, *lines = result.content.splitlines()
     assert first == "The arguments of place do not fit its schema:"
     assert lines == [f"- {e['path']}: expected {e['expected']}, got {e['received']}" for e in errors]
-    assert "hunter2" not in result["content"], "types are told, values are not"
+    assert "hunter2" not in result.content, "types are told, values are not"
 
 
 @on_each_loop
@@ -308,10 +310,10 @@ async def test_the_faults_of_a_huge_list_are_cut_off_and_counted() -> None:
         """Add."""
         return sum(numbers)
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("add", numbers=["x"] * 1000)
-    assert len(result["details"]["errors"]) == 50
-    assert result["content"].endswith("\n- and 950 more")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("add", {"numbers": ["x"] * 1000})
+    assert len(result.details["errors"]) == 50
+    assert result.content.endswith("\n- and 950 more")
 
 
 @pytest.mark.parametrize(
@@ -359,15 +361,15 @@ async def test_arguments_are_coerced_where_nothing_is_lost_and_never_when_strict
 
     add("loose", strict=False)
     add("strict", strict=True)
-    async with MemoryHost(app) as host:
+    async with CheckedHost(app) as host:
         for name, expected in (("loose", loose), ("strict", strict)):
-            result = await host.tool(name, **given)
+            result = await host.call_tool(name, given)
             if expected is None:
-                assert result["is_error"] is True
+                assert result.is_error is True
                 (path,) = [f"$.{key}" for key in given]
-                assert [error["path"] for error in result["details"]["errors"]] == [path]
+                assert [error["path"] for error in result.details["errors"]] == [path]
             else:
-                assert result == {"content": type(expected).__name__, "details": expected}
+                assert result == ToolAnswer(type(expected).__name__, False, expected, [])
 
 
 @on_each_loop
@@ -379,11 +381,11 @@ async def test_an_unknown_tool_is_a_result_that_lists_the_known_ones() -> None:
     async def take() -> None:
         """Take."""
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("gvie")
-        assert result == {"content": "There is no tool 'gvie'. Known: give, take.", "is_error": True}
-    async with MemoryHost(App("empty")) as host:
-        assert (await host.tool("x"))["content"] == "There is no tool 'x'. Known: none."
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("gvie")
+        assert result == ToolAnswer("There is no tool 'gvie'. Known: give, take.", True, None, [])
+    async with CheckedHost(App("empty")) as host:
+        assert (await host.call_tool("x")).content == "There is no tool 'x'. Known: none."
 
 
 @pytest.mark.parametrize("missing", ["call_id", "tool", "arguments", "context"])
@@ -492,11 +494,11 @@ async def test_an_exception_that_nobody_awaits_does_not_cross_in_the_log() -> No
 @on_each_loop
 async def test_expose_errors_lets_the_text_cross(tool: str) -> None:
     """Design section 3, decision 1: ``App(expose_errors=True)`` lets the text of an unexpected exception cross."""
-    async with MemoryHost(app_that_fails(expose_errors=True)) as host:
-        result = await host.tool(tool)
-    assert result["is_error"] is True
-    assert result["content"].endswith(f": ValueError: bad key {SECRET}")
-    assert result["details"]["correlation_id"] in result["content"]
+    async with CheckedHost(app_that_fails(expose_errors=True)) as host:
+        result = await host.call_tool(tool)
+    assert result.is_error is True
+    assert result.content.endswith(f": ValueError: bad key {SECRET}")
+    assert result.details["correlation_id"] in result.content
 
 
 @pytest.mark.parametrize("kind", ["async", "def", "timeout"])
@@ -517,8 +519,8 @@ async def test_a_tool_error_crosses_as_written(kind: str, caplog: pytest.LogCapt
         app.tool(name="give_up")(give_up_in_thread)
     else:
         app.tool(timeout=100 if kind == "timeout" else None)(give_up)
-    async with MemoryHost(app) as host:
-        assert await host.tool("give_up") == {"content": "No such city: Atlantis.\nTry another.", "is_error": True}
+    async with CheckedHost(app) as host:
+        assert await host.call_tool("give_up") == ToolAnswer("No such city: Atlantis.\nTry another.", True, None, [])
     assert not caplog.records, "the author's own answer is no trouble"
 
 
@@ -541,10 +543,10 @@ async def test_sys_exit_in_a_tool_fails_that_call_not_the_process(error: BaseExc
         leave_in_thread()
 
     app.tool(name="leave")(leave if kind == "async" else leave_in_thread)
-    async with MemoryHost(app) as host:
-        result = await host.tool("leave")
-        assert result["is_error"] is True
-        assert result["content"].startswith("The tool leave failed unexpectedly")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("leave")
+        assert result.is_error is True
+        assert result.content.startswith("The tool leave failed unexpectedly")
         await host.ping()
 
 
@@ -560,10 +562,10 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_tool() -
         other.cancel()
         await other
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("cancel_itself")
-        assert result["is_error"] is True
-        assert result["content"].startswith("The tool cancel_itself failed unexpectedly")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("cancel_itself")
+        assert result.is_error is True
+        assert result.content.startswith("The tool cancel_itself failed unexpectedly")
 
 
 @pytest.mark.parametrize("kind", ["async", "def", "timeout"])
@@ -634,10 +636,10 @@ async def test_a_tool_past_its_time_is_cancelled_and_fails() -> None:
             cancelled.set()
             raise
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("slow")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("slow")
         assert cancelled.is_set()
-    assert result == {"content": "slow was stopped: it took longer than 0.01 s", "is_error": True}
+    assert result == ToolAnswer("slow was stopped: it took longer than 0.01 s", True, None, [])
 
 
 @on_each_loop
@@ -652,10 +654,10 @@ async def test_a_def_tool_past_its_time_fails_and_is_left_behind() -> None:
         go_on.wait(20)
         return "too late"
 
-    async with MemoryHost(app) as host:
-        result = await host.tool("slow")
+    async with CheckedHost(app) as host:
+        result = await host.call_tool("slow")
         go_on.set()
-    assert result == {"content": "slow was stopped: it took longer than 0.01 s", "is_error": True}
+    assert result == ToolAnswer("slow was stopped: it took longer than 0.01 s", True, None, [])
 
 
 @on_each_loop
@@ -668,8 +670,8 @@ async def test_a_time_out_of_the_tools_own_is_its_own(caplog: pytest.LogCaptureF
         """Fail to connect."""
         raise TimeoutError("upstream")
 
-    async with MemoryHost(app) as host:
-        assert (await host.tool("connect"))["content"].startswith("The tool connect failed unexpectedly")
+    async with CheckedHost(app) as host:
+        assert (await host.call_tool("connect")).content.startswith("The tool connect failed unexpectedly")
 
 
 @on_each_loop
@@ -888,13 +890,13 @@ async def test_a_tool_with_a_schema_of_its_own_is_checked_against_that() -> None
         """Forecast."""
         return arguments
 
-    async with MemoryHost(app) as host:
-        (tool,) = host.initialized["registrations"]["tools"]
-        assert tool["parameters"] == schema
-        assert (await host.tool("forecast", city="Oslo", days=3))["details"] == {"city": "Oslo", "days": 3}
-        result = await host.tool("forecast", city="O", days="3", when="now")
-    assert result["is_error"] is True
-    assert {error["path"] for error in result["details"]["errors"]} == {"$.city", "$.days", "$.when"}
+    async with CheckedHost(app) as host:
+        (tool,) = host.registrations.tools
+        assert tool.parameters == schema
+        assert (await host.call_tool("forecast", {"city": "Oslo", "days": 3})).details == {"city": "Oslo", "days": 3}
+        result = await host.call_tool("forecast", {"city": "O", "days": "3", "when": "now"})
+    assert result.is_error is True
+    assert {error["path"] for error in result.details["errors"]} == {"$.city", "$.days", "$.when"}
 
 
 @on_each_loop

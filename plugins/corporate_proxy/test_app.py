@@ -33,6 +33,10 @@ from plugins.corporate_proxy.upstream import call, chunk
 from sepkit import Delta, Done, ProviderRequest, RpcError
 from sepkit.contexts.streams import StreamFold
 from sepkit.errors import NoUI
+from sepkit.testing import ProviderAnswer
+from sepkit.wire.messages import UiRequest
+from sepkit.wire.writing import unstructure
+from tests.checked_host import CheckedHost, refused
 from tests.driver import CONTEXT, HANDSHAKE, PATIENCE, Extension
 from tests.memory_host import MemoryHost
 
@@ -338,14 +342,16 @@ def test_a_finished_answer_waits_only_a_while_for_its_end(
     monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
     model = unique(f"lingering?{urlencode({'again': again})}")
 
-    async def ask() -> tuple[dict[str, Any], float]:
-        async with MemoryHost(plugin.app) as host:
+    async def ask() -> tuple[ProviderAnswer, float]:
+        async with CheckedHost(plugin.app) as host:
             began = time.monotonic()
-            result = await host.ask("provider/complete", {**REQUEST, "model": model})
-            return result, time.monotonic() - began
+            answer = await host.complete("corporate-proxy", model, [], stream=False)
+            return answer, time.monotonic() - began
 
-    result, seconds = asyncio.run(ask())
-    assert (result["content"], result["finish_reason"], result["usage"]) == ("whole", "stop", USAGE)
+    answer, seconds = asyncio.run(ask())
+    assert (answer.content, answer.finish_reason) == ("whole", "stop")
+    assert answer.usage is not None
+    assert unstructure(answer.usage) == USAGE
     assert 0.25 <= seconds < 3
     assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
 
@@ -355,12 +361,11 @@ def test_a_reason_before_the_end_cuts_nothing_off(upstream: Upstream, monkeypatc
     monkeypatch.setattr(plugin, "TAIL", 0.2)
     monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
 
-    async def ask() -> dict[str, Any]:
-        async with MemoryHost(plugin.app) as host:
-            result: dict[str, Any] = await host.ask("provider/complete", {**REQUEST, "model": "hasty?rest=0.4"})
-            return result
+    async def ask() -> ProviderAnswer:
+        async with CheckedHost(plugin.app) as host:
+            return await host.complete("corporate-proxy", "hasty?rest=0.4", [], stream=False)
 
-    assert asyncio.run(ask())["content"] == "not yet over"
+    assert asyncio.run(ask()).content == "not yet over"
 
 
 @pytest.mark.parametrize(
@@ -816,13 +821,13 @@ def test_a_server_that_is_not_there_is_named(where: str, monkeypatch: pytest.Mon
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    async def ask() -> dict[str, Any]:
-        async with MemoryHost(plugin.app) as host:
-            return await host.refused("provider/complete", REQUEST)
+    async def ask() -> RpcError:
+        async with CheckedHost(plugin.app) as host:
+            return await refused(host.complete("corporate-proxy", "ok", [], stream=False))
 
     error = asyncio.run(ask())
-    assert error["data"] == {"kind": "unreachable", "retryable": True, "attempts": 3}
-    assert error["message"].startswith(f"http://{where} cannot be reached (")
+    assert error.data == {"kind": "unreachable", "retryable": True, "attempts": 3}
+    assert error.message.startswith(f"http://{where} cannot be reached (")
 
 
 def test_a_server_that_falls_silent_is_given_up(
@@ -833,15 +838,15 @@ def test_a_server_that_falls_silent_is_given_up(
     monkeypatch.setenv("CORPORATE_PROXY_TIMEOUT", "1")
     models = [unique("mute"), unique("hold")]
 
-    async def ask() -> list[dict[str, Any]]:
-        async with MemoryHost(plugin.app) as host:
-            asked = [host.refused("provider/complete", {**REQUEST, "model": model}) for model in models]
+    async def ask() -> list[RpcError]:
+        async with CheckedHost(plugin.app) as host:
+            asked = [refused(host.complete("corporate-proxy", model, [], stream=False)) for model in models]
             return await asyncio.gather(*asked)
 
     silent, stalled = asyncio.run(ask())
-    assert silent["data"] == {"kind": "timeout", "retryable": True, "attempts": 1}
-    assert stalled["data"] == {"kind": "timeout", "retryable": True, "received": 5}
-    assert "for 1 s" in silent["message"]
+    assert silent.data == {"kind": "timeout", "retryable": True, "attempts": 1}
+    assert stalled.data == {"kind": "timeout", "retryable": True, "received": 5}
+    assert "for 1 s" in silent.message
     for model in models:
         assert [one["state"] for one in upstream.seen(model, state="closed", count=1)] == ["closed"]
 
@@ -1014,12 +1019,12 @@ def test_a_login_shows_a_code_and_is_used_from_then_on(upstream: Upstream, uniqu
 
 
 @pytest.mark.parametrize(
-    ("client", "ui", "code", "says"),
+    ("client", "unseen", "code", "says"),
     [
-        ("c?error=access_denied", {}, -32603, "the login was denied"),
-        ("c?error=expired_token", {}, -32603, "the login failed (expired_token)"),
-        ("c?pending=1000000&expires=0.3", {}, -32603, "nobody entered the code WXYZ-1234 in time"),
-        ("c?pending=0&error=500&expires=0.3", {}, -32603, "nobody entered the code WXYZ-1234 in time"),
+        ("c?error=access_denied", None, -32603, "the login was denied"),
+        ("c?error=expired_token", None, -32603, "the login failed (expired_token)"),
+        ("c?pending=1000000&expires=0.3", None, -32603, "nobody entered the code WXYZ-1234 in time"),
+        ("c?pending=0&error=500&expires=0.3", None, -32603, "nobody entered the code WXYZ-1234 in time"),
         ("c", NoUI("nobody is there"), -32001, "nobody is there"),
     ],
 )
@@ -1028,7 +1033,7 @@ def test_a_login_that_fails_says_why(
     unique: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
     client: str,
-    ui: object,
+    unseen: NoUI | None,
     code: int,
     says: str,
 ) -> None:
@@ -1036,13 +1041,17 @@ def test_a_login_that_fails_says_why(
     monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
     monkeypatch.setenv("CORPORATE_PROXY_CLIENT_ID", unique(client))
 
-    async def log_in() -> dict[str, Any]:
-        async with MemoryHost(plugin.app, {"ui/request": ui}) as host:
-            return await host.refused("provider/oauth_login", {"provider": "corporate-proxy", "context": CONTEXT})
+    def show(request: UiRequest) -> None:
+        if unseen is not None:
+            raise unseen
+
+    async def log_in() -> RpcError:
+        async with CheckedHost(plugin.app, ui=show) as host:
+            return await refused(host.oauth_login("corporate-proxy"))
 
     error = asyncio.run(log_in())
-    assert error["code"] == code
-    assert error["message"].startswith(says)
+    assert error.code == code
+    assert error.message.startswith(says)
 
 
 def test_a_cancelled_login_asks_no_more(

@@ -1,4 +1,4 @@
-"""The gate as a program: what it lets pass, and what it does not."""
+"""The gate: what it lets pass, and what it does not; and the gate as a program."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from plugins.permission_gate.app import app
+from sepkit.testing import BlockingTestHost, BlockOutcome, ContinueOutcome, TestHost
 from tests.driver import CONTEXT, HANDSHAKE, Extension
 
 HERE = Path(__file__).parent
@@ -182,27 +184,27 @@ HARMLESS = [
 
 
 @pytest.fixture(scope="module")
-def gate() -> Iterator[Extension]:
-    with Extension(HERE) as extension:
-        yield extension
+def gate() -> Iterator[BlockingTestHost]:
+    with TestHost(app) as host:
+        yield host
 
 
-def decide(gate: Extension, hook: str, given: dict[str, Any]) -> str | None:
+def decide(gate: BlockingTestHost, hook: str, given: dict[str, Any]) -> str | None:
     """The reason of a block; None where it may go on."""
-    outcome = gate.ask("hook", {"hook": hook, "context": CONTEXT, "input": given})
-    if outcome["action"] == "block":
-        reason: str = outcome["reason"]
-        return reason
-    assert outcome == {"action": "continue"}
+    outcome = gate.call_hook(hook, given)
+    if isinstance(outcome, BlockOutcome):
+        assert outcome.reason is not None
+        return outcome.reason
+    assert outcome == ContinueOutcome()
     return None
 
 
-def of_tool(gate: Extension, tool: str, **arguments: object) -> str | None:
+def of_tool(gate: BlockingTestHost, tool: str, **arguments: object) -> str | None:
     return decide(gate, "tool_call", {"tool": tool, "arguments": arguments})
 
 
 @pytest.mark.parametrize("command", DANGEROUS)
-def test_what_cannot_be_brought_back_is_blocked(gate: Extension, command: str) -> None:
+def test_what_cannot_be_brought_back_is_blocked(gate: BlockingTestHost, command: str) -> None:
     """The gate's promise, for the agent's tools and for the user; the reason names the command."""
     for reason in (of_tool(gate, "bash", command=command), decide(gate, "user_bash", {"command": command})):
         assert reason is not None
@@ -210,7 +212,7 @@ def test_what_cannot_be_brought_back_is_blocked(gate: Extension, command: str) -
 
 
 @pytest.mark.parametrize("command", HARMLESS)
-def test_everyday_commands_pass(gate: Extension, command: str) -> None:
+def test_everyday_commands_pass(gate: BlockingTestHost, command: str) -> None:
     """A gate that stops what is harmless is switched off."""
     assert of_tool(gate, "bash", command=command) is None
     assert decide(gate, "user_bash", {"command": command}) is None
@@ -230,7 +232,7 @@ def test_everyday_commands_pass(gate: Extension, command: str) -> None:
     ],
     ids=str,
 )
-def test_each_form_of_a_shell_tool_is_gated(gate: Extension, tool: str, arguments: dict[str, Any]) -> None:
+def test_each_form_of_a_shell_tool_is_gated(gate: BlockingTestHost, tool: str, arguments: dict[str, Any]) -> None:
     """Protocol section 6: a tool may come with its extension's prefix; commands come as a string or a list."""
     assert of_tool(gate, tool, **arguments) is not None
 
@@ -250,19 +252,18 @@ def test_each_form_of_a_shell_tool_is_gated(gate: Extension, tool: str, argument
     ],
     ids=str,
 )
-def test_what_runs_no_shell_command_passes(gate: Extension, tool: str, arguments: dict[str, Any]) -> None:
+def test_what_runs_no_shell_command_passes(gate: BlockingTestHost, tool: str, arguments: dict[str, Any]) -> None:
     """The gate is for shells; what another tool does with its arguments is that tool's affair."""
     assert of_tool(gate, tool, **arguments) is None
 
 
 @pytest.mark.parametrize("command", ["x" * 300_000, "a() { " * 20_000, "$(" * 10_000, "sudo " * 1_000, "'" * 20_001])
-def test_a_long_command_is_decided_on_soon(gate: Extension, command: str) -> None:
+def test_a_long_command_is_decided_on_soon(gate: BlockingTestHost, command: str) -> None:
     """A gate that doesn't answer fails closed: it would stop what is harmless."""
-    outcome = gate.ask("hook", {"hook": "user_bash", "context": CONTEXT, "input": {"command": command}}, 5)
-    assert outcome == {"action": "continue"}
+    assert gate.call_hook("user_bash", {"command": command}, timeout=5) == ContinueOutcome()
 
 
-def test_the_reason_of_a_long_command_is_short(gate: Extension) -> None:
+def test_the_reason_of_a_long_command_is_short(gate: BlockingTestHost) -> None:
     """Protocol section 9: the Python reference host reads with a 64 KiB line limit."""
     reason = of_tool(gate, "bash", command=f"{'x' * 100_000}; rm -rf /")
     assert reason is not None
@@ -270,23 +271,24 @@ def test_the_reason_of_a_long_command_is_short(gate: Extension) -> None:
     assert "… is blocked: rm -r of / destroys" in reason
 
 
-def test_a_block_is_logged(gate: Extension) -> None:
+def test_a_block_is_logged() -> None:
     """Protocol section 4, ``log``: whoever runs the host sees what the gate did."""
+    given = {"tool": "bash", "arguments": {"command": "rm -rf /"}}
     with Extension(HERE) as own:
-        assert of_tool(own, "bash", command="rm -rf /")
+        assert own.ask("hook", {"hook": "tool_call", "context": CONTEXT, "input": given})["action"] == "block"
         log = own.next_frame()
         assert log is not None
         assert log["method"] == "log"
         assert "blocked bash" in log["params"]["message"]
 
 
-def test_it_registers_the_two_hooks_that_fail_closed(gate: Extension) -> None:
+def test_it_registers_the_two_hooks_that_fail_closed(gate: BlockingTestHost) -> None:
     """Protocol section 6: without an answer these two block."""
-    assert gate.registrations["hooks"] == ["tool_call", "user_bash"]
-    assert not gate.registrations.get("tools")
+    assert gate.registrations.hooks == ["tool_call", "user_bash"]
+    assert not gate.registrations.tools
 
 
-def test_the_manifest_names_the_app(gate: Extension) -> None:
+def test_the_manifest_names_the_app() -> None:
     """Protocol section 10: the manifest, the app and what it registers agree."""
     manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
     with Extension(HERE, handshake=False) as own:

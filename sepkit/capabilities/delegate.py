@@ -26,7 +26,7 @@ class Delegate:
         """Show something to the user, or ask something. Only kinds in ``ui_kinds`` come here.
 
         Raises:
-            NoUI: Nobody is there.
+            NoUI: The host has no user in front of it.
         """
         raise NoUI("nobody is in front of this host")
 
@@ -34,7 +34,7 @@ class Delegate:
         """Run a command, under rules of its own.
 
         Raises:
-            NotTrusted: It may not.
+            NotTrusted: The extension may not run it.
         """
         raise NotTrusted("this host runs no commands for extensions")
 
@@ -70,7 +70,7 @@ class Delegate:
         """An extension has published something on the bus."""
 
     def registered(self, extension: str) -> None:
-        """What an extension contributes is another than before."""
+        """What an extension contributes has changed."""
 
     def state_changed(self, extension: str, state: str) -> None:
         """An extension is ``starting``, ``ready``, ``restarting``, ``failed`` or ``stopped`` now."""

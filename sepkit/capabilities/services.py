@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from sepkit.capabilities.delegate import Delegate
-from sepkit.capabilities.store import KvStore, StoreError
+from sepkit.capabilities.kv import Store, StoreError
 from sepkit.errors import (
     CapabilityDisabled,
     ContextViolation,
@@ -34,7 +34,7 @@ from sepkit.wire.writing import unstructure
 _log = logging.getLogger("sepkit.host")
 
 _READ_TOGETHER: Final = 4
-_MOST_AT_ONCE: Final = 1024  # requests of one extension; who asks more is told that the host is overloaded
+_MOST_AT_ONCE: Final = 1024  # requests of one extension; more are refused as overload
 
 Serve = Callable[[Any], Awaitable[object]]
 
@@ -63,6 +63,7 @@ class Services:
         store: Its keys and values.
         room: The host.
         told: Takes the notifications that change what the host knows of the extension: method and record.
+        drained: Waits while the extension does not read its answers; None where it always does.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Services:
         token: str,
         grants: Mapping[str, bool],
         delegate: Delegate,
-        store: KvStore,
+        store: Store,
         room: Room,
         told: Callable[[str, Any], None],
         drained: Callable[[], Awaitable[None]] | None = None,
@@ -179,7 +180,7 @@ class Services:
         return _written(result, messages.UiResult)
 
     async def _kv_get(self, request: messages.KvGetParams) -> object:
-        # For 60 bytes of asking a value may be 64 MiB: who does not read does not get them all into our memory.
+        # A request of 60 bytes may ask for 64 MiB. Few values are in memory at once if it does not read them.
         async with self._reading:
             if self._drained is not None:
                 await self._drained()
@@ -207,7 +208,7 @@ class Services:
         return {}
 
     def _published(self, params: dict[str, Any]) -> None:
-        # The schema has it as a notification, extensions that want to know ask (protocol section 9): both count.
+        # The schema has it as a notification; some extensions send a request (protocol section 9). Both are accepted.
         try:
             self._check_grant(methods.BUS_PUBLISH, "bus")
             request: messages.BusPublishParams = structure(params, messages.BusPublishParams)

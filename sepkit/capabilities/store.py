@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from sepkit.errors import SepkitError
+from sepkit.capabilities.kv import StoreError
 
 T = TypeVar("T")
 
@@ -33,10 +33,6 @@ CREATE TABLE IF NOT EXISTS kv (
     PRIMARY KEY (namespace, key)
 ) WITHOUT ROWID
 """
-
-
-class StoreError(SepkitError):
-    """The store cannot be opened, read or written; the message says which file, and why."""
 
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any], asyncio.AbstractEventLoop]
@@ -133,7 +129,7 @@ class KvStore:
                 jobs.append(following)
             try:
                 database = database or self._open()
-            except Exception as error:  # whatever it is: without this thread, whoever asks waits for ever
+            except Exception as error:  # of any kind: if this thread ends, every later call waits for ever
                 self._fail(jobs, error)
             else:
                 self._write(database, jobs)
@@ -145,7 +141,8 @@ class KvStore:
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # For its user's eyes: extensions keep tokens. To open a database that is there would take its locks away.
+            # Readable for its owner only: extensions keep tokens. A database that exists is not opened here, because
+            # closing it again would release the locks that this process holds on it.
             with contextlib.suppress(FileExistsError):
                 self.path.touch(mode=0o600, exist_ok=False)
         # Autocommit: the transactions are ours. Another host may write to the same file; it is waited for.
@@ -164,7 +161,7 @@ class KvStore:
         results: list[Any] = []
         try:
             database.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # the file's fault and not theirs; to wait for it again for each would take ages
+        except sqlite3.Error as error:  # not the jobs' fault; to try each alone would wait for the file again each time
             self._fail(jobs, error)
             return
         try:
@@ -194,7 +191,7 @@ def _settle(
     loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], result: object, error: Exception | None
 ) -> None:
     def settle() -> None:
-        if done.done():  # whoever asked has given up
+        if done.done():  # the caller has given up
             return
         if error is not None:
             done.set_exception(error)
@@ -203,5 +200,5 @@ def _settle(
 
     try:
         loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop has been closed; nobody waits
+    except RuntimeError:  # the loop has been closed, and its tasks with it
         return

@@ -6,7 +6,8 @@ A program makes a :class:`Host`, loads what :func:`discover` finds, and is asked
 from __future__ import annotations
 
 from sepkit.capabilities.delegate import Delegate
-from sepkit.capabilities.store import KvStore, StoreError
+from sepkit.capabilities.kv import StoreError
+from sepkit.capabilities.store import KvStore
 from sepkit.host.calls import CompletionStream
 from sepkit.host.fold import Folded
 from sepkit.host.host import Host, HostTool

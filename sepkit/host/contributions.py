@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from attrs import evolve
 
+from sepkit.capabilities.registrations import merged
 from sepkit.host.life import Life
 from sepkit.host.lives import Lives
 from sepkit.wire import messages
@@ -60,7 +61,7 @@ class Contributions:
             subscriptions=[one for each in due for one in each.subscriptions],
             providers=[one for each in due for one in each.providers],
         )
-        self.registrations = self._granted(_merged(self.registrations, update))
+        self.registrations = self._granted(merged(self.registrations, update))
         self._changed()
 
     def _granted(self, said: messages.Registrations) -> messages.Registrations:
@@ -97,14 +98,3 @@ Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration
 def _last(registered: Iterable[Named]) -> list[Named]:
     """The last one of each name."""
     return list({one.name: one for one in registered}.values())
-
-
-def _merged(before: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
-    return evolve(
-        before,
-        tools=_last([*before.tools, *update.tools]),
-        commands=_last([*before.commands, *update.commands]),
-        providers=_last([*before.providers, *update.providers]),
-        flags=list(dict.fromkeys([*before.flags, *update.flags])),
-        subscriptions=list(dict.fromkeys([*before.subscriptions, *update.subscriptions])),
-    )

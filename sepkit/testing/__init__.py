@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sepkit.testing.asking import ProviderAnswer, ToolAnswer
     from sepkit.testing.blocking import BlockingTestHost
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
-    from sepkit.testing.host import ProviderAnswer, TestHost, ToolAnswer
+    from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
     from sepkit.wire.messages import BlockOutcome, ContinueOutcome, ExecRunResult, ModifyOutcome
 
@@ -36,9 +37,10 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "sepkit.testing.asking": ("ProviderAnswer", "ToolAnswer"),
     "sepkit.testing.blocking": ("BlockingTestHost",),
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
-    "sepkit.testing.host": ("ProviderAnswer", "TestHost", "ToolAnswer"),
+    "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
     "sepkit.wire.messages": ("BlockOutcome", "ContinueOutcome", "ExecRunResult", "ModifyOutcome"),
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 from sepkit.app import App
 from sepkit.faces.runner import _close, new_loop
 from sepkit.testing.host import TestHost
-from sepkit.testing.services import Seen
+from sepkit.testing.seen import Seen
 from sepkit.wire import messages
 
 P = ParamSpec("P")

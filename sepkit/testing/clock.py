@@ -109,9 +109,9 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return [timer for timer in scheduled if not timer.cancelled()]
 
     def expect_from_thread(self, future: asyncio.Future[Any]) -> None:
-        """A thread will settle ``future``, and time must not run away from it. For threads that nobody else tells of.
+        """A thread will settle ``future``, and time must not run away from it.
 
-        It settles it with ``call_soon_threadsafe``.
+        For threads that the loop does not know of. It settles it with ``call_soon_threadsafe``.
         """
         self._jumping.at_work.add(future)
         future.add_done_callback(self._jumping.at_work.discard)

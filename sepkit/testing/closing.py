@@ -1,6 +1,6 @@
-"""Hosts that are closed at the end of a test, whoever runs its loop; the fixture ``sepkit_host`` gives them out.
+"""Hosts that are closed at the end of a test, in its own loop; the fixture ``sepkit_host`` gives them out.
 
-A test is wrapped so that its hosts end in its own loop, before whoever made that loop closes it. What is left then, as
+A test is wrapped so that its hosts end in its own loop, before that loop is closed. What is left then, as
 after a set-up that failed, ends with the fixture.
 """
 
@@ -32,9 +32,9 @@ class ClosedTestHost(TestHost):
         elif self._peer is not None and not self._loop.is_closed():
             self._loop.run_until_complete(self.aclose())
         elif self._peer is not None:
-            # Whoever closed the loop has cancelled the tasks in it, and with that ended the App.
+            # The loop was closed with the tasks in it cancelled, which has ended the App.
             self._unlog()
-            self._tell_faults(None)
+            self._faults.tell(None)
 
 
 @contextmanager

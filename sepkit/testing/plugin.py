@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Close the hosts of a test within its loop, which nobody but the test itself is sure to find open."""
+    """Close the hosts of a test within its loop, which may be closed once the test has ended."""
     if not isinstance(item, pytest.Function) or "sepkit_host" not in item.funcargs:
         return (yield)
     from sepkit.testing.closing import closing

@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepkit.capabilities import store as store_module
-from sepkit.capabilities.store import KvStore, StoreError
+from sepkit.capabilities.kv import StoreError
+from sepkit.capabilities.store import KvStore
 from tests.host.children.kv_writer import KEYS, NAMESPACE, is_whole
 
 SOAK = bool(os.environ.get("SEPKIT_SOAK"))
@@ -476,7 +477,8 @@ def test_a_read_only_folder_is_said_and_may_become_writable() -> None:
 
 FULL_DISK = """
 import asyncio, resource, signal, sys
-from sepkit.capabilities.store import KvStore, StoreError
+from sepkit.capabilities.kv import StoreError
+from sepkit.capabilities.store import KvStore
 
 async def main():
     store = KvStore(sys.argv[1])

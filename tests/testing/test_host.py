@@ -327,7 +327,7 @@ def test_registrations_grow_while_it_is_served() -> None:
 
 def test_an_update_wins_over_what_has_its_name() -> None:
     """Protocol section 4, ``registry/update``: merged by name, the last wins."""
-    from sepkit.testing.services import merged
+    from sepkit.capabilities.registrations import merged
 
     def tool(name: str, description: str) -> messages.ToolRegistration:
         return messages.ToolRegistration(name, description, {})
@@ -536,8 +536,10 @@ def test_what_is_exported_is_sorted_and_there() -> None:
 def test_the_blocking_form_has_each_method_of_the_other() -> None:
     """A typed twin: same names, same docstrings, same parameters."""
     ending = {"aclose"}
-    for name, method in vars(TestHost).items():
-        if inspect.iscoroutinefunction(method) and not name.startswith("_") and name not in ending:
+    coroutines = dict(inspect.getmembers(TestHost, inspect.iscoroutinefunction))
+    assert {"call_tool", "send_event", "until"} < coroutines.keys()
+    for name, method in coroutines.items():
+        if not name.startswith("_") and name not in ending:
             twin = vars(BlockingTestHost)[name]
             assert twin.__doc__ == method.__doc__
             assert twin._method is method

@@ -10,7 +10,7 @@ from typing import Any, assert_type
 
 from sepkit import App, Completion, Credentials, StreamEvent, TaskHealth
 from sepkit.testing import BlockingTestHost, ProviderAnswer, TestHost, ToolAnswer, run_virtual
-from sepkit.testing.services import SessionCall
+from sepkit.testing.seen import SessionCall
 from sepkit.wire import messages
 
 app = App("typed")
