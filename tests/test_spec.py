@@ -253,7 +253,7 @@ def test_the_envelope_s_schemas_take_no_frame_that_the_wire_refuses() -> None:
 class Leaf(Record):
     """An ordinary :class:`Leaf`, with ``code`` in it.
 
-    Wire: ``{"word", "count"?, "share"?}``; the share is a fraction. Source: nowhere.
+    Wire: ``{"word", "count"?, "share"?}``; the share is a fraction. Source: docs/protocol.md, section 1.
     """
 
     word: Literal["one", "two"]
