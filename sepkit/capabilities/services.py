@@ -3,7 +3,7 @@
 Requests are served side by side: a slow answer of the delegate delays nothing else. What the manifest did not grant is
 refused with -32004, what the context does not allow with -32003.
 
-Source: protocol sections 4, 5 and 9.
+Source: docs/protocol.md, sections 4, 5 and 9.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Services:
         return {}
 
     def _published(self, params: dict[str, Any]) -> None:
-        # The schema has it as a notification, extensions that want to know ask (protocol section 9): both count.
+        # A notification in the schema; extensions that want an answer send a request (docs/protocol.md, section 9).
         try:
             self._check_grant(methods.BUS_PUBLISH, "bus")
             request: messages.BusPublishParams = structure(params, messages.BusPublishParams)

@@ -45,12 +45,12 @@ class Patience:
 
     @property
     def handshake(self) -> float:
-        """For the answer to ``initialize``. Source: protocol section 2."""
+        """For the answer to ``initialize``. Source: docs/protocol.md, section 2."""
         return 10.0 * self.factor
 
     @property
     def end(self) -> float:
-        """For the answer to ``shutdown`` and for the exit. Source: protocol section 2."""
+        """For the answer to ``shutdown`` and for the exit. Source: docs/protocol.md, section 2."""
         return 5.0 * self.factor
 
     @property

@@ -5,7 +5,7 @@ States and what leads from one to the next::
     starting ──handshake──▶ ready ──death──▶ restarting ──1, 5, 25 s──▶ starting …
         └─fails─▶ failed (at its first start, or after the last restart) ──reload──▶ starting
 
-Source: protocol sections 2, 4 and 8; background tasks, section 3.
+Source: docs/protocol.md, sections 2, 4 and 8; docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nothing here waits or asks. Each extension sees what the one before made of the input; the first block ends it; what
 fails blocks ``tool_call`` and ``user_bash``, and nothing else.
 
-Source: protocol section 6.
+Source: docs/protocol.md, section 6.
 """
 
 from __future__ import annotations

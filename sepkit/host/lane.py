@@ -1,6 +1,6 @@
 """Events, on their way to one extension: never waited for, at most 1,024 unsent, and what is shed is said.
 
-Source: protocol section 7.
+Source: docs/protocol.md, section 7.
 """
 
 from __future__ import annotations

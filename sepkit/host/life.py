@@ -3,7 +3,7 @@
 A life has an epoch, and tokens of its own: what an earlier life was given is worth nothing to a later one. It knows
 neither hooks nor tools; what the extension may ask is answered by the routes that it is given.
 
-Source: protocol sections 2 and 5.
+Source: docs/protocol.md, sections 2 and 5.
 """
 
 from __future__ import annotations

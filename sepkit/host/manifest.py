@@ -1,6 +1,6 @@
 """``extension.toml``: found, read and checked. Pure but for reading files; nothing is spawned here.
 
-Source: protocol section 10.
+Source: docs/protocol.md, section 10.
 """
 
 from __future__ import annotations

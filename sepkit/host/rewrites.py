@@ -1,6 +1,6 @@
 """Whether arguments that a hook has rewritten still fit the tool's schema, which another extension has written.
 
-Source: trap 35.
+They are checked before the next extension sees them. Arguments that cannot be checked do not fit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """When an extension that has died is started again: pure, and without a clock.
 
-Source: protocol section 2.
+Source: docs/protocol.md, section 2.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The App is served by the real dispatcher, a real peer stands at the host's end, and real bytes go between them; only the
 process and its pipes are missing. What the host answers is ``services.py``, what it watches for ``inspection.py``.
 
-Source: protocol sections 2 to 8; background tasks, section 3.
+Source: docs/protocol.md, sections 2 to 8; docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class TestHost(Seen):
             RequestTimeout: It took too long, and has been told to stop.
             RpcError: The extension refused the call. A tool that fails gives an answer with ``is_error``.
 
-        Source: protocol section 3, ``tool/execute``.
+        Source: docs/protocol.md, section 3, ``tool/execute``.
         """
         call_id = f"call-{next(self._calls)}"
         updates: list[messages.ToolUpdateParams] = []
@@ -339,7 +339,7 @@ class TestHost(Seen):
         Raises:
             RpcError: There is no such hook, or it failed.
 
-        Source: protocol section 6.
+        Source: docs/protocol.md, section 6.
         """
         params = {"hook": name, "context": self._context(), "input": dict(input)}
         union: Any = messages.HookOutcome
@@ -354,7 +354,7 @@ class TestHost(Seen):
         Raises:
             RpcError: There is no such command, the arguments do not fit, or it failed.
 
-        Source: protocol section 3, ``command/execute``.
+        Source: docs/protocol.md, section 3, ``command/execute``.
         """
         params = {"command": name, "context": self._context(), "arguments": dict(arguments or {})}
         answer = await self._ask(methods.COMMAND_EXECUTE, params, timeout)
@@ -368,7 +368,7 @@ class TestHost(Seen):
         Raises:
             RpcError: There is no such command, or its completer failed.
 
-        Source: protocol section 3, ``command/complete``.
+        Source: docs/protocol.md, section 3, ``command/complete``.
         """
         params = {"command": name, "context": self._context(), "partial": partial}
         answer = await self._ask(methods.COMMAND_COMPLETE, params, timeout)
@@ -404,7 +404,7 @@ class TestHost(Seen):
             RequestTimeout: It took too long, and has been told to stop.
             RpcError: There is no such provider, or it failed.
 
-        Source: protocol section 3, ``provider/complete``.
+        Source: docs/protocol.md, section 3, ``provider/complete``.
         """
         request_id = f"request-{next(self._calls)}"
         deltas: list[Any] = []
@@ -442,7 +442,7 @@ class TestHost(Seen):
         Raises:
             RpcError: The provider has no login, or it failed.
 
-        Source: protocol section 3, ``provider/oauth_login``.
+        Source: docs/protocol.md, section 3, ``provider/oauth_login``.
         """
         params = {"provider": provider, "context": self._context()}
         return _fits(await self._ask(methods.PROVIDER_OAUTH_LOGIN, params, timeout), messages.Credentials)
@@ -455,7 +455,7 @@ class TestHost(Seen):
         Raises:
             RpcError: The provider cannot refresh, or failed.
 
-        Source: protocol section 3, ``provider/oauth_refresh``.
+        Source: docs/protocol.md, section 3, ``provider/oauth_refresh``.
         """
         params = {"provider": provider, "refresh_token": refresh_token, "context": self._context()}
         return _fits(await self._ask(methods.PROVIDER_OAUTH_REFRESH, params, timeout), messages.Credentials)
@@ -474,7 +474,7 @@ class TestHost(Seen):
         Raises:
             InvalidParams: There is no such task, its id is running, or it lacks its user.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         given = {"name": name, "task_id": id, "user_id": user_id, "payload": payload}
         params = {key: value for key, value in given.items() if value is not None}
@@ -486,14 +486,14 @@ class TestHost(Seen):
         Raises:
             InvalidParams: No task was started under this id.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         return _fits(await self._ask(methods.TASK_STOP, {"task_id": id}, timeout), messages.TaskHealth)
 
     async def list_tasks(self, *, timeout: float | None = None) -> list[messages.TaskHealth]:
         """The background tasks that were started.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         return _fits(await self._ask(methods.TASK_LIST, {}, timeout), messages.TaskListResult).tasks
 
@@ -530,7 +530,7 @@ class TestHost(Seen):
             ValueError: Nothing subscribes to it, so that no host would send it.
             RequestTimeout: The handlers took too long.
 
-        Source: protocol section 7.
+        Source: docs/protocol.md, section 7.
         """
         if name not in self.registrations.subscriptions:
             known = ", ".join(self.registrations.subscriptions) or "nothing"
@@ -540,7 +540,7 @@ class TestHost(Seen):
     async def press_key(self, widget_id: str, key: str, *, wait: bool = True, timeout: float | None = None) -> None:
         """Press a key in a widget, and wait until its handlers have handled it. It needs no subscription.
 
-        Source: protocol section 7, ``widget/key``.
+        Source: docs/protocol.md, section 7, ``widget/key``.
         """
         await self._tell("widget/key", {"widget_id": widget_id, "key": key}, seq=None, wait=wait, timeout=timeout)
 
@@ -558,7 +558,7 @@ class TestHost(Seen):
         Raises:
             ValueError: Nothing listens to the bus.
 
-        Source: protocol section 7, ``bus/event``.
+        Source: docs/protocol.md, section 7, ``bus/event``.
         """
         event = {"from": from_, "topic": topic, "payload": dict(payload or {})}
         await self.send_event("bus/event", event, wait=wait, timeout=timeout)

@@ -2,7 +2,7 @@
 
 No connection and no life here (``host.py``): the routes are handed to a peer.
 
-Source: protocol sections 3 to 5, 7 to 9; background tasks, section 3.
+Source: docs/protocol.md, sections 3 to 5 and 7 to 9; docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ class Services:
 def merged(known: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
     """The registrations after an update: merged by name, the last wins and keeps the place of the first.
 
-    Source: protocol section 4, ``registry/update``.
+    Source: docs/protocol.md, section 4, ``registry/update``.
     """
     kinds: tuple[Literal["tools", "commands", "flags", "subscriptions", "providers"], ...]
     kinds = ("tools", "commands", "flags", "subscriptions", "providers")
