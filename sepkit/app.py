@@ -69,7 +69,7 @@ class App(Router):
         Raises:
             RegistrationError: A completer or a shortcut belongs to a command that is not there, or the like.
 
-        Source: protocol section 8.
+        Source: docs/protocol.md, section 8.
         """
         handlers: tuple[tuple[str, dict[str, ObserverSpec], Iterable[str]], ...] = (
             ("completer of command", self.completers, self.commands),
@@ -99,7 +99,7 @@ class App(Router):
     def task_registrations(self) -> list[messages.TaskRegistration]:
         """The background tasks, as ``initialize`` answers them to a host that asked for tasks.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         return [
             messages.TaskRegistration(
@@ -140,7 +140,7 @@ class App(Router):
     def told(self, on_update: Callable[[messages.RegistryUpdateParams], None] | None) -> None:
         """The host has been told of the registrations; from now on ``on_update`` takes what is added. None: it is gone.
 
-        Source: protocol section 4, ``registry/update``.
+        Source: docs/protocol.md, section 4, ``registry/update``.
         """
         self._on_update = on_update
 

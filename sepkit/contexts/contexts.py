@@ -34,7 +34,7 @@ class Context:
     def context(self) -> messages.Context:
         """The opaque token and the tier (``"event"`` or ``"command"``) of this call.
 
-        Source: protocol section 5.
+        Source: docs/protocol.md, section 5.
         """
         return messages.Context(self._raw["token"], self._raw["tier"])
 
@@ -47,7 +47,7 @@ class Context:
     def handshake(self) -> messages.InitializeParams:
         """What the host said of itself: its name and version, the mode, the session's id, what it has switched off.
 
-        Source: protocol section 3, ``initialize``.
+        Source: docs/protocol.md, section 3, ``initialize``.
         """
         handshake = self._link.handshake
         assert handshake is not None  # there are no calls before it
@@ -90,7 +90,7 @@ class Context:
     async def ping(self) -> None:
         """Ask the host for a sign of life.
 
-        Source: protocol section 4.
+        Source: docs/protocol.md, section 4.
         """
         await self._ask(methods.PING, {})
 
@@ -147,7 +147,7 @@ class ToolContext(_CommandTier):
             ValueError: ``progress`` is outside 0..1.
             EncodeError: ``details`` has no form in JSON.
 
-        Source: protocol section 4, ``tool/update``.
+        Source: docs/protocol.md, section 4, ``tool/update``.
         """
         params: dict[str, Any] = {"call_id": self.call_id}
         if message is not None:
@@ -260,7 +260,7 @@ class ProviderContext(Context):
         Raises:
             TypeError: It is no stream event.
 
-        Source: protocol section 4, ``provider/delta``.
+        Source: docs/protocol.md, section 4, ``provider/delta``.
         """
         if self._fold is not None:
             self._fold.add(event)

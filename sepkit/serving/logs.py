@@ -2,7 +2,7 @@
 
 Only ``sepkit run`` installs these handlers. Importing sepkit, or making an App, touches no logger.
 
-Source: protocol section 4, ``log``.
+Source: docs/protocol.md, section 4, ``log``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WireHandler(logging.Handler):
     """Sends records to the host. Lossy: while the host does not keep up they are dropped and counted.
 
     A record's traceback stays here: what an exception says may be a secret. So do sepkit's own lines below ``INFO``:
-    they are about what the host itself has sent (trap 11).
+    they are about what the host itself has sent.
     """
 
     def __init__(self, peer: Peer, level: int = logging.INFO) -> None:

@@ -1,6 +1,6 @@
 """Events, on their way to those who observe them: in order, one at a time for each handler.
 
-Source: protocol section 7.
+Source: docs/protocol.md, section 7.
 """
 
 from __future__ import annotations
