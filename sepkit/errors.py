@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Final
 class Code(IntEnum):
     """The error codes on the wire.
 
-    Source: protocol section 8.
+    Source: docs/protocol.md, section 8.
     """
 
     PARSE_ERROR = -32700

@@ -1,6 +1,6 @@
 """Render blocks: what a frontend draws, as data. Each function checks what it is given, and returns it as a dict.
 
-Source: protocol section 8.
+Source: docs/protocol.md, section 8.
 """
 
 from __future__ import annotations

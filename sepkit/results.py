@@ -18,7 +18,7 @@ from sepkit.wire.writing import to_json, unstructure
 class ToolResult:
     """A tool's result in full: ``content`` for the model, ``details`` for a user interface.
 
-    Source: protocol section 3, ``tool/execute``.
+    Source: docs/protocol.md, section 3, ``tool/execute``.
     """
 
     content: str = field(validator=validators.instance_of(str))
@@ -30,7 +30,7 @@ class ToolResult:
 class Block:
     """Returned by a hook: it must not happen. ``reason`` is shown to the model and to the user.
 
-    Source: protocol section 6.
+    Source: docs/protocol.md, section 6.
     """
 
     reason: str = field(default="", validator=validators.instance_of(str))
@@ -39,7 +39,7 @@ class Block:
 class Patch:
     """Returned by a hook: go on with these fields changed; the other fields stay as they came.
 
-    Source: protocol section 6. (On the wire the whole new input goes out.)
+    Source: docs/protocol.md, section 6. (On the wire the whole new input goes out.)
     """
 
     __slots__ = ("fields",)

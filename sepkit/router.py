@@ -122,7 +122,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
 
-        Source: protocol section 8.
+        Source: docs/protocol.md, section 8.
         """
 
         def register(fn: AnyF) -> AnyF:
@@ -166,7 +166,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
 
-        Source: protocol section 4, ``registry/update``.
+        Source: docs/protocol.md, section 4, ``registry/update``.
         """
         spec = make_tool(
             fn,
@@ -189,7 +189,7 @@ class Router:
         Raises:
             RegistrationError: There is no such hook, or the function takes another hook's input.
 
-        Source: protocol section 6.
+        Source: docs/protocol.md, section 6.
         """
         _check_subject(name, "@app.hook", "hook it handles", "tool_call")
         if name not in methods.HOOKS:
@@ -212,7 +212,7 @@ class Router:
         Raises:
             RegistrationError: The name is a misspelt event.
 
-        Source: protocol section 7.
+        Source: docs/protocol.md, section 7.
         """
         _check_subject(event, "@app.on", "event it handles", "turn_start")
         # Hosts have events of their own, so that an unknown name is no error; one that nearly is a known one is.
@@ -253,7 +253,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
 
-        Source: protocol sections 3 and 8.
+        Source: docs/protocol.md, sections 3 and 8.
         """
 
         def register(fn: AnyF) -> AnyF:
@@ -281,7 +281,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
 
-        Source: protocol section 4, ``registry/update``.
+        Source: docs/protocol.md, section 4, ``registry/update``.
         """
         spec = make_command(fn, name=name, description=description)
         self._put(self.commands, "command", spec.name, spec, replace=replace)
@@ -292,7 +292,7 @@ class Router:
         Raises:
             RegistrationError: The command has a completer already.
 
-        Source: protocol section 3, ``command/complete``.
+        Source: docs/protocol.md, section 3, ``command/complete``.
         """
         _check_subject(command, "@app.complete", "command it completes", "report")
         command = command.removeprefix("/")
@@ -329,7 +329,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or the function is no async generator.
 
-        Source: protocol section 3, ``provider/complete``.
+        Source: docs/protocol.md, section 3, ``provider/complete``.
         """
         registration = _provider(name, "@app.provider", models, base_url, api_key_env)
 
@@ -356,7 +356,7 @@ class Router:
         Raises:
             RegistrationError: The name is taken, or the function is no async generator.
 
-        Source: protocol section 4, ``registry/update``.
+        Source: docs/protocol.md, section 4, ``registry/update``.
         """
         registration = _provider(name, "app.add_provider", models, base_url, api_key_env)
         self._put(self.providers, "provider", name, make_provider(fn, registration), replace=replace)

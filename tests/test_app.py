@@ -85,7 +85,7 @@ DECORATORS: dict[str, tuple[Callable[[Any], Callable[[Any], Any]], tuple[Any, ..
 @pytest.mark.parametrize("make", [App, Router])
 @pytest.mark.parametrize("name", DECORATORS)
 def test_every_decorator_returns_the_very_function_it_got(name: str, make: Any) -> None:
-    """Trap 42."""
+    """A decorator returns the very function that it got."""
     decorator, functions = DECORATORS[name]
     for given in functions:
         before = dict(vars(given))
@@ -96,7 +96,7 @@ def test_every_decorator_returns_the_very_function_it_got(name: str, make: Any) 
 
 @pytest.mark.parametrize("name", [name for name in DECORATORS if name not in ("hook", "on", "on_bus", "on_key")])
 def test_a_second_registration_of_a_name_is_an_error_where_it_is_written(name: str) -> None:
-    """Trap 43."""
+    """A second registration of a name raises where it is written."""
     decorator, (given, *_) = DECORATORS[name]
     app = App("t")
     decorator(app)(given)
@@ -118,7 +118,7 @@ def test_a_second_registration_of_a_name_is_an_error_where_it_is_written(name: s
     ids=["flag", "shortcut", "renderer"],
 )
 def test_a_second_registration_of_what_is_no_function_is_an_error_too(register: Callable[[App], None]) -> None:
-    """Trap 43."""
+    """A second registration of a flag, a shortcut or a renderer raises too."""
     app = App("t")
     register(app)
     with pytest.raises(RegistrationError, match=r"is registered twice; give one of them another name$"):
@@ -126,7 +126,7 @@ def test_a_second_registration_of_what_is_no_function_is_an_error_too(register: 
 
 
 def test_one_function_may_be_several_things() -> None:
-    """Trap 42: a decorated function is the function it was, and can be decorated again."""
+    """A decorated function is unchanged and can be decorated again."""
     app = App("t")
 
     @app.tool(name="first")
@@ -520,7 +520,7 @@ MISTAKES: dict[Callable[[Any], None], str] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__.strip("_"))
 def test_a_mistake_is_said_where_it_is_written(mistake: Callable[[Any], None]) -> None:
-    """Design section 2: decorators fail where they are written, and say what to write instead."""
+    """Decorators fail where they are written, and say what to write instead."""
     with pytest.raises(RegistrationError) as caught:
         mistake(App("t"))
     code = mistake.__code__
@@ -534,7 +534,7 @@ def test_a_mistake_is_said_where_it_is_written(mistake: Callable[[Any], None]) -
 
 
 def test_each_mistake_leaves_the_tables_as_they_were() -> None:
-    """Trap 43: what failed to register is not there."""
+    """A registration that failed leaves nothing behind."""
     for mistake in (_hook_with_another_input, _provider_of_a_coroutine, _task_with_arguments, _renderer_of_no_block):
         app = App("t")
         with pytest.raises(RegistrationError):
@@ -548,7 +548,7 @@ def test_each_mistake_leaves_the_tables_as_they_were() -> None:
 
 @pytest.mark.parametrize("name", ["a", "A-b_c.d9", "0", "x" * 200])
 def test_names_are_what_a_model_and_a_shell_can_write(name: str) -> None:
-    """Design section 2: names default to the function's; these are allowed."""
+    """Names default to the function's; these names are allowed."""
     app = App(name)
     app.tool(name=name)(coroutine)
     app.command(name=f"/{name}")(coroutine)
@@ -559,7 +559,10 @@ def test_names_are_what_a_model_and_a_shell_can_write(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "ä", "a/b", "a\n", "a:b", "日本", "a\x00"])
 def test_other_names_are_refused(name: str) -> None:
-    """Protocol section 8: hosts put names together as ``<extension>.<tool>`` and hand them to models."""
+    """Hosts build ``<extension>.<tool>`` from names and hand it to models, so other names are refused.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     for register in (
         lambda: App(name),
@@ -573,7 +576,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_a_partial_and_an_instance_have_the_name_of_what_they_call() -> None:
-    """Design section 2: names default to the function's, also where something else is called in its place."""
+    """Names default to the function's; a partial or an instance has the name of what it calls."""
     app = App("t")
 
     class Search:
@@ -591,7 +594,10 @@ def test_a_partial_and_an_instance_have_the_name_of_what_they_call() -> None:
 
 
 def test_a_misspelt_event_is_an_error_and_an_event_of_the_hosts_own_is_not() -> None:
-    """Protocol section 7 lists the events; hosts may have more, so that only what nearly is one of them is refused."""
+    """Hosts may have events of their own, so only a name that is nearly a known event is refused.
+
+    Source: docs/protocol.md, section 7.
+    """
     app = App("t")
     for name, meant in (
         ("turn_begin", None),
@@ -612,7 +618,7 @@ def test_a_misspelt_event_is_an_error_and_an_event_of_the_hosts_own_is_not() -> 
 
 @on_each_loop
 async def test_a_routers_handlers_come_behind_those_that_are_there_in_their_order() -> None:
-    """Design section 2: ``Router`` splits an extension over modules; hooks run in order of registration."""
+    """``Router`` splits an extension over modules; hooks run in order of registration."""
     app, first, second, inner = App("t"), Router(), Router(), Router()
     order: list[str] = []
 
@@ -641,7 +647,7 @@ async def test_a_routers_handlers_come_behind_those_that_are_there_in_their_orde
 
 @pytest.mark.parametrize("name", [name for name in DECORATORS if name not in ("hook", "on", "on_bus", "on_key")])
 def test_a_name_of_a_router_that_is_taken_is_an_error(name: str) -> None:
-    """Trap 43, over modules."""
+    """A name that is taken is an error, also if two modules register it."""
     decorator, (given, *_) = DECORATORS[name]
     app, router = App("t"), Router()
     decorator(app)(given)
@@ -651,7 +657,7 @@ def test_a_name_of_a_router_that_is_taken_is_an_error(name: str) -> None:
 
 
 def test_flags_shortcuts_and_renderers_of_a_router_are_taken_over() -> None:
-    """Design section 2."""
+    """``app.include(router)`` takes over flags, shortcuts and renderers."""
     app, router = App("t"), Router()
     router.flag("verbose", default=3)
     router.shortcut("ctrl+p", "x")
@@ -668,7 +674,7 @@ def test_flags_shortcuts_and_renderers_of_a_router_are_taken_over() -> None:
 
 @on_each_loop
 async def test_local_classes_work_everywhere_under_future_annotations() -> None:
-    """Trap 41: all of it works under ``from __future__ import annotations``, with local classes."""
+    """All of it works under ``from __future__ import annotations``, with local classes."""
     app = App("t")
 
     @attrs.frozen
@@ -769,7 +775,7 @@ def _unresolvable(app: App, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tool", "command", "hook", "event", "provider", "task", "a field"])
 def test_a_name_that_cannot_be_resolved_fails_at_registration_and_is_named(kind: str) -> None:
-    """Trap 41."""
+    """A name that cannot be resolved fails at registration, and the message has the name."""
     with pytest.raises(
         RegistrationError, match=r"parameter 'x': .*names 'Fraction', which is not defined there"
     ) as caught:
@@ -778,7 +784,7 @@ def test_a_name_that_cannot_be_resolved_fails_at_registration_and_is_named(kind:
 
 
 def test_contexts_may_be_annotated_with_what_all_of_them_have() -> None:
-    """Design section 2: a parameter annotated with a context type receives it."""
+    """A parameter annotated with a context type receives the context."""
     app = App("t")
 
     @app.task
@@ -799,7 +805,7 @@ def test_contexts_may_be_annotated_with_what_all_of_them_have() -> None:
 
 
 def test_importing_sepkit_and_making_an_app_adds_no_log_handler_and_prints_nothing() -> None:
-    """Trap 52."""
+    """``import sepkit; App("x")`` adds no log handler and prints nothing."""
     program = """
 import logging
 before = {name: list(logging.getLogger(name).handlers) for name in (None, "sepkit", "asyncio")}
@@ -822,7 +828,7 @@ assert all(one.level == logging.NOTSET for one in loggers[1:] if one.name.starts
 
 
 def test_what_sepkit_exports_is_sorted_and_there() -> None:
-    """Design section 2 lists it; style (stamina): a sorted ``__all__``."""
+    """``sepkit.__all__`` is sorted, and each name in it exists."""
     assert sepkit.__all__ == sorted(sepkit.__all__)
     assert all(hasattr(sepkit, name) for name in sepkit.__all__)
     promised = """App Router ToolContext HookContext CommandContext EventContext TaskContext ProviderContext ToolResult

@@ -65,7 +65,7 @@ def sepkit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_call_prints_the_result_on_stdout_and_the_progress_on_stderr(folder: Path) -> None:
-    """Design section 4: data on stdout, human text on stderr. A value that is JSON is sent as such."""
+    """Data is on stdout, text for people on stderr. An argument that is JSON is sent as such."""
     done = sepkit(folder, "call", "app:app", "repeat", "text=ab", "times=2", 'tags=["x"]')
     assert json.loads(done.stdout) == {"said": "abab", "tags": ["x"]}
     assert "[ 25%] on it" in done.stderr
@@ -100,7 +100,7 @@ def test_the_whole_result_can_be_had_as_json(folder: Path) -> None:
     ],
 )
 def test_a_call_that_fails_says_why_and_exits_with_1(folder: Path, words: list[str], told: str) -> None:
-    """Design section 4: exit 1 on an error, and nothing on stdout."""
+    """The exit code is 1 and nothing is on stdout."""
     done = sepkit(folder, "call", *words)
     assert (done.returncode, done.stdout) == (1, "")
     assert told in done.stderr
@@ -109,7 +109,7 @@ def test_a_call_that_fails_says_why_and_exits_with_1(folder: Path, words: list[s
 
 
 def test_inspect_shows_what_is_registered_and_the_order_of_hooks(folder: Path) -> None:
-    """Design section 4: registrations, effective hook order, policies; what the module prints is no data."""
+    """It shows registrations, the effective hook order and policies; what the module prints is not part of it."""
     done = sepkit(folder, "inspect", "app:app")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "shown 1.2.3"
@@ -199,7 +199,7 @@ def test_a_call_shows_how_the_tasks_are_after_it(busy: Path) -> None:
 
 
 def test_inspect_runs_the_app_where_it_is_asked_to_and_shows_its_tasks(busy: Path) -> None:
-    """Design section 4, ``inspect``: policies without running it; with ``--run`` how the tasks are then."""
+    """Without ``--run`` it shows the policies of tasks; with ``--run`` also how the tasks are then."""
     assert "running" not in sepkit(busy, "inspect", "app:app").stdout
     done = sepkit(busy, "inspect", "app:app", "--run", "1")
     assert done.returncode == 0
@@ -249,7 +249,7 @@ def test_ages_are_those_of_the_moment_that_is_shown_and_ids_stay_in_their_line(t
 
 
 def test_a_task_names_its_author_s_line_when_it_crashes(busy: Path) -> None:
-    """Trap 45: the traceback is on stderr, and begins where the author's code does."""
+    """The traceback is on stderr, and begins where the author's code does."""
     done = sepkit(busy, "inspect", "app:app", "--run", "1")
     assert "ValueError: the secret" in done.stderr
     assert 'app.py", line 15, in crash' in done.stderr
@@ -259,7 +259,7 @@ def test_a_task_names_its_author_s_line_when_it_crashes(busy: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("words", [["inspect", "app:app"], ["inspect", "app:app", "--json"], ["spec"]], ids=" ".join)
 def test_a_full_disk_is_said_in_one_line(folder: Path, words: list[str]) -> None:
-    """Design section 4, named exit codes: output that cannot be written is no traceback, and no success."""
+    """Output that cannot be written is one line with its own exit code, not a traceback and not a success."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "sepkit", *words],

@@ -69,7 +69,7 @@ def app_completing(values: Any) -> App:
 
 @on_each_loop
 async def test_a_command_takes_its_arguments_in_its_own_types() -> None:
-    """Design section 2: a command's parameters are its arguments, and what loses nothing is converted (trap 40)."""
+    """A command's parameters are its arguments; a value is converted if nothing is lost."""
     app = App("t")
     given: list[object] = []
 
@@ -86,7 +86,7 @@ async def test_a_command_takes_its_arguments_in_its_own_types() -> None:
 
 @on_each_loop
 async def test_a_command_sees_the_raw_arguments_and_those_it_does_not_name() -> None:
-    """Design section 2: ``CommandContext`` has the raw arguments; one that no parameter takes is left to it."""
+    """``CommandContext`` has the raw arguments, including those that no parameter takes."""
     app = App("t")
     given: list[object] = []
 
@@ -108,7 +108,7 @@ async def test_a_command_sees_the_raw_arguments_and_those_it_does_not_name() -> 
 
 @on_each_loop
 async def test_wrong_arguments_are_refused_with_every_fault() -> None:
-    """Trap 44: each error has a path, the expected and the received type, all at once; decision 1: -32602."""
+    """The error is -32602 with every fault at once: path, expected type, received type."""
     app = App("t")
     called: list[object] = []
 
@@ -144,7 +144,7 @@ async def test_wrong_arguments_are_refused_with_every_fault() -> None:
 )
 @on_each_loop
 async def test_params_that_are_no_call_of_a_command_are_refused(params: dict[str, Any], fault: str) -> None:
-    """Trap 6: bad params → -32602, naming the field."""
+    """Bad params are -32602, and the field is named."""
     app = App("t")
     called: list[object] = []
 
@@ -162,7 +162,7 @@ async def test_params_that_are_no_call_of_a_command_are_refused(params: dict[str
 
 @on_each_loop
 async def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
-    """Design section 3, decision 1: an unknown command → -32602, never -32601 (trap 6)."""
+    """An unknown command is -32602, not -32601."""
     async with CheckedHost(app_completing([])) as host:
         for error in (await refused(host.run_command("pain")), await refused(host.complete_command("pain"))):
             assert error.code == -32602
@@ -189,7 +189,10 @@ async def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
 )
 @on_each_loop
 async def test_what_a_command_returns_is_shown(returned: object, content: str | None) -> None:
-    """Protocol section 3: ``command/execute`` → ``content?``; a command has no details to give."""
+    """``command/execute`` is answered with ``content`` alone; a command has no details.
+
+    Source: docs/protocol.md, section 3.
+    """
     async with CheckedHost(app_returning(returned)) as host:
         assert await host.run_command("give") == content
 
@@ -206,7 +209,7 @@ async def test_what_a_command_returns_is_shown(returned: object, content: str | 
 )
 @on_each_loop
 async def test_a_result_that_cannot_be_sent_fails_that_command_only(returned: object, path: str, what: str) -> None:
-    """Traps 10 and 47: it fails that call, with the path and the type of the value, and nothing else."""
+    """It fails that call, with the path and the type of the value, and nothing else."""
     async with CheckedHost(app_returning(returned)) as host:
         error = await refused(host.run_command("give"))
         assert error.code == -32603
@@ -217,7 +220,7 @@ async def test_a_result_that_cannot_be_sent_fails_that_command_only(returned: ob
 
 @on_each_loop
 async def test_a_def_command_runs_in_a_thread_and_holds_nobody_up() -> None:
-    """Trap 32: ``def`` handlers run in threads."""
+    """A ``def`` handler runs in a thread."""
     app = App("t")
     go_on, loop_thread = threading.Event(), threading.get_ident()
 
@@ -237,7 +240,7 @@ async def test_a_def_command_runs_in_a_thread_and_holds_nobody_up() -> None:
 
 @on_each_loop
 async def test_a_commands_name_and_description_can_be_given() -> None:
-    """Protocol section 8: commands {name, description}; the name on the wire has no slash."""
+    """A command has a name, without the slash, and a description. Source: docs/protocol.md, section 8."""
     router = Router()
 
     @router.command(name="/paint-it", description="Paint.")
@@ -282,7 +285,7 @@ async def test_a_commands_name_and_description_can_be_given() -> None:
 async def test_a_command_that_raises_is_answered_with_a_fixed_text(
     error: BaseException, threaded: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Traps 45 and 46: a fixed text and an id cross, the traceback with that id is logged; the process lives on."""
+    """A fixed text and an id cross, the traceback is logged under that id, and the process lives on."""
     app = App("t")
 
     def fail() -> None:
@@ -312,7 +315,7 @@ async def test_a_command_that_raises_is_answered_with_a_fixed_text(
 
 @on_each_loop
 async def test_a_tool_error_from_a_command_crosses_as_written() -> None:
-    """Trap 45: ``ToolError("…")`` crosses as written, even a text that is no UTF-8."""
+    """``ToolError("…")`` crosses as written, even if the text is not valid UTF-8."""
     app = App("t")
 
     @app.command
@@ -328,7 +331,7 @@ async def test_a_tool_error_from_a_command_crosses_as_written() -> None:
 
 @on_each_loop
 async def test_an_unexpected_text_crosses_where_the_app_exposes_errors() -> None:
-    """Design section 3, decision 1: ``App(expose_errors=True)`` lets the text cross."""
+    """``App(expose_errors=True)`` lets the text of an exception cross."""
     app = App("t", expose_errors=True)
 
     @app.command
@@ -342,7 +345,10 @@ async def test_an_unexpected_text_crosses_where_the_app_exposes_errors() -> None
 
 @on_each_loop
 async def test_a_cancelled_command_is_answered_once_when_it_has_stopped() -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+    """A cancelled request is answered once, with -32800, when its work has stopped.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     started, stopped = asyncio.Event(), asyncio.Event()
 
@@ -366,7 +372,7 @@ async def test_a_cancelled_command_is_answered_once_when_it_has_stopped() -> Non
 
 @on_each_loop
 async def test_commands_do_not_wait_behind_tools() -> None:
-    """Trap 31: ping, cancel, hooks, commands and replies never wait."""
+    """Ping, cancel, hooks, commands and replies never wait for a slot."""
     app = App("t")
     go_on = asyncio.Event()
 
@@ -417,14 +423,17 @@ async def test_commands_do_not_wait_behind_tools() -> None:
 )
 @on_each_loop
 async def test_a_completer_returns_strings_and_completions(values: object, completions: list[Completion]) -> None:
-    """Protocol section 3: ``command/complete`` → completions[{value, description?}], in the completer's order."""
+    """``command/complete`` answers {value, description?} items in the completer's order.
+
+    Source: docs/protocol.md, section 3.
+    """
     async with CheckedHost(app_completing(values)) as host:
         assert await host.complete_command("paint", "") == completions
 
 
 @on_each_loop
 async def test_a_completer_may_be_a_def_and_is_given_what_was_typed() -> None:
-    """Design section 2: completion handlers take ``partial: str``; a ``def`` handler runs in a thread."""
+    """A completer takes ``partial: str``; a ``def`` runs in a thread."""
     app = App("t")
     loop_thread = threading.get_ident()
 
@@ -452,7 +461,10 @@ async def test_a_completer_may_be_a_def_and_is_given_what_was_typed() -> None:
 
 @on_each_loop
 async def test_a_command_without_a_completer_has_no_completions() -> None:
-    """Protocol section 3: completions is always there; none is an empty array."""
+    """``completions`` is always there; with nothing to complete it is an empty array.
+
+    Source: docs/protocol.md, section 3.
+    """
     async with CheckedHost(app_returning(None)) as host:
         assert await host.complete_command("give", "x") == []
 
@@ -477,7 +489,7 @@ async def test_a_command_without_a_completer_has_no_completions() -> None:
 )
 @on_each_loop
 async def test_what_is_no_list_of_completions_is_an_error_that_names_it(values: object, names: str) -> None:
-    """Trap 47: anything else fails that call, with path and type. A str is no list of its letters."""
+    """Any other value fails that call, with path and type. A str is not taken as a list of its letters."""
     async with CheckedHost(app_completing(values)) as host:
         error = await refused(host.complete_command("paint"))
         assert error.code == -32603
@@ -487,7 +499,7 @@ async def test_what_is_no_list_of_completions_is_an_error_that_names_it(values: 
 
 @on_each_loop
 async def test_a_completer_that_raises_is_answered_with_a_fixed_text() -> None:
-    """Trap 45, for completers: in their body, and in what they return."""
+    """A fixed text and an id cross, whether the body of a completer raises or its result is wrong."""
     app = App("t")
 
     @app.command
@@ -520,7 +532,7 @@ async def test_a_completer_that_raises_is_answered_with_a_fixed_text() -> None:
 @pytest.mark.parametrize("fields", [{"partial": 5}, {"partial": ["r"]}, {"context": None}], ids=repr)
 @on_each_loop
 async def test_params_that_are_no_completion_are_refused(fields: dict[str, object]) -> None:
-    """Trap 6: bad params → -32602, naming the field."""
+    """Bad params are -32602, and the field is named."""
     async with MemoryHost(app_completing(["red"])) as host:
         error = await host.refused("command/complete", {**complete("paint"), **fields})
     assert error["code"] == -32602
@@ -560,6 +572,6 @@ def _a_name_with_a_blank(app: App) -> None:
 def test_a_wrong_registration_of_a_command_is_an_error_where_it_is_written(
     register: Callable[[App], None], says: str
 ) -> None:
-    """Trap 43: a second registration of a name is an error where it is written; so is one for nothing."""
+    """A second registration of a name is an error where it is written; so is a completer without its command."""
     with pytest.raises(RegistrationError, match=says):
         register(app_completing([]))

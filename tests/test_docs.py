@@ -41,7 +41,7 @@ def matches(shown: str, printed: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_snippet_runs_and_prints_what_is_shown(page: Path, tmp_path: Path) -> None:
-    """Style 12: what is shown is run by a test."""
+    """What is shown is run by a test."""
     ran = ""
     for language, text in blocks(page):
         if (name := file_name(text)) is not None:

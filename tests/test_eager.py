@@ -92,7 +92,7 @@ def test_the_current_task_is_the_same_in_the_first_and_in_later_steps(run: Run) 
 
 
 def test_context_variables_stay_with_their_work(run: Run) -> None:
-    """Trap 32 in the loop: what a work sets, it and its children see later, and nobody else does."""
+    """What a handler sets is seen later by it and its children, and by no other handler."""
 
     async def child() -> str:
         return where.get()
@@ -151,7 +151,7 @@ def test_a_timeout_entered_in_the_first_step_expires_in_a_later_one(run: Run) ->
 @pytest.mark.parametrize("turns", range(5))
 @pytest.mark.parametrize("waits_for", ["nothing", "a future", "a task", "a stubborn task"])
 def test_a_cancel_reaches_the_work_wherever_it_waits(run: Run, waits_for: str, turns: int) -> None:
-    """Trap 22: also right after the first step, before the task has been told what that waits for."""
+    """Also right after the first step, before the task knows what that step waits for."""
 
     async def stubborn() -> None:
         try:
@@ -201,7 +201,7 @@ def test_a_cancel_reaches_the_work_wherever_it_waits(run: Run, waits_for: str, t
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("x"), asyncio.CancelledError()])
 def test_whatever_a_work_raises_is_told_once_and_ends_no_loop(run: Run, error: BaseException, late: bool) -> None:
-    """Trap 46: asyncio would end the loop with a SystemExit from a task."""
+    """The loop of asyncio would end on a SystemExit from a task."""
 
     async def work() -> object:
         if late:

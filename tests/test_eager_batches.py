@@ -76,7 +76,7 @@ def cancel_later(bench: Bench, key: str) -> None:
 @pytest.mark.parametrize("waits_for", ["nothing", "a future", "a task", "a finished future"])
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_cancel_in_the_batch_itself_reaches_the_work_and_only_that(run: Run, waits_for: str, fresh: bool) -> None:
-    """Trap 22: a cancel that came in the same write as its call."""
+    """The cancel comes in the same write as its call."""
 
     async def work() -> object:
         loop = asyncio.get_running_loop()
@@ -114,7 +114,7 @@ def test_a_cancel_in_the_batch_itself_reaches_the_work_and_only_that(run: Run, w
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("real", [False, True])
 def test_a_stubborn_task_swallows_a_cancel_exactly_as_in_asyncio(run: Run, turns: int, real: bool) -> None:
-    """Trap 22: a call that is cancelled while it waits for a task of its own; beside it the same in plain asyncio."""
+    """The call is cancelled while it waits for a task of its own, as in plain asyncio beside it."""
 
     async def stubborn() -> str:
         try:
@@ -155,7 +155,7 @@ def test_a_stubborn_task_swallows_a_cancel_exactly_as_in_asyncio(run: Run, turns
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_work_that_cancels_its_own_task_and_ends_cancels_nobody_else(run: Run, keeps: bool) -> None:
-    """Trap 22: tasks of first steps are used again, and a late cancel must not hit whoever has it then."""
+    """Tasks of first steps are reused, and a late cancel must not hit the next handler in one."""
     kept: list[asyncio.Task[Any]] = []
 
     async def selfish() -> object:
@@ -186,7 +186,7 @@ def test_a_work_that_cancels_its_own_task_and_ends_cancels_nobody_else(run: Run,
 
 
 def test_a_work_that_cancels_its_own_task_and_waits_is_cancelled(run: Run) -> None:
-    """Trap 22: as in any task."""
+    """A handler that cancels its own task is cancelled at its next await, as in any task."""
 
     async def work() -> object:
         own().cancel()
@@ -204,7 +204,7 @@ def test_a_work_that_cancels_its_own_task_and_waits_is_cancelled(run: Run) -> No
 
 
 def test_wait_for_in_the_first_step_limits_that_work(run: Run) -> None:
-    """Trap 20: time limits and task groups find the task that the work goes on in."""
+    """Time limits and task groups find the task in which the work goes on."""
 
     async def late() -> object:
         try:
@@ -244,7 +244,7 @@ def test_wait_for_in_the_first_step_limits_that_work(run: Run) -> None:
 def test_a_close_in_a_batch_leaves_nothing_and_harms_nobody(
     run: Run, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 12: the connection may be lost while a batch is being read."""
+    """The connection may be lost while a batch is being read."""
 
     async def other() -> object:
         first = own()
@@ -271,7 +271,7 @@ def test_a_close_in_a_batch_leaves_nothing_and_harms_nobody(
 
 
 def test_a_batch_after_the_close_leaves_no_spare(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 33: every table is empty in the end."""
+    """Every table is empty at the end."""
 
     async def other() -> object:
         await asyncio.sleep(0)
@@ -300,7 +300,7 @@ def odd() -> Generator[Any, Any, None]:
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_work_that_yields_what_no_loop_understands_is_told(run: Run, cancelled: bool) -> None:
-    """Trap 22: one answer, whatever the work awaits."""
+    """The call gets one answer, whatever its handler awaits."""
 
     async def work() -> None:
         await odd()
@@ -319,7 +319,7 @@ def test_a_work_that_yields_what_no_loop_understands_is_told(run: Run, cancelled
 
 
 def test_a_thousand_mixed_works_are_each_told_once(run: Run, recwarn: pytest.WarningsRecorder) -> None:
-    """Trap 33: success, error, cancel, time limits and groups, mixed: each work ends once, in its own context."""
+    """Successes, errors, cancels, time limits and groups: each ends once, in its own context."""
 
     async def work(n: int) -> object:
         seen = where.get()

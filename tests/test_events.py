@@ -30,7 +30,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @on_each_loop
 async def test_events_reach_each_handler_in_order_and_one_at_a_time_and_a_slow_one_delays_nothing_else() -> None:
-    """Trap 25."""
+    """Events keep the wire's order, one at a time for each handler; a slow handler delays nothing else."""
     app = App("t")
     count = 500
     go_on, all_quick, all_slow = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -79,7 +79,7 @@ async def test_events_reach_each_handler_in_order_and_one_at_a_time_and_a_slow_o
 
 @on_each_loop
 async def test_a_def_handler_is_told_one_at_a_time_in_a_thread() -> None:
-    """Trap 25, for ``def`` handlers: the same promise, from threads."""
+    """``def`` handlers, which run in threads, also get events in order and one at a time."""
     app = App("t")
     got: list[int] = []
     threads: set[int] = set()
@@ -103,7 +103,7 @@ async def test_a_def_handler_is_told_one_at_a_time_in_a_thread() -> None:
 
 @on_each_loop
 async def test_events_that_came_before_the_end_of_the_input_are_delivered() -> None:
-    """Trap 12: end-of-file is the end, within the grace: what was accepted finishes."""
+    """At end-of-file what was accepted finishes within the grace."""
     app = App("t")
     got: list[int] = []
 
@@ -145,7 +145,7 @@ class TurnDict(TypedDict):
 async def test_a_payload_is_structured_into_the_class_that_the_handler_names(
     cls: type, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Design section 2: the payload is a dict, or a class it is structured into; unknown fields are ignored.
+    """The payload is a dict, or a class that it is structured into; unknown fields are ignored.
 
     A payload that does not fit is a warning, and the handler is not called.
     """
@@ -183,7 +183,10 @@ async def test_a_payload_is_structured_into_the_class_that_the_handler_names(
 
 @on_each_loop
 async def test_a_handler_knows_the_events_name_and_number() -> None:
-    """Design section 2: an ``EventContext`` with ``name`` and ``seq``; protocol section 5: events get tier event."""
+    """An ``EventContext`` has ``name`` and ``seq``; events have the tier ``event``.
+
+    Source: docs/protocol.md, section 5.
+    """
     app = App("t")
     got: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -213,7 +216,7 @@ async def test_a_handler_knows_the_events_name_and_number() -> None:
 
 @on_each_loop
 async def test_what_the_event_tier_forbids_is_not_there_to_call() -> None:
-    """Design section 2: ``EventContext`` has no ``session`` (protocol section 5: events observe only)."""
+    """``EventContext`` has no ``session``, since events only observe. Source: docs/protocol.md, section 5."""
     app = App("t")
     got: asyncio.Queue[EventContext] = asyncio.Queue()
 
@@ -232,7 +235,7 @@ async def test_what_the_event_tier_forbids_is_not_there_to_call() -> None:
 
 @on_each_loop
 async def test_a_handler_may_ask_the_host_while_the_host_sends_more() -> None:
-    """Trap 24: the reader never awaits the user's code."""
+    """The reader never awaits the user's code."""
     app = App("t")
     done = asyncio.Event()
 
@@ -251,7 +254,7 @@ async def test_a_handler_may_ask_the_host_while_the_host_sends_more() -> None:
 
 @on_each_loop
 async def test_the_loss_of_events_is_an_event() -> None:
-    """Protocol section 7: ``events_lost`` {lost: n}, which has no ``seq``."""
+    """``events_lost`` {lost: n} has no ``seq``. Source: docs/protocol.md, section 7."""
     app = App("t")
     got: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -266,7 +269,7 @@ async def test_the_loss_of_events_is_an_event() -> None:
 
 @on_each_loop
 async def test_what_one_handler_does_to_its_payload_another_does_not_see() -> None:
-    """Trap 25: handlers share nothing, not even what they are given."""
+    """Handlers do not share the payload that they are given."""
     app = App("t")
     got: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -286,7 +289,10 @@ async def test_what_one_handler_does_to_its_payload_another_does_not_see() -> No
 
 @on_each_loop
 async def test_a_bus_handler_hears_of_its_topic_only_and_gets_what_was_published() -> None:
-    """Protocol section 7: ``bus/event`` {from, topic, payload}; ``@app.on_bus(topic)`` takes that payload."""
+    """``@app.on_bus(topic)`` takes the payload of ``bus/event`` {from, topic, payload}.
+
+    Source: docs/protocol.md, section 7.
+    """
     app = App("t")
     news: asyncio.Queue[Any] = asyncio.Queue()
     every: asyncio.Queue[Any] = asyncio.Queue()
@@ -323,7 +329,7 @@ async def test_a_bus_handler_hears_of_its_topic_only_and_gets_what_was_published
 
 @on_each_loop
 async def test_a_key_handler_hears_of_its_widget_only() -> None:
-    """Protocol section 7: ``widget/key`` {widget_id?, key}."""
+    """``widget/key`` {widget_id?, key} reaches the handler of that widget. Source: docs/protocol.md, section 7."""
     app = App("t")
     board: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -341,7 +347,7 @@ async def test_a_key_handler_hears_of_its_widget_only() -> None:
 
 @on_each_loop
 async def test_message_end_as_an_event_and_as_a_hook_are_kept_apart() -> None:
-    """Protocol section 6: ``message_end`` is a hook *and* an event name; the two lists are never mixed."""
+    """``message_end`` is a hook *and* an event, in two separate lists. Source: docs/protocol.md, section 6."""
     observer, gate, both = App("observer"), App("gate"), App("both")
     events: asyncio.Queue[str] = asyncio.Queue()
     hooked: list[str] = []
@@ -379,7 +385,7 @@ async def test_message_end_as_an_event_and_as_a_hook_are_kept_apart() -> None:
 
 @on_each_loop
 async def test_an_event_in_the_same_write_as_the_handshake_waits_for_the_lifespan() -> None:
-    """Trap 21, for events: ``initialize`` and what follows in one write both succeed, in that order."""
+    """``initialize`` and the event behind it in one write both succeed, in that order."""
     go_on, told = asyncio.Event(), asyncio.Event()
     order: list[str] = []
 
@@ -410,7 +416,10 @@ async def test_an_event_in_the_same_write_as_the_handshake_waits_for_the_lifespa
 
 @on_each_loop
 async def test_events_before_the_handshake_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    """Protocol section 2: only what follows the handshake is of the session; an event is never answered (trap 11)."""
+    """Only what follows the handshake belongs to the session; an event is never answered.
+
+    Source: docs/protocol.md, section 2.
+    """
     app = App("t")
     got: asyncio.Queue[int] = asyncio.Queue()
 
@@ -432,7 +441,7 @@ async def test_events_before_the_handshake_are_ignored(caplog: pytest.LogCapture
 async def test_an_event_behind_a_handshake_that_fails_is_dropped_and_the_next_one_is_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Trap 21: one write may hold a bad ``initialize``, an event, a good one, and another event."""
+    """One write may hold a bad ``initialize``, an event, a good one, and another event."""
     app = App("t")
     got: asyncio.Queue[int] = asyncio.Queue()
 
@@ -454,7 +463,7 @@ async def test_an_event_behind_a_handshake_that_fails_is_dropped_and_the_next_on
 
 @on_each_loop
 async def test_events_are_dropped_where_the_lifespan_fails() -> None:
-    """Trap 20: nothing but the lifespan's own error comes of it."""
+    """Only the lifespan's own error is raised."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -504,7 +513,7 @@ def observing(app: App, returned: object) -> asyncio.Queue[int]:
 async def test_a_decision_returned_from_an_observer_is_an_error_said_at_its_first_use(
     returned: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 36."""
+    """A decision returned from an observer is logged as an error at its first use."""
     app = App("t")
     done = observing(app, returned)
     async with CheckedHost(app) as host:
@@ -524,7 +533,7 @@ async def test_a_decision_returned_from_an_observer_is_an_error_said_at_its_firs
 
 @on_each_loop
 async def test_what_an_observer_returns_otherwise_is_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 36: only a decision is an error."""
+    """Only a returned decision is an error."""
     app = App("t")
     done = observing(app, {"any": "thing"})
     async with CheckedHost(app) as host:
@@ -543,7 +552,7 @@ async def test_what_an_observer_returns_otherwise_is_nobodys_business(caplog: py
 async def test_what_a_handler_raises_stays_with_that_event(
     error: BaseException, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Traps 45 and 46: the traceback is logged, nothing crosses; the next event comes, and so do other handlers'."""
+    """The traceback is logged and does not cross; other handlers and the next event are not affected."""
     app = App("t")
     got: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -587,7 +596,7 @@ async def test_what_a_handler_raises_stays_with_that_event(
 async def test_a_malformed_event_is_a_warning_and_nothing_else(
     changes: dict[str, Any], path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 11: a notification is never answered; what follows is delivered."""
+    """A notification is never answered; the next event is delivered."""
     app = App("t")
     got: asyncio.Queue[int | None] = asyncio.Queue()
 
@@ -608,7 +617,7 @@ async def test_a_malformed_event_is_a_warning_and_nothing_else(
 
 @on_each_loop
 async def test_events_that_nobody_handles_are_silent(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 11: an unknown one is no trouble."""
+    """An unknown event causes no message."""
     async with MemoryHost(App("t")) as host:
         host.send(host.event("turn_start"), host.event("of the host's own"))
         await host.ping()

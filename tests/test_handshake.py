@@ -68,7 +68,7 @@ def echoing(**options: Any) -> App:
 
 @on_each_loop
 async def test_an_app_that_has_everything_registers_everything() -> None:
-    """Protocol section 8: each kind of registration, in its shape on the wire."""
+    """Each kind of registration has its shape on the wire. Source: docs/protocol.md, section 8."""
     app = App("full", version="1.2.3")
 
     @app.tool
@@ -161,7 +161,10 @@ async def test_an_app_that_has_everything_registers_everything() -> None:
 
 @on_each_loop
 async def test_an_app_that_has_nothing_registers_nothing() -> None:
-    """Protocol section 3: ``initialize`` → protocol_version, extension, registrations?."""
+    """``initialize`` is answered with protocol_version, extension and, if there are any, registrations.
+
+    Source: docs/protocol.md, section 3.
+    """
     async with MemoryHost(App("t")) as host:
         assert host.initialized.pop("registrations", {}) == {}
         assert host.initialized == {"protocol_version": 1, "extension": {"name": "t", "version": "0.0.0"}}
@@ -170,14 +173,14 @@ async def test_an_app_that_has_nothing_registers_nothing() -> None:
 @pytest.mark.parametrize("theirs", [1, 2, 99, 2**53])
 @on_each_loop
 async def test_the_lower_of_two_protocol_versions_counts(theirs: int) -> None:
-    """Protocol section 1: the effective protocol version is min(host, extension); today ours is 1."""
+    """The effective protocol version is min(host, extension); ours is 1. Source: docs/protocol.md, section 1."""
     async with MemoryHost(App("t"), handshake={"protocol_version": theirs}) as host:
         assert host.initialized["protocol_version"] == 1
 
 
 @on_each_loop
 async def test_fields_of_the_handshake_that_nobody_knows_are_ignored() -> None:
-    """Protocol section 1: unknown fields are ignored, always; those that may be absent may be null."""
+    """Unknown fields are ignored; fields that may be absent may be null. Source: docs/protocol.md, section 1."""
     handshake = {
         "new": 1,
         "host": {"name": "h", "version": "1", "new": 1},
@@ -217,7 +220,10 @@ async def test_flags_have_the_hosts_values_and_else_their_defaults() -> None:
 
 @on_each_loop
 async def test_nothing_is_sent_before_the_answer_to_the_handshake() -> None:
-    """Protocol section 2: ``initialize`` is answered first; what is told of "ready" comes behind it, and once."""
+    """``initialize`` is answered first; what is sent when it is ready comes behind it, once.
+
+    Source: docs/protocol.md, section 2.
+    """
     ready: list[SepLink] = []
 
     class Probing(MemoryHost):
@@ -241,7 +247,7 @@ async def test_nothing_is_sent_before_the_answer_to_the_handshake() -> None:
 
 @on_each_loop
 async def test_a_bad_handshake_is_refused_with_every_fault_and_a_second_try_succeeds() -> None:
-    """Trap 44: all faults at once, not the first; trap 6: -32602. The host may correct itself."""
+    """The error is -32602 with all faults at once, so that the host can correct itself."""
     entered: list[str] = []
 
     @asynccontextmanager
@@ -297,7 +303,7 @@ async def test_a_bad_handshake_is_refused_with_every_fault_and_a_second_try_succ
 )
 @on_each_loop
 async def test_a_field_of_the_wrong_type_is_named(field: str, value: object) -> None:
-    """Trap 44: each error has a path; nothing is guessed at in the handshake."""
+    """Each error has a path; no value of the handshake is converted."""
     async with MemoryHost(App("t"), handshake=None) as host:
         error = await host.refused("initialize", {**HANDSHAKE, field: value})
     assert error["code"] == -32602
@@ -311,7 +317,7 @@ async def test_a_field_of_the_wrong_type_is_named(field: str, value: object) -> 
 )
 @on_each_loop
 async def test_a_request_before_the_handshake_is_refused(method: str) -> None:
-    """Design section 3, decision 3: requests other than ``initialize`` and ``ping`` before the handshake → -32600."""
+    """Requests other than ``initialize`` and ``ping`` before the handshake are answered with -32600."""
     async with MemoryHost(echoing(), handshake=None) as host:
         error = await host.refused(method, CALL)
         assert error["code"] == -32600
@@ -323,7 +329,10 @@ async def test_a_request_before_the_handshake_is_refused(method: str) -> None:
 
 @on_each_loop
 async def test_a_second_handshake_is_refused_and_changes_nothing() -> None:
-    """Protocol section 2: one ``initialize`` a connection; the second → -32600, while the first is at it and after."""
+    """A connection has one ``initialize``: a second is -32600, while the first runs and afterwards.
+
+    Source: docs/protocol.md, section 2.
+    """
     entered: list[str] = []
     go_on = asyncio.Event()
 
@@ -361,7 +370,7 @@ _inside: contextvars.ContextVar[str] = contextvars.ContextVar("_inside", default
 
 @on_each_loop
 async def test_a_lifespan_is_entered_and_left_in_one_task() -> None:
-    """Design section 2: the lifespan is an async context manager; what it yields is ``ctx.state`` in each handler.
+    """The lifespan is an async context manager; what it yields is ``ctx.state`` in each handler.
 
     Task groups, time limits and context variables that it enters can only be left in the task they were entered in.
     """
@@ -410,7 +419,7 @@ async def test_a_lifespan_is_entered_and_left_in_one_task() -> None:
 
 @on_each_loop
 async def test_requests_in_the_same_write_as_the_handshake_wait_for_a_slow_lifespan() -> None:
-    """Trap 21: ``initialize`` and the first call in one write both succeed. A ping does not wait (trap 31)."""
+    """``initialize`` and a call in one write both succeed. A ping does not wait for them."""
     go_on = asyncio.Event()
 
     @asynccontextmanager
@@ -444,7 +453,7 @@ async def test_requests_in_the_same_write_as_the_handshake_wait_for_a_slow_lifes
 
 @on_each_loop
 async def test_what_waits_for_the_handshake_can_be_cancelled() -> None:
-    """Trap 22: a cancel at every await point of a call gives exactly one answer; also where it has not begun."""
+    """A cancelled call gets exactly one answer, also if it has not begun."""
     go_on = asyncio.Event()
 
     @asynccontextmanager
@@ -465,7 +474,7 @@ async def test_what_waits_for_the_handshake_can_be_cancelled() -> None:
 
 @on_each_loop
 async def test_a_cancelled_handshake_leaves_its_lifespan_and_may_be_tried_again() -> None:
-    """Trap 22, for ``initialize``: one answer, -32800, and a live process; what waited for it is refused."""
+    """The answer is one -32800, the calls behind it are refused, and the process lives."""
     order: list[str] = []
     never = asyncio.Event()
 
@@ -494,9 +503,11 @@ async def test_a_cancelled_handshake_leaves_its_lifespan_and_may_be_tried_again(
 @pytest.mark.parametrize("swallows", [False, True])
 @on_each_loop
 async def test_a_cancelled_handshake_is_answered_when_its_lifespan_has_stopped(swallows: bool) -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped.
+    """A cancelled request is answered once, with -32800, when its work has stopped.
 
     The next lifespan must not open what the one before is still closing.
+
+    Source: docs/protocol.md, section 8.
     """
     order: list[str] = []
     entering, closing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -537,7 +548,7 @@ async def test_a_cancelled_handshake_is_answered_when_its_lifespan_has_stopped(s
 async def test_a_lifespan_that_fails_at_its_start_is_told_to_the_host_and_raised_by_serve(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An extension that could not start serves nobody: -32603 to all that wait, then the end. Trap 45: no secret."""
+    """All calls that wait are answered with -32603, without the text of the exception, then it ends."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -566,7 +577,7 @@ async def test_a_lifespan_that_fails_at_its_start_is_told_to_the_host_and_raised
 @pytest.mark.parametrize("how", ["exits", "is cancelled", "yields nothing", "is no context manager", "raises a group"])
 @on_each_loop
 async def test_a_lifespan_that_fails_in_an_odd_way_is_an_orderly_failure_too(how: str) -> None:
-    """Trap 20: no CancelledError that is not the caller's own; trap 46: ``sys.exit()`` ends no loop."""
+    """The caller gets no CancelledError that is not its own, and ``sys.exit()`` does not end the loop."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -590,7 +601,7 @@ async def test_a_lifespan_that_fails_in_an_odd_way_is_an_orderly_failure_too(how
 
 @on_each_loop
 async def test_a_lifespan_that_fails_at_its_end_is_logged_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 12: lifespans end, exit 0; what one raises there harms nobody."""
+    """Lifespans end with exit code 0; an exception there is logged and harms nothing else."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -609,7 +620,7 @@ async def test_a_lifespan_that_fails_at_its_end_is_logged_and_no_more(caplog: py
 
 @on_each_loop
 async def test_the_end_of_the_input_lets_the_handshake_and_what_waits_for_it_finish() -> None:
-    """Trap 12: end-of-file is the end: accepted requests finish within the grace, lifespans end."""
+    """At end-of-file accepted requests finish within the grace, and lifespans end."""
     go_on, left = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
@@ -724,7 +735,7 @@ async def test_a_lifespan_may_start_a_task_that_is_then_not_started_twice() -> N
 
 @on_each_loop
 async def test_a_tool_starts_stops_and_watches_tasks() -> None:
-    """Design section 2: ``app.tasks.start(fn, id=, user_id=, payload=, name=)``; ``stop(id)``; ``status()``."""
+    """``app.tasks.start(fn, id=, user_id=, payload=, name=)``, ``stop(id)`` and ``status()`` work in a tool."""
     app = App("t")
     began: asyncio.Queue[tuple[object, ...]] = asyncio.Queue()
 
@@ -786,7 +797,7 @@ async def test_a_tool_starts_stops_and_watches_tasks() -> None:
 
 @on_each_loop
 async def test_a_task_is_given_as_its_function_a_method_or_a_name() -> None:
-    """Design section 2: ``app.tasks.start(fn)``; two functions of one name are two tasks."""
+    """``app.tasks.start(fn)`` tells two functions of one name apart."""
     app = App("t")
     ran: list[str] = []
 
@@ -962,7 +973,7 @@ SERVICES: Final[list[tuple[str, Work, dict[str, Any], object, object]]] = [
 async def test_a_person_is_asked_in_each_of_seven_ways(
     kind: UiKind, work: Work, params: dict[str, Any], answer: dict[str, Any], value: object
 ) -> None:
-    """Protocol section 4: the kinds of ``ui/request``, their fields and what comes back."""
+    """Each kind of ``ui/request`` sends its fields and returns its answer. Source: docs/protocol.md, section 4."""
     made, asked = await use(work, {"ui/request": answer}, ui_capabilities=[kind])
     assert made == value
     assert type(made) is type(value)
@@ -973,7 +984,7 @@ async def test_a_person_is_asked_in_each_of_seven_ways(
 @pytest.mark.parametrize(("kind", "work"), [(kind, work) for kind, work, _, _, _ in UI_REQUESTS])
 @on_each_loop
 async def test_what_a_person_dismisses_is_none(kind: UiKind, work: Work) -> None:
-    """Protocol section 4: any kind may come back ``cancelled: true``."""
+    """Any kind may come back ``cancelled: true``. Source: docs/protocol.md, section 4."""
     made, asked = await use(work, {"ui/request": {"cancelled": True}}, ui_capabilities=[kind])
     assert made is None
     assert len(asked) == 1
@@ -982,7 +993,10 @@ async def test_what_a_person_dismisses_is_none(kind: UiKind, work: Work) -> None
 @pytest.mark.parametrize(("kind", "work"), [(kind, work) for kind, work, _, _, _ in UI_REQUESTS])
 @on_each_loop
 async def test_what_the_host_cannot_show_is_not_asked_for(kind: UiKind, work: Work) -> None:
-    """Protocol section 4: what is not in ``ui_capabilities`` is -32001; from the host, the same error."""
+    """A kind that is not in ``ui_capabilities`` raises NoUI (-32001), like the same error from the host.
+
+    Source: docs/protocol.md, section 4.
+    """
     others = sorted({other for other, *_ in UI_REQUESTS} - {kind})
     for can in ([], others):
         made, asked = await use(work, {"ui/request": {}}, ui_capabilities=can)
@@ -997,14 +1011,17 @@ async def test_what_the_host_cannot_show_is_not_asked_for(kind: UiKind, work: Wo
 
 
 def test_each_kind_and_each_method_is_tried_here() -> None:
-    """Protocol section 4: seven kinds; and every method that can be switched off."""
+    """The tables above have all seven kinds and every method that can be switched off.
+
+    Source: docs/protocol.md, section 4.
+    """
     assert {kind for kind, *_ in UI_REQUESTS} == set(UiKind.__args__)  # type: ignore[attr-defined]  # of a Literal
     assert {method for method, *_ in SERVICES} | {"ui/request", "exec/run"} == GROUP_OF.keys()
 
 
 @on_each_loop
 async def test_a_handler_can_find_out_what_the_host_can_show() -> None:
-    """Design section 2: ``has_ui(kind)``: what the host said that it can show."""
+    """``has_ui(kind)`` says whether the host can show a kind."""
 
     async def look(ctx: ToolContext) -> object:
         return ctx.has_ui("select"), ctx.has_ui("confirm")
@@ -1019,9 +1036,9 @@ async def test_a_handler_can_find_out_what_the_host_can_show() -> None:
 async def test_a_service_asks_as_the_protocol_says(
     method: str, work: Work, params: dict[str, Any], answer: object, value: object
 ) -> None:
-    """Protocol sections 4 and 9: the params of each method, and what its result comes to.
+    """The params of each method, and what its result comes to. Source: docs/protocol.md, sections 4 and 9.
 
-    -32601 to ``bus/publish`` is "nobody listens", to ``session/state`` "nothing to tell": not an error (decision 6).
+    -32601 to ``bus/publish`` means that there is no bus, to ``session/state`` that there is no state: not an error.
     """
     made, asked = await use(work, {method: answer})
     assert made == value
@@ -1043,7 +1060,10 @@ async def test_a_service_asks_as_the_protocol_says(
 async def test_what_the_reference_hosts_do_not_know_degrades(
     method: str, work: Work, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Protocol section 9: they answer -32601 to these; an extension degrades instead of failing, and says it once."""
+    """The reference hosts answer -32601 to these; an extension goes on without them, and logs it once.
+
+    Source: docs/protocol.md, section 9.
+    """
 
     async def twice(ctx: ToolContext) -> object:
         return await work(ctx), await work(ctx)
@@ -1059,7 +1079,10 @@ async def test_what_the_reference_hosts_do_not_know_degrades(
 
 @on_each_loop
 async def test_a_key_is_forgotten_even_where_the_host_cannot_delete() -> None:
-    """Protocol section 9: -32601 to ``kv/delete``. A stored null reads as a key that was never there."""
+    """After -32601 to ``kv/delete`` null is stored, which reads as a key that was never there.
+
+    Source: docs/protocol.md, section 9.
+    """
     kv: dict[str, object] = {"k": 1}
 
     def store(params: dict[str, Any]) -> dict[str, Any]:
@@ -1079,20 +1102,23 @@ async def test_a_key_is_forgotten_even_where_the_host_cannot_delete() -> None:
 
 @on_each_loop
 async def test_a_host_that_knows_no_user_interface_has_none() -> None:
-    """Protocol sections 4 and 9: -32601 to ``ui/request`` is what -32001 says: nobody is there."""
+    """-32601 to ``ui/request`` means the same as -32001: no user interface.
+
+    Source: docs/protocol.md, sections 4 and 9.
+    """
     made, _ = await use(lambda ctx: ctx.ui.confirm("sure?"), {"ui/request": MethodNotFound("no")})
     assert isinstance(made, NoUI)
 
 
 @on_each_loop
 async def test_a_handler_can_ask_for_a_sign_of_life() -> None:
-    """Protocol section 4: ``ping`` goes both ways."""
+    """``ping`` goes both ways. Source: docs/protocol.md, section 4."""
     assert await use(lambda ctx: ctx.ping(), {"ping": {}}) == (None, [("ping", {})])
 
 
 @on_each_loop
 async def test_a_handler_knows_what_the_host_said_of_itself() -> None:
-    """What ``initialize`` says of the host is there for the author."""
+    """The author can read every field of ``initialize``. Source: docs/protocol.md, section 3."""
     app = App("t")
 
     @app.tool
@@ -1122,7 +1148,10 @@ async def test_a_handler_knows_what_the_host_said_of_itself() -> None:
 
 @on_each_loop
 async def test_a_command_is_run_by_the_host() -> None:
-    """Protocol section 4: ``exec/run`` {command, args?, cwd?, context} → stdout, stderr, exit_code."""
+    """``exec/run`` {command, args?, cwd?, context} returns stdout, stderr and exit_code.
+
+    Source: docs/protocol.md, section 4.
+    """
     answer = {"stdout": "out", "stderr": "err", "exit_code": -9, "new": 1}
 
     async def run(ctx: ToolContext) -> object:
@@ -1141,7 +1170,7 @@ async def test_a_command_is_run_by_the_host() -> None:
 
 @on_each_loop
 async def test_each_call_acts_in_the_context_it_came_with() -> None:
-    """Protocol section 5: ``session/*`` and ``exec/run`` need the context that the call came with."""
+    """``session/*`` and ``exec/run`` send the context that the call came with. Source: docs/protocol.md, section 5."""
     app = App("t")
 
     @app.tool
@@ -1182,7 +1211,7 @@ EACH_METHOD: Final[dict[str, Work]] = {
 @pytest.mark.parametrize("method", sorted(EACH_METHOD))
 @on_each_loop
 async def test_what_the_handshake_switched_off_is_not_asked_for(method: str) -> None:
-    """Design section 3, decision 6: what ``capabilities_enabled`` switches off raises without asking the host.
+    """A method that ``capabilities_enabled`` switches off raises without asking the host.
 
     What it does not mention is tried.
     """
@@ -1207,7 +1236,10 @@ DEGRADING: Final = frozenset(
 @pytest.mark.parametrize("method", sorted(EACH_METHOD.keys() - DEGRADING))
 @on_each_loop
 async def test_a_method_that_the_host_does_not_know_raises_so_that_the_author_can_degrade(method: str) -> None:
-    """Protocol section 9: hosts answer -32601 to much; the author can catch it by its class."""
+    """Hosts answer -32601 to many methods; the author can catch it by its class.
+
+    Source: docs/protocol.md, section 9.
+    """
     made, asked = await use(EACH_METHOD[method])
     assert isinstance(made, MethodNotFound)
     assert len(asked) == 1
@@ -1228,7 +1260,7 @@ async def test_a_method_that_the_host_does_not_know_raises_so_that_the_author_ca
 )
 @on_each_loop
 async def test_an_error_of_the_host_has_a_class_for_its_code(code: int, cls: type[RpcError]) -> None:
-    """Design section 2: ``RpcError(code, message, data)`` with a subclass for each SEP code."""
+    """``RpcError(code, message, data)`` has a subclass for each SEP code."""
     answers = dict.fromkeys(EACH_METHOD, RpcError("because", code=code, data={"a": 1}))
     for method in ("exec/run", "session/state", "bus/publish", "kv/get"):
         made, _ = await use(EACH_METHOD[method], answers)
@@ -1268,7 +1300,7 @@ async def test_an_error_of_the_host_has_a_class_for_its_code(code: int, cls: typ
 async def test_a_result_that_does_not_fit_is_the_hosts_fault_and_says_what_is_wrong(
     method: str, work: Work, answer: object, names: str
 ) -> None:
-    """Trap 44, for what hosts answer: never a wrong value, but an error with the path of what does not fit."""
+    """A wrong result of the host never becomes a wrong value: it is an error with the path of the fault."""
     made, _ = await use(work, {method: answer})
     assert isinstance(made, InternalError)
     assert "the host's answer" in made.message
@@ -1291,7 +1323,7 @@ async def test_a_result_that_does_not_fit_is_the_hosts_fault_and_says_what_is_wr
 )
 @on_each_loop
 async def test_an_answer_that_is_no_response_fails_who_asked_and_nobody_else(answer: Malformed) -> None:
-    """Trap 5, for responses: whoever waits is told; an answer is never answered; a ping is."""
+    """The caller is told; a malformed answer is never answered; a ping still is."""
     app = App("t")
 
     @app.tool
@@ -1312,7 +1344,7 @@ async def test_an_answer_that_is_no_response_fails_who_asked_and_nobody_else(ans
 @pytest.mark.parametrize("result", [None, [], "ok", 5, {"new": 1}], ids=repr)
 @on_each_loop
 async def test_a_result_that_says_nothing_may_be_anything(result: object) -> None:
-    """Protocol section 9: every host is quirky; where there is nothing to read from a result, it is not read."""
+    """If nothing is read from a result, its shape is not checked: hosts differ. Source: docs/protocol.md, section 9."""
     for method in ("kv/set", "kv/delete", "session/send_message", "session/append_entry"):
         made, asked = await use(EACH_METHOD[method], {method: result})
         assert made is None
@@ -1335,7 +1367,7 @@ async def test_a_result_that_says_nothing_may_be_anything(result: object) -> Non
 async def test_what_is_stored_and_does_not_fit_is_invalid_data_and_not_the_default(
     work: Work, value: object, paths: set[str]
 ) -> None:
-    """Trap 44: with every fault; a default is for what is not there, not for what an older version wrote."""
+    """All faults are told; the default is for a missing value, not for one that an older version wrote."""
     made, _ = await use(work, {"kv/get": {"value": value}})
     assert isinstance(made, InvalidData)
     assert {fault.path for fault in made.faults} == paths
@@ -1355,7 +1387,7 @@ async def test_what_is_stored_and_does_not_fit_is_invalid_data_and_not_the_defau
 )
 @on_each_loop
 async def test_what_has_no_form_in_json_is_not_sent(work: Work, path: str) -> None:
-    """Traps 10 and 47: it fails that call, with path and type of the value, and nothing else."""
+    """It fails that call, with path and type of the value, and nothing else."""
     made, asked = await use(work)
     assert isinstance(made, EncodeError)
     assert made.path == path
@@ -1364,7 +1396,7 @@ async def test_what_has_no_form_in_json_is_not_sent(work: Work, path: str) -> No
 
 @on_each_loop
 async def test_what_is_still_asked_when_the_host_ends_fails_at_once() -> None:
-    """Trap 19, seen from here: nobody waits for an answer that cannot come any more."""
+    """A request whose answer can no longer come fails at once."""
     app = App("t")
     made: list[str] = []
     asking = asyncio.Event()

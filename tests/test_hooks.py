@@ -68,14 +68,14 @@ def modify(patch: dict[str, Any]) -> ModifyOutcome:
 
 
 def test_each_hook_of_the_protocol_is_tried_here() -> None:
-    """Protocol section 6: the ten hooks."""
+    """The table above has all ten hooks. Source: docs/protocol.md, section 6."""
     assert INPUTS.keys() == HOOKS
 
 
 @EACH_HOOK
 @on_each_loop
 async def test_a_hook_takes_a_dict_and_returns_it_changed(hook: HookName) -> None:
-    """Protocol section 6: a patch is the whole new input; fields that nobody named here are in it."""
+    """A patch is the whole new input, with the fields that no handler named. Source: docs/protocol.md, section 6."""
     app = App("t")
     given: list[dict[str, Any]] = []
     value = {**INPUTS[hook], "of_the_host": [1]}
@@ -94,7 +94,7 @@ async def test_a_hook_takes_a_dict_and_returns_it_changed(hook: HookName) -> Non
 @EACH_HOOK
 @on_each_loop
 async def test_a_hook_that_nobody_handles_goes_on(hook: HookName) -> None:
-    """Protocol section 6: an extension may be asked for a hook that it does not handle."""
+    """An extension may be asked for a hook that it does not handle. Source: docs/protocol.md, section 6."""
     async with MemoryHost(App("t")) as host:
         assert await host.ask("hook", params(hook, INPUTS[hook])) == {"action": "continue"}
         assert "hooks" not in host.initialized["registrations"]
@@ -102,7 +102,7 @@ async def test_a_hook_that_nobody_handles_goes_on(hook: HookName) -> None:
 
 @on_each_loop
 async def test_an_unknown_hook_is_refused() -> None:
-    """Design section 3, decision 1: an unknown hook name → -32602."""
+    """An unknown hook name is -32602."""
     async with CheckedHost(App("t")) as host:
         error = await refused(host.call_hook("tool_calls", {}))
     assert error.code == -32602
@@ -111,7 +111,10 @@ async def test_an_unknown_hook_is_refused() -> None:
 
 @on_each_loop
 async def test_each_hook_with_an_input_of_the_engine_has_a_record_for_it() -> None:
-    """Protocol section 6: the inputs as the reference engine sends them; fields that a record does not know stay."""
+    """The inputs are those of the reference engine; fields that a record does not know are kept.
+
+    Source: docs/protocol.md, section 6.
+    """
     app = App("t")
     given: list[object] = []
 
@@ -151,7 +154,7 @@ async def test_each_hook_with_an_input_of_the_engine_has_a_record_for_it() -> No
 
 @on_each_loop
 async def test_a_hook_without_a_parameter_and_one_with_only_a_context_are_called() -> None:
-    """Design section 2: a parameter annotated with a context type receives it; a hook may do without its input."""
+    """A parameter annotated with a context type receives it; a hook may leave out its input."""
     app = App("t")
     seen: list[object] = []
 
@@ -176,7 +179,7 @@ async def test_a_hook_without_a_parameter_and_one_with_only_a_context_are_called
 
 @on_each_loop
 async def test_a_callable_object_can_be_a_hook() -> None:
-    """Design section 2: a decorator takes what Python calls a function: an instance, a partial, a bound method."""
+    """A decorator takes an instance, a partial or a bound method, too."""
     app = App("t")
 
     class Gate:
@@ -204,9 +207,9 @@ async def test_a_callable_object_can_be_a_hook() -> None:
 @pytest.mark.parametrize("hook", ["tool_call", "user_bash", "input"])
 @on_each_loop
 async def test_a_hook_that_raises_is_an_error_so_that_the_host_decides(error: BaseException, hook: HookName) -> None:
-    """Trap 34: an exception blocks: the host gets an error, for which ``tool_call`` and ``user_bash`` fail closed.
+    """On an exception the host gets an error, for which ``tool_call`` and ``user_bash`` fail closed.
 
-    Nothing of the exception crosses (trap 45), and the handlers behind it are not asked.
+    Nothing of the exception crosses, and the handlers behind it are not asked.
     """
     app = App("t")
     asked: list[str] = []
@@ -251,7 +254,7 @@ async def test_a_hook_that_raises_is_an_error_so_that_the_host_decides(error: Ba
 )
 @on_each_loop
 async def test_a_bad_decision_is_an_error_and_never_a_yes(returned: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 34: a bad return value blocks: it is answered with an error, not with "continue"."""
+    """A bad return value is answered with an error, not with "continue"."""
     app = App("t")
 
     @app.hook("tool_call")
@@ -267,7 +270,7 @@ async def test_a_bad_decision_is_an_error_and_never_a_yes(returned: Any, caplog:
 
 @on_each_loop
 async def test_a_bad_decision_of_a_dict_handler_is_an_error() -> None:
-    """Trap 34: the new input is checked against the hook's own type, however the handler takes it."""
+    """The new input is checked against the hook's own type, however the handler takes it."""
     app = App("t")
 
     @app.hook("tool_call")
@@ -296,7 +299,7 @@ async def test_a_bad_decision_of_a_dict_handler_is_an_error() -> None:
 async def test_an_input_that_does_not_fit_is_refused_so_that_the_host_fails_closed(
     hook: HookName, value: dict[str, Any], path: str
 ) -> None:
-    """Trap 34: what a gate cannot read it must not let pass: -32602 with the fault, and the handler is not called."""
+    """An input that cannot be read is -32602 with the fault, and the handler is not called."""
     app = App("t")
     called: list[object] = []
     records = {
@@ -322,7 +325,7 @@ async def test_an_input_that_does_not_fit_is_refused_so_that_the_host_fails_clos
 @pytest.mark.parametrize("field", ["hook", "context", "input"])
 @on_each_loop
 async def test_a_hook_request_that_lacks_a_field_is_refused(field: str) -> None:
-    """Trap 6: bad params → -32602."""
+    """Bad params are -32602."""
     broken = {k: v for k, v in params("tool_call", INPUTS["tool_call"]).items() if k != field}
     async with MemoryHost(App("t")) as host:
         assert (await host.refused("hook", broken))["code"] == -32602
@@ -341,7 +344,7 @@ async def test_a_hook_request_that_lacks_a_field_is_refused(field: str) -> None:
 async def test_a_block_is_told_as_a_block_and_not_as_an_error(
     hook: HookName, block: Block, outcome: BlockOutcome
 ) -> None:
-    """Trap 34: "denied" and "failed" can be told apart; a block is always honoured, whatever its reason holds."""
+    """A denial and a failure can be told apart; a block counts, whatever its reason holds."""
     app = App("t")
 
     @app.hook(hook)
@@ -354,7 +357,10 @@ async def test_a_block_is_told_as_a_block_and_not_as_an_error(
 
 @on_each_loop
 async def test_a_cancelled_hook_is_answered_as_cancelled() -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+    """A cancelled request is answered once, with -32800, when its work has stopped.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     begun, stopped = asyncio.Event(), asyncio.Event()
 
@@ -376,7 +382,7 @@ async def test_a_cancelled_hook_is_answered_as_cancelled() -> None:
 
 @on_each_loop
 async def test_a_cancellation_that_nobody_asked_for_fails_the_hook() -> None:
-    """Trap 34: an exception of whatever kind is an error with a correlation id."""
+    """Every kind of exception is an error with a correlation id."""
     app = App("t")
 
     @app.hook("tool_call")
@@ -394,7 +400,7 @@ async def test_a_cancellation_that_nobody_asked_for_fails_the_hook() -> None:
 
 @on_each_loop
 async def test_a_patch_is_laid_over_the_input_with_the_fields_that_its_record_does_not_know() -> None:
-    """Design section 2: ``Patch(**fields)`` is merged over the input, the whole goes out."""
+    """``Patch(**fields)`` is merged over the input, and the whole input goes out."""
     app = App("t")
 
     @app.hook("tool_call")
@@ -409,7 +415,7 @@ async def test_a_patch_is_laid_over_the_input_with_the_fields_that_its_record_do
 
 @on_each_loop
 async def test_an_evolved_record_goes_out_whole_with_the_fields_that_it_does_not_know() -> None:
-    """Design section 2: or the input itself changed with ``attrs.evolve``; a field changed to its default arrives."""
+    """An input changed with ``attrs.evolve`` goes out whole, with fields that are back at their default."""
     app = App("t")
 
     @app.hook("tool_result")
@@ -447,7 +453,7 @@ def changed_dict_and_block(value: dict[str, Any]) -> Block:
 @pytest.mark.parametrize("others", [0, 1])
 @on_each_loop
 async def test_an_input_that_is_changed_in_place_and_returned_is_a_change(handler: Handler, others: int) -> None:
-    """Design section 2: the input itself, changed, is a decision, however it was changed."""
+    """The changed input is a decision, however it was changed."""
     app = App("t")
     seen: list[object] = []
 
@@ -475,7 +481,7 @@ async def test_an_input_that_is_changed_in_place_and_returned_is_a_change(handle
 async def test_what_a_hook_changes_in_place_and_does_not_return_is_no_decision(
     annotation: type, then: HookReturn, others: int
 ) -> None:
-    """Design section 2: None is "continue"; a change must be returned."""
+    """None means "continue", so a change must be returned."""
     app = App("t")
     seen: list[object] = []
 
@@ -501,7 +507,10 @@ async def test_what_a_hook_changes_in_place_and_does_not_return_is_no_decision(
 
 @on_each_loop
 async def test_an_input_that_is_returned_as_it_was_goes_on() -> None:
-    """Protocol section 6: a modify of a foreign tool's call is dropped by the host; where nothing changes, say so."""
+    """The host drops a modify of another extension's tool, so an unchanged input is answered with "continue".
+
+    Source: docs/protocol.md, section 6.
+    """
     app = App("t")
 
     @app.hook("tool_call")
@@ -537,7 +546,7 @@ class TypedData:
 @pytest.mark.parametrize("cls", [Typed, TypedData])
 @on_each_loop
 async def test_a_hook_takes_its_input_as_a_class_of_the_authors_own(cls: type[Typed]) -> None:
-    """Design section 2: the input itself, changed, is a decision, of whatever class it is."""
+    """The changed input is a decision, whatever its class."""
     app = App("t")
 
     async def decide(value: Any) -> Any:
@@ -555,7 +564,7 @@ async def test_a_hook_takes_its_input_as_a_class_of_the_authors_own(cls: type[Ty
 @pytest.mark.parametrize(("before", "after"), [(1, True), (True, 1), (0, False), (1, 1.0), (0.0, 0)])
 @on_each_loop
 async def test_values_that_python_calls_equal_and_json_does_not_are_a_change(before: object, after: object) -> None:
-    """Trap 7's rule, for patches: ``1``, ``true`` and ``1.0`` are three things on the wire."""
+    """``1``, ``true`` and ``1.0`` are three different values on the wire."""
     app = App("t")
 
     @app.hook("input")
@@ -570,7 +579,7 @@ async def test_values_that_python_calls_equal_and_json_does_not_are_a_change(bef
 
 @on_each_loop
 async def test_hooks_run_in_the_order_of_registration_and_each_sees_the_one_before() -> None:
-    """Trap 35: hooks run one after another in a fixed order, each sees the one before."""
+    """Hooks run one after another in a fixed order, and each sees the result of the one before."""
     app = App("t")
     seen: list[tuple[str, Any]] = []
     running = 0
@@ -601,7 +610,7 @@ async def test_hooks_run_in_the_order_of_registration_and_each_sees_the_one_befo
 
 @on_each_loop
 async def test_the_first_block_ends_it_and_drops_the_patches_before() -> None:
-    """Trap 35: the first block ends it."""
+    """The first block ends the chain."""
     app = App("t")
     called: list[str] = []
 
@@ -627,7 +636,7 @@ async def test_the_first_block_ends_it_and_drops_the_patches_before() -> None:
 
 @on_each_loop
 async def test_a_rewritten_input_is_checked_again_before_anyone_sees_it() -> None:
-    """Trap 35: a rewritten input is checked again: a gate behind the rewriter never sees what does not fit."""
+    """A rewritten input is checked again: a gate behind the rewriter never sees one that does not fit."""
     app = App("t")
     gated: list[object] = []
 
@@ -667,7 +676,7 @@ def reference(steps: tuple[str, ...]) -> tuple[str, list[int], dict[str, Any]]:
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 @on_each_loop
 async def test_any_sequence_of_decisions_folds_as_the_model_says(number: int) -> None:
-    """Design section 2: several handlers of one hook fold: the first block wins, patches thread through."""
+    """The handlers of one hook fold: the first block wins, patches thread through."""
     for steps in itertools.product(STEPS, repeat=number):
         app = App("t")
         seen: list[int] = []
@@ -717,7 +726,10 @@ async def test_any_sequence_of_decisions_folds_as_the_model_says(number: int) ->
 
 @on_each_loop
 async def test_a_hook_asks_the_person_and_acts_on_the_session_in_its_context() -> None:
-    """Protocol section 5: hooks get tier command, and what they ask goes out with the context they came with."""
+    """Hooks have the tier ``command``, and their requests carry the context that they came with.
+
+    Source: docs/protocol.md, section 5.
+    """
     app = App("t")
 
     @app.hook("tool_call")

@@ -21,7 +21,7 @@ async def turns(count: int = 3) -> None:
 
 
 def test_slots_are_given_first_come_first_served_and_never_more_than_there_are(run: Run) -> None:
-    """Trap 31: calls past ``max_concurrency`` wait in a bounded queue; past that they are refused at once."""
+    """Calls past ``max_concurrency`` wait in a bounded queue; past that they are refused at once."""
 
     async def main() -> None:
         slots = Slots(2, 3)
@@ -52,7 +52,7 @@ def test_slots_are_given_first_come_first_served_and_never_more_than_there_are(r
 
 @pytest.mark.parametrize("handed_over", [False, True])
 def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot_with_it(run: Run, handed_over: bool) -> None:
-    """Trap 22: not even where the slot was handed over in the moment of the cancel."""
+    """Also if the slot was handed over at the moment of the cancel."""
 
     async def main() -> None:
         slots = Slots(1, 9)
@@ -73,7 +73,7 @@ def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot_with_it(run: Run,
 
 
 def test_a_call_lends_its_one_slot_while_it_asks_anything(run: Run) -> None:
-    """Trap 24: with one slot, what the host is asked for may need it; asked thrice at once, it is still one slot."""
+    """The host may need the slot to answer; three questions at once still lend one slot."""
 
     async def main() -> None:
         slots = Slots(1, 9)
@@ -110,7 +110,7 @@ def test_a_call_lends_its_one_slot_while_it_asks_anything(run: Run) -> None:
 
 @pytest.mark.parametrize("number", range(4))
 def test_any_of_those_who_wait_may_give_up_and_the_others_keep_their_order(run: Run, number: int) -> None:
-    """Trap 22, and first come first served: who gives up leaves no gap, and no slot is lost."""
+    """First come, first served; a caller that gives up leaves no gap, and no slot is lost."""
 
     async def main() -> None:
         slots = Slots(1, 9)
@@ -135,7 +135,7 @@ def test_any_of_those_who_wait_may_give_up_and_the_others_keep_their_order(run: 
 
 
 def test_who_gives_up_waiting_makes_room_for_another(run: Run) -> None:
-    """Trap 31: the queue is bounded by those who wait, not by those who have ever waited."""
+    """The queue is bounded by the calls that wait, not by all that have ever waited."""
 
     async def main() -> None:
         slots = Slots(1, 1)
@@ -157,7 +157,7 @@ def test_who_gives_up_waiting_makes_room_for_another(run: Run) -> None:
 
 
 def test_no_place_to_wait_is_refused_at_once(run: Run) -> None:
-    """Trap 31: past the queue they are refused at once, also where there is none."""
+    """A call past the queue is refused at once, also if there is no queue."""
 
     async def main() -> None:
         slots = Slots(1, 0)
@@ -170,7 +170,7 @@ def test_no_place_to_wait_is_refused_at_once(run: Run) -> None:
 
 
 def test_five_calls_deep_one_slot_is_enough(run: Run) -> None:
-    """Trap 24: extension → host → extension → host, five deep, works with ``max_concurrency=1``."""
+    """Extension → host → extension → host, five deep, works with ``max_concurrency=1``."""
 
     async def main() -> None:
         slots = Slots(1, 9)
@@ -206,7 +206,7 @@ def test_five_calls_deep_one_slot_is_enough(run: Run) -> None:
 
 @pytest.mark.parametrize("how", ["error", "cancel"])
 def test_a_lent_slot_comes_back_whatever_became_of_the_question(run: Run, how: str) -> None:
-    """Trap 33: a slot that was lent for a question that failed, or was cancelled, is there again for the next call."""
+    """A slot that was lent for a question that failed or was cancelled is free for the next call."""
 
     async def main() -> None:
         slots = Slots(1, 9)
@@ -259,7 +259,10 @@ def test_a_call_goes_on_at_once_when_its_answer_comes_and_then_nobody_begins_too
 def test_a_mailbox_hands_out_in_order_one_at_a_time_and_sheds_the_oldest(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 25, and section 7: what a slow handler does not take is shed from the old end, counted, and said once."""
+    """What a slow handler does not take is dropped from the old end, counted, and told once.
+
+    Source: docs/protocol.md, section 7.
+    """
 
     async def main() -> None:
         seen: list[int] = []
@@ -295,7 +298,7 @@ def test_a_mailbox_hands_out_in_order_one_at_a_time_and_sheds_the_oldest(
 
 
 def test_a_slow_mailbox_delays_no_other(run: Run) -> None:
-    """Trap 25: one at a time per handler; a slow handler delays nothing else."""
+    """Each handler gets one item at a time; a slow handler delays no other."""
 
     async def main() -> None:
         go = asyncio.Event()
@@ -324,7 +327,7 @@ def test_a_slow_mailbox_delays_no_other(run: Run) -> None:
 
 
 def test_what_is_put_while_the_last_item_is_handled_is_handled_next(run: Run) -> None:
-    """Trap 25: no item is left lying, whenever it comes: from within the handler, at its end, or when all is done."""
+    """No item is forgotten: put from within the handler, at its end, or when all is done."""
 
     async def main() -> None:
         seen: list[int] = []

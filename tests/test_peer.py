@@ -239,7 +239,10 @@ def test_an_answer_returns_to_who_asked(run: Run) -> None:
 
 @pytest.mark.parametrize("result", [None, {}, [], "", 0, False, "text", [1, {"a": None}]])
 def test_any_result_is_a_result(run: Run, result: object) -> None:
-    """Protocol section 1: ``id`` + ``result`` is a success, whatever is false in Python."""
+    """``id`` and ``result`` make a success, also if the result is false in Python.
+
+    Source: docs/protocol.md, section 1.
+    """
 
     async def give(params: dict[str, Any]) -> object:
         return result
@@ -255,7 +258,7 @@ def test_any_result_is_a_result(run: Run, result: object) -> None:
 
 @pytest.mark.parametrize("code", [*Code, -32050, 7])
 def test_an_error_is_raised_in_the_class_of_its_code(run: Run, code: int) -> None:
-    """Protocol section 8: code, message and data cross; each code that SEP names has a class of its own."""
+    """Code, message and data cross; each code of SEP has a class of its own. Source: docs/protocol.md, section 8."""
 
     async def fail(params: dict[str, Any]) -> object:
         raise RpcError("because", code=int(code), data={"reason": ["x"]})
@@ -292,7 +295,10 @@ def test_an_asker_that_is_cancelled_tells_the_handler_and_the_answer_comes_once(
 
 
 def test_a_cancelled_request_is_answered_when_its_work_has_stopped_and_not_before(run: Run) -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+    """A cancelled request is answered once, with -32800, when its work has stopped.
+
+    Source: docs/protocol.md, section 8.
+    """
 
     async def main() -> None:
         cleaning, cleaned = asyncio.Event(), asyncio.Event()
@@ -338,7 +344,7 @@ def test_a_request_that_is_given_up_raises_and_cancels_the_handler(run: Run, kin
 
 
 def test_a_request_is_given_up_in_time_though_the_other_side_does_not_read(run: Run) -> None:
-    """The table, *given up*: the time counts from the call on, also while nothing can be sent (trap 29)."""
+    """Given up (the table above): the time counts from the call on, also while nothing can be sent."""
 
     async def main() -> None:
         async with raw() as (peer, wire):
@@ -358,7 +364,7 @@ def test_a_request_is_given_up_in_time_though_the_other_side_does_not_read(run: 
 
 @pytest.mark.parametrize("end", ["end of input", "lost", "closed here"])
 def test_a_request_whose_connection_ends_raises_connection_closed(run: Run, end: str) -> None:
-    """The table, *connection gone*, and trap 20: no ExceptionGroup, no CancelledError that is not the caller's own."""
+    """Connection gone (the table above): no ExceptionGroup, and no CancelledError that is not the caller's own."""
 
     async def main() -> None:
         ended: list[Exception | None] = []
@@ -403,7 +409,7 @@ def test_what_was_asked_of_us_is_not_answered_when_the_connection_is_gone(run: R
 
 
 def test_what_was_asked_before_the_end_of_input_is_still_answered(run: Run) -> None:
-    """Trap 12: accepted requests finish, and their replies are flushed."""
+    """Accepted requests finish, and their replies are flushed."""
 
     async def main() -> None:
         work = Handler()
@@ -418,7 +424,7 @@ def test_what_was_asked_before_the_end_of_input_is_still_answered(run: Run) -> N
 
 
 def test_a_caller_cancelled_in_the_moment_of_the_answer_is_cancelled_and_nothing_is_left(run: Run) -> None:
-    """Traps 20 and 33: its own CancelledError, whatever arrived in the same turn: answer, error, or the end."""
+    """The caller gets its own CancelledError, whatever arrived in the same turn: answer, error, or the end."""
 
     async def main() -> None:
         for frames in ([{"result": 1}], [{"error": {"code": -1, "message": ""}}], []):
@@ -471,7 +477,7 @@ BAD_LINES: Final[dict[str, tuple[bytes, int, object]]] = {
 def test_a_line_that_is_no_frame_is_answered_with_one_error_and_the_peer_lives(
     run: Run, line: bytes, code: int, rid: object
 ) -> None:
-    """Traps 4, 5: → one -32700 or -32600, with the id where it can be read; after each of them a ping is answered."""
+    """It is one -32700 or -32600, with the id where it can be read; after each a ping is answered."""
 
     async def main() -> None:
         async with raw(max_frame_bytes=150_000) as (_, wire):
@@ -488,7 +494,7 @@ def test_a_line_that_is_no_frame_is_answered_with_one_error_and_the_peer_lives(
 
 
 def test_an_answer_that_is_too_long_fails_who_waits_for_it_at_once(run: Run) -> None:
-    """Trap 4's rule for answers: the error is told to whoever asked, not to whoever answered."""
+    """The error is told to the caller that waits, not to the peer that answered."""
 
     async def main() -> None:
         async with raw(max_frame_bytes=1_000) as (peer, wire):
@@ -508,7 +514,7 @@ def test_an_answer_that_is_too_long_fails_who_waits_for_it_at_once(run: Run) -> 
 
 
 def test_a_flood_of_bad_lines_is_one_warning(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 5: each is answered, and only the first is a warning: a hostile peer does not fill our log."""
+    """Each line is answered, and only the first is a warning, so bad input cannot flood the log."""
 
     async def main() -> None:
         async with raw() as (_, wire):
@@ -522,7 +528,7 @@ def test_a_flood_of_bad_lines_is_one_warning(run: Run, caplog: pytest.LogCapture
 
 
 def test_unknown_methods_and_bad_params_are_never_mixed_up(run: Run) -> None:
-    """Trap 6: unknown method → -32601, bad params → -32602, never mixed up."""
+    """An unknown method is -32601, bad params are -32602."""
 
     async def picky(params: dict[str, Any]) -> object:
         raise InvalidParams("x is missing", data={"errors": ["$.x"]})
@@ -550,7 +556,7 @@ def test_a_request_without_params_is_a_request(run: Run) -> None:
 
 
 def test_a_notification_is_never_answered(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 11: a notification is never answered; an unknown one is one debug line; one that fails is our own affair."""
+    """An unknown notification is one debug line; a failure in one is only logged here."""
     got: list[object] = []
 
     def take(params: dict[str, Any]) -> None:
@@ -582,7 +588,7 @@ def test_a_notification_is_never_answered(run: Run, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("rid", [0, "", 1, "1", -5, 2**64 - 1, "a\nb", "é"])
 def test_ids_come_back_as_they_came(run: Run, rid: object) -> None:
-    """Trap 7: ids come back as they came: ``0`` and ``""`` work, in results, in errors, and for a cancel."""
+    """``0`` and ``""`` are valid ids, in results, in errors, and in a cancel."""
 
     async def main() -> None:
         work = Handler()
@@ -601,7 +607,7 @@ def test_ids_come_back_as_they_came(run: Run, rid: object) -> None:
 
 
 def test_a_duplicate_of_an_id_in_flight_is_refused_and_the_first_call_lives(run: Run) -> None:
-    """Trap 7: a duplicate of an id in flight → -32600, and the first call lives. Afterwards the id is free."""
+    """A duplicate of an id in flight is -32600, and the first call goes on. Afterwards the id is free."""
 
     async def main() -> None:
         work = Handler()
@@ -623,7 +629,7 @@ def test_a_duplicate_of_an_id_in_flight_is_refused_and_the_first_call_lives(run:
 
 
 def test_ids_that_python_calls_equal_never_meet(run: Run) -> None:
-    """Trap 7: ``1``, ``"1"``, ``true``, ``1.0`` never meet: as ids in flight, in a cancel, in an answer."""
+    """``1``, ``"1"``, ``true`` and ``1.0`` are different ids: in flight, in a cancel, in an answer."""
 
     async def main() -> None:
         number, text = Handler(), Handler()
@@ -674,7 +680,10 @@ MALFORMED: Final[dict[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("fields", MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_malformed_answer_fails_who_waits_for_it_and_is_never_answered(run: Run, fields: dict[str, Any]) -> None:
-    """Protocol section 1: an answer is never answered; who asked is not left waiting for a better one."""
+    """An answer is never answered; its caller is not left waiting for a better one.
+
+    Source: docs/protocol.md, section 1.
+    """
 
     async def main() -> None:
         async with raw() as (peer, wire):
@@ -703,7 +712,7 @@ def test_a_malformed_answer_fails_who_waits_for_it_and_is_never_answered(run: Ru
     ],
 )
 def test_an_answer_is_read_as_json_rpc_says(run: Run, fields: dict[str, Any], outcome: object) -> None:
-    """Protocol section 1: unknown fields are ignored; where an error stands, it is one."""
+    """Unknown fields are ignored; a frame with an error is an error. Source: docs/protocol.md, section 1."""
 
     async def main() -> None:
         async with raw() as (peer, wire):
@@ -757,7 +766,7 @@ def test_late_and_unknown_answers_are_ignored(run: Run, caplog: pytest.LogCaptur
 def test_what_would_end_the_process_fails_that_call_only(
     run: Run, error: BaseException, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 46: ``sys.exit()`` in a handler fails that call, not the process; nor does what asyncio lets through."""
+    """``sys.exit()`` in a handler fails that call, not the process; so do other BaseExceptions."""
 
     async def leave(params: dict[str, Any]) -> object:
         if waits:
@@ -778,7 +787,7 @@ def test_what_would_end_the_process_fails_that_call_only(
 def test_an_unexpected_exception_crosses_as_a_fixed_text_and_a_correlation_id(
     run: Run, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 45: a fixed text and an id cross; the traceback with that id is on our side; a planted secret is not."""
+    """A fixed text and an id cross; the traceback is logged here under that id; a planted secret does not cross."""
 
     async def leak(params: dict[str, Any]) -> object:
         if waits:
@@ -809,7 +818,7 @@ def test_an_unexpected_exception_crosses_as_a_fixed_text_and_a_correlation_id(
     "bad", ["\ud800", 2**64, object(), {1: 2}, {"deep": {"er": {"\udfff"}}}], ids=lambda bad: type(bad).__name__
 )
 def test_a_result_that_cannot_be_sent_fails_that_call_and_nothing_else(run: Run, waits: bool, bad: object) -> None:
-    """Trap 10: an integer past 64 bits or a lone surrogate in a result fails that call, and nothing else."""
+    """An integer past 64 bits or a lone surrogate in a result fails that call, and nothing else."""
 
     async def give(params: dict[str, Any]) -> object:
         if waits:
@@ -940,7 +949,7 @@ async def fails(peer: Peer) -> object:
 def test_a_cancel_at_every_await_point_gives_exactly_one_answer(
     run: Run, way: Callable[[Peer], Awaitable[object]], params: bytes
 ) -> None:
-    """Trap 22: a cancel at every await point of a call gives exactly one answer and a live process.
+    """A cancel at every await point of a call gives exactly one answer and a live process.
 
     After 0, 1, 2, … turns of the loop, until the call has ended before its cancel comes. "0" is one write for both: the
     cancel arrives in the same batch as the request, before a task of its own has begun.
@@ -997,7 +1006,7 @@ def test_a_cancel_at_every_await_point_gives_exactly_one_answer(
 
 
 def test_an_asker_cancelled_at_every_await_point_leaves_nothing_behind(run: Run) -> None:
-    """Trap 22, from the other side: whenever who asks is cancelled, both sides' tables end empty, and both live."""
+    """Whenever a caller is cancelled, the tables of both sides end empty, and both live."""
 
     async def work(params: dict[str, Any]) -> object:
         for _ in range(3):
@@ -1025,7 +1034,10 @@ def test_an_asker_cancelled_at_every_await_point_leaves_nothing_behind(run: Run)
 
 
 def test_a_cancel_for_an_id_that_is_free_again_cancels_the_new_call_only(run: Run) -> None:
-    """Protocol section 8: a cancel for an unknown id is a no-op; one that came too late hits nobody who comes after."""
+    """A cancel for an unknown id has no effect; a late one does not hit a later request.
+
+    Source: docs/protocol.md, section 8.
+    """
 
     async def main() -> None:
         work = Handler()
@@ -1046,7 +1058,7 @@ def test_a_cancel_for_an_id_that_is_free_again_cancels_the_new_call_only(run: Ru
 @pytest.mark.parametrize("kind", ["memory", "sockets"])
 @pytest.mark.parametrize("how", ["timed out", "cancelled"])
 def test_the_handler_sees_within_100_ms_that_its_caller_has_left(run: Run, kind: str, how: str) -> None:
-    """Trap 23: the caller that times out or is cancelled sends ``$/cancel``, and the handler sees it within 100 ms."""
+    """A caller that times out or is cancelled sends ``$/cancel``, and the handler sees it within 100 ms."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -1082,7 +1094,7 @@ def test_the_handler_sees_within_100_ms_that_its_caller_has_left(run: Run, kind:
 
 @pytest.mark.parametrize("kind", ["memory", "sockets"])
 def test_five_calls_deep_each_side_asks_the_other(run: Run, kind: str) -> None:
-    """Trap 24: the reader never awaits the user's code: extension → host → extension → host, five deep, works."""
+    """The reader never awaits the user's code: extension → host → extension → host, five deep, works."""
 
     async def main() -> None:
         peers: dict[str, Peer] = {}
@@ -1104,7 +1116,7 @@ def test_five_calls_deep_each_side_asks_the_other(run: Run, kind: str) -> None:
 
 
 def test_a_handler_that_never_ends_delays_nobody(run: Run) -> None:
-    """Trap 24: the reader never awaits the user's code."""
+    """The reader never awaits the user's code."""
 
     async def main() -> None:
         work = Handler()
@@ -1119,7 +1131,7 @@ def test_a_handler_that_never_ends_delays_nobody(run: Run) -> None:
 
 
 def test_requests_begin_and_notifications_are_told_in_the_order_of_the_wire(run: Run) -> None:
-    """Traps 21 and 25: what came first, begins first; in one write, and in several."""
+    """Requests begin in the order in which they came, in one write and in several."""
 
     async def main() -> None:
         order: list[int] = []
@@ -1147,7 +1159,7 @@ def test_requests_begin_and_notifications_are_told_in_the_order_of_the_wire(run:
 
 
 def test_what_a_handler_says_before_it_returns_comes_before_its_answer(run: Run) -> None:
-    """Trap 26: progress sent before ``return`` is on the wire before the reply; from the loop and from a thread."""
+    """Progress sent before ``return`` is on the wire before the reply; from the loop and from a thread."""
 
     async def main() -> None:
         async def work(params: dict[str, Any]) -> object:
@@ -1167,7 +1179,7 @@ def test_what_a_handler_says_before_it_returns_comes_before_its_answer(run: Run)
 
 
 def test_notifications_from_threads_keep_the_order_of_each_thread(run: Run) -> None:
-    """``Peer.notify``: from any thread, in the order of its calls; each line is whole (trap 9)."""
+    """``Peer.notify`` may be called from any thread and keeps the order of its calls; each line is whole."""
 
     async def main() -> None:
         async with raw() as (peer, wire):
@@ -1236,7 +1248,7 @@ def test_a_finalizer_may_notify_while_what_threads_have_said_is_sent(run: Run, m
 
 
 def test_lossy_notifications_are_dropped_and_counted_while_the_other_side_does_not_read(run: Run) -> None:
-    """Trap 29: the peer does not read with 10 MiB waiting: senders wait, lossy frames are counted, order holds."""
+    """With 10 MiB waiting senders wait, lossy frames are counted, and order holds."""
 
     async def main() -> None:
         async with raw({"work": echo}) as (peer, wire):
@@ -1278,7 +1290,7 @@ def test_lossy_notifications_are_dropped_and_counted_while_the_other_side_does_n
 
 
 def test_an_asker_that_waits_to_ask_can_be_cancelled_and_learns_of_the_end(run: Run) -> None:
-    """Traps 20 and 29: who waits for a peer that does not read is not bound to it; what was not asked is not told."""
+    """A caller that waits to send can be cancelled; a request that was not sent is not cancelled on the wire."""
 
     async def main() -> None:
         async with raw() as (peer, wire):
@@ -1395,7 +1407,7 @@ def test_time_limits_and_task_groups_work_from_the_first_step_on(run: Run) -> No
 
 @pytest.mark.parametrize("waits", [0, 1], ids=["ends at once", "waits"])
 def test_a_handler_that_cancels_its_own_task_cancels_nobody_else(run: Run, waits: int) -> None:
-    """Trap 20: whatever a handler does to its own task, be it after its end, hits its own call at most."""
+    """What a handler does to its own task, even after its end, affects at most its own call."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -1430,7 +1442,7 @@ def test_a_handler_that_cancels_its_own_task_cancels_nobody_else(run: Run, waits
 
 
 def test_wait_idle_waits_for_all_but_one_and_no_longer_than_it_may(run: Run) -> None:
-    """Trap 12: accepted requests finish within the grace; the one that asks for it is not waited for."""
+    """Accepted requests finish within the grace; the request that asks for it is not waited for."""
 
     async def main() -> None:
         work = Handler()
@@ -1766,7 +1778,7 @@ CALLS: Final = 100_000 if os.environ.get("SEPKIT_SOAK") else 20_000
 def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
     loop_kind: LoopKind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 33: after 100,000 calls of all kinds every table is empty and memory has grown < 5 MiB.
+    """After 100,000 calls of all kinds every table is empty and memory has grown < 5 MiB.
 
     They are mixed of success, error, time-out, cancel and late replies; 20,000, unless ``SEPKIT_SOAK`` is set.
     """

@@ -90,7 +90,7 @@ def app_yielding(*events: Any) -> App:
 
 @on_each_loop
 async def test_with_stream_each_event_is_a_delta_and_all_come_before_the_result() -> None:
-    """Design section 2: with ``stream`` each goes out as a delta, and the final result is folded from them."""
+    """With ``stream`` each event goes out as a delta, and the final result is folded from them."""
     async with MemoryHost(app_yielding(*EVENTS)) as host:
         rid = host.start("provider/complete", {**REQUEST, "stream": True})
         answer = await host.answer(rid)
@@ -102,7 +102,7 @@ async def test_with_stream_each_event_is_a_delta_and_all_come_before_the_result(
 @pytest.mark.parametrize("stream", [{}, {"stream": False}, {"stream": None}])
 @on_each_loop
 async def test_without_stream_there_is_only_the_result(stream: dict[str, Any]) -> None:
-    """Protocol section 3: ``stream?``; the result is the same."""
+    """Without ``stream`` the result is the same. Source: docs/protocol.md, section 3."""
     async with MemoryHost(app_yielding(*EVENTS)) as host:
         assert await host.ask("provider/complete", {**REQUEST, **stream}) == RESULT
     assert not host.told
@@ -110,7 +110,7 @@ async def test_without_stream_there_is_only_the_result(stream: dict[str, Any]) -
 
 @on_each_loop
 async def test_what_a_provider_sends_itself_is_part_of_the_answer() -> None:
-    """Design section 2: ``ProviderContext`` adds ``await delta(event)``; the result is what was streamed."""
+    """``ProviderContext`` has ``await delta(event)``; the result includes what it sent."""
     app = App("t")
 
     @app.provider("p")
@@ -128,7 +128,7 @@ async def test_what_a_provider_sends_itself_is_part_of_the_answer() -> None:
 
 @on_each_loop
 async def test_deltas_of_two_completions_are_told_apart() -> None:
-    """Protocol section 4: ``provider/delta`` carries the ``request_id``."""
+    """``provider/delta`` carries the ``request_id``. Source: docs/protocol.md, section 4."""
     app = App("t")
     go_on = asyncio.Event()
 
@@ -153,7 +153,10 @@ async def test_deltas_of_two_completions_are_told_apart() -> None:
 
 @on_each_loop
 async def test_a_provider_is_given_the_request_as_a_record_as_a_dict_or_as_its_own_class() -> None:
-    """Protocol section 3: ``provider/complete`` {request_id, provider, model, messages, tools?, …, context?}."""
+    """A handler takes the params of ``provider/complete`` as a record, a dict, or a class of its own.
+
+    Source: docs/protocol.md, section 3.
+    """
     app = App("t")
     given: list[Any] = []
 
@@ -229,12 +232,15 @@ NOTHING: dict[str, Any] = {"content": "", "tool_calls": [], "finish_reason": "st
     ids=["nothing", "text", "finish", "last finish", "reasoning", "model", "usage in pieces"],
 )
 def test_stream_events_fold_into_the_result(events: list[object], result: dict[str, Any]) -> None:
-    """Design section 2: the final result is folded from the stream; ``Done`` may be missing."""
+    """The final result is folded from the stream; ``Done`` may be missing."""
     assert folded(*events) == result
 
 
 def test_interleaved_tool_calls_are_put_together_by_their_index() -> None:
-    """Protocol section 4: ToolCallStart{index,id,name} · ToolCallArgumentsDelta{index,arguments_chunk}."""
+    """``ToolCallStart`` {index, id, name} and ``ToolCallArgumentsDelta`` {index, arguments_chunk} belong by index.
+
+    Source: docs/protocol.md, section 4.
+    """
     result = folded(
         ToolCallStart(1, "c1", "second"),
         ToolCallArgumentsDelta(1, '{"b"'),
@@ -261,7 +267,7 @@ def test_a_start_may_come_in_pieces_and_after_its_chunks() -> None:
 
 
 def test_chunks_that_make_no_json_are_named_by_their_tool_call() -> None:
-    """Trap 10's rule: with the path of the value."""
+    """The error has the path of the value."""
     with pytest.raises(EncodeError, match=r"^\$\.tool_calls\[1\]\.arguments: the chunks make no JSON: "):
         folded(ToolCallArgumentsDelta(0, "{}"), ToolCallArgumentsDelta(1, '{"secret'))
 
@@ -284,7 +290,7 @@ def test_chunks_that_make_no_json_are_named_by_their_tool_call() -> None:
 async def test_what_is_no_stream_event_fails_that_completion(
     events: list[Any], stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 45: a mistake of the provider's crosses as a fixed text and an id; the process lives."""
+    """An author's mistake crosses as a fixed text and an id; the process lives."""
     async with MemoryHost(app_yielding(*events)) as host:
         error = await host.refused("provider/complete", {**REQUEST, "stream": stream})
         await host.ping()
@@ -296,7 +302,7 @@ async def test_what_is_no_stream_event_fails_that_completion(
 @pytest.mark.parametrize("stream", [True, False])
 @on_each_loop
 async def test_a_model_that_is_cut_off_within_a_tool_call_is_no_riddle(stream: bool) -> None:
-    """Trap 10's rule, with the path; and no part of the text."""
+    """The error has the path, and no part of the text."""
     events = [ToolCallStart(0, "c", "n"), ToolCallArgumentsDelta(0, '{"the secret": "'), Done("length")]
     async with CheckedHost(app_yielding(*events)) as host:
         error = await refused(host.complete("p", "m", MESSAGES, stream=stream))
@@ -313,7 +319,7 @@ async def test_a_model_that_is_cut_off_within_a_tool_call_is_no_riddle(stream: b
 @pytest.mark.parametrize("stream", [True, False])
 @on_each_loop
 async def test_what_a_provider_raises_does_not_cross(error: BaseException, stream: bool) -> None:
-    """Traps 45 and 46."""
+    """An exception crosses as a fixed text and an id; SystemExit does not end the process."""
     app = App("t")
     closed: list[str] = []
 
@@ -336,7 +342,7 @@ async def test_what_a_provider_raises_does_not_cross(error: BaseException, strea
 
 @on_each_loop
 async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
-    """Design section 3, decision 1: an unknown provider name → -32602."""
+    """An unknown provider name is -32602."""
     async with CheckedHost(app_yielding()) as host:
         error = await refused(host.complete("q", "m", MESSAGES))
         assert error.code == -32602
@@ -350,7 +356,7 @@ async def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("field", ["request_id", "provider", "model", "messages"])
 @on_each_loop
 async def test_a_request_that_lacks_a_field_is_refused(field: str) -> None:
-    """Trap 6: bad params → -32602."""
+    """Bad params are -32602."""
     async with MemoryHost(app_yielding()) as host:
         error = await host.refused("provider/complete", {k: v for k, v in REQUEST.items() if k != field})
         assert error["code"] == -32602
@@ -358,7 +364,7 @@ async def test_a_request_that_lacks_a_field_is_refused(field: str) -> None:
 
 @on_each_loop
 async def test_a_completion_that_fails_gives_its_slot_back() -> None:
-    """Trap 33: after any mixture of success, error and cancel every table is empty: with one slot, calls go on."""
+    """After successes, errors and cancels every table is empty: with one slot, calls go on."""
     app = app_yielding(Delta("x"))
 
     @attrs.frozen
@@ -388,7 +394,10 @@ async def test_a_completion_that_fails_gives_its_slot_back() -> None:
 
 @on_each_loop
 async def test_a_cancelled_provider_has_cleaned_up_before_its_answer() -> None:
-    """Protocol section 8: -32800 comes when its work has stopped: the generator's ``finally`` has run."""
+    """-32800 comes when the work has stopped: the generator's ``finally`` has run.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     begun = asyncio.Event()
     closed = False
@@ -416,7 +425,10 @@ async def test_a_cancelled_provider_has_cleaned_up_before_its_answer() -> None:
 
 @on_each_loop
 async def test_a_provider_cancelled_between_two_events_has_cleaned_up_before_its_answer() -> None:
-    """Protocol section 8, while the host does not read: the generator stands at its ``yield``, and is closed."""
+    """While the host does not read, the generator waits at its ``yield``, and is closed there.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     full, closed = asyncio.Event(), asyncio.Event()
     yielded = 0
@@ -450,7 +462,7 @@ async def test_a_provider_cancelled_between_two_events_has_cleaned_up_before_its
 
 @on_each_loop
 async def test_a_provider_may_ask_the_host_while_it_cleans_up_with_one_slot_only() -> None:
-    """Trap 24: extension → host → extension works with ``max_concurrency=1``, to the very end of a stream."""
+    """Extension → host → extension works with ``max_concurrency=1``, to the very end of a stream."""
     app = App("t")
 
     @app.provider("p")
@@ -472,7 +484,10 @@ async def test_a_provider_may_ask_the_host_while_it_cleans_up_with_one_slot_only
 
 @on_each_loop
 async def test_a_login_and_a_refresh_give_credentials() -> None:
-    """Protocol section 3: {provider, refresh_token?, context?} → api_key?, access_token?, …, expires_at?, extra?."""
+    """Login and refresh take {provider, refresh_token?, context?} and return credentials.
+
+    Source: docs/protocol.md, section 3.
+    """
     app = app_yielding()
     given: list[Any] = []
 
@@ -503,7 +518,7 @@ async def test_a_login_and_a_refresh_give_credentials() -> None:
 @pytest.mark.parametrize("kind", ["returns a dict", "returns nothing", "raises"])
 @on_each_loop
 async def test_an_oauth_handler_that_fails_tells_no_secret(kind: str) -> None:
-    """Trap 45: -32603 with a fixed text."""
+    """The error is -32603 with a fixed text."""
     app = app_yielding()
 
     async def login(request: dict[str, Any]) -> Any:
@@ -546,7 +561,7 @@ async def test_an_oauth_handler_may_tell_the_host_what_the_upstream_said() -> No
 
 @on_each_loop
 async def test_a_login_that_waits_for_a_person_holds_no_slot() -> None:
-    """Design section 3, decision 4: ``max_concurrency`` counts tool and provider calls; a login is neither."""
+    """``max_concurrency`` counts tool and provider calls; a login is neither."""
     app = App("t")
     asked, go_on = asyncio.Event(), asyncio.Event()
     running, most = 0, 0
@@ -584,7 +599,7 @@ async def test_a_login_that_waits_for_a_person_holds_no_slot() -> None:
 
 
 def test_an_oauth_handler_of_a_provider_that_is_not_there_is_a_mistake() -> None:
-    """Design section 2: it fails when the app is loaded, and names what is near."""
+    """It fails when the app is loaded, and names what is near."""
     app = app_yielding()
 
     @app.oauth_login("pp")
@@ -599,7 +614,7 @@ def test_an_oauth_handler_of_a_provider_that_is_not_there_is_a_mistake() -> None
 
 @on_each_loop
 async def test_an_error_of_the_host_fails_the_completion() -> None:
-    """Trap 19's rule for this side: what the host refuses is an error that the provider may catch."""
+    """An error of the host is an exception that the provider may catch."""
     app = App("t")
 
     @app.provider("p")

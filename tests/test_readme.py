@@ -14,14 +14,14 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_app_has_twelve_lines() -> None:
-    """Style 12: without its imports, blank lines and comment, the app fits in 12 lines."""
+    """Without its imports, blank lines and comment, the app fits in 12 lines."""
     (source,) = blocks("python")
     lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("#", "from "))]
     assert len(lines) <= 12
 
 
 def test_the_manifest_is_the_one_that_hosts_read() -> None:
-    """Protocol section 10: name, version and the command to run."""
+    """The manifest has name, version and the command to run. Source: docs/protocol.md, section 10."""
     (source,) = blocks("toml")
     manifest = tomllib.loads(source)
     assert manifest["name"] == "hello"

@@ -28,7 +28,7 @@ def updates(host: MemoryHost) -> list[dict[str, Any]]:
 
 @on_each_loop
 async def test_a_tool_added_by_a_tool_is_told_before_the_answer_and_can_be_called() -> None:
-    """Protocol section 4, ``registry/update``: the tools that are new, in full."""
+    """``registry/update`` has the new tools, in full. Source: docs/protocol.md, section 4."""
     app = App("t")
 
     async def double(n: int) -> int:
@@ -60,7 +60,10 @@ async def test_a_tool_added_by_a_tool_is_told_before_the_answer_and_can_be_calle
 
 @on_each_loop
 async def test_each_family_that_the_protocol_knows_may_grow() -> None:
-    """Protocol section 4: tools, commands, flags, subscriptions, providers; by decorators as by methods."""
+    """Tools, commands, flags, subscriptions and providers may be added, by decorators and by methods.
+
+    Source: docs/protocol.md, section 4.
+    """
     app = App("t")
     heard: list[tuple[str, object]] = []
 
@@ -129,7 +132,7 @@ async def test_each_family_that_the_protocol_knows_may_grow() -> None:
 
 @on_each_loop
 async def test_a_replaced_registration_is_told_anew_and_running_calls_end_as_they_began() -> None:
-    """Protocol section 4: merged by name, the last wins."""
+    """Registrations are merged by name, and the last one wins. Source: docs/protocol.md, section 4."""
     app = App("t")
     going_on = asyncio.Event()
     began = asyncio.Event()
@@ -170,7 +173,10 @@ async def test_a_replaced_registration_is_told_anew_and_running_calls_end_as_the
 
 @on_each_loop
 async def test_a_router_included_while_served_is_one_update_or_none() -> None:
-    """Protocol section 4: one ``registry/update`` for all that is new; where a name is taken nothing has happened."""
+    """One ``registry/update`` has all that is new; if a name is taken, nothing has happened.
+
+    Source: docs/protocol.md, section 4.
+    """
     app = App("t")
     router = Router()
 
@@ -204,7 +210,7 @@ async def test_a_router_included_while_served_is_one_update_or_none() -> None:
 
 @on_each_loop
 async def test_what_the_protocol_cannot_add_later_is_refused_where_it_is_written() -> None:
-    """Protocol section 4: ``registry/update`` has no hooks, no shortcuts, no renderers; and no tasks."""
+    """``registry/update`` has no hooks, shortcuts, renderers or tasks. Source: docs/protocol.md, section 4."""
     app = App("t")
 
     @app.hook("tool_call")
@@ -232,7 +238,7 @@ async def test_what_the_protocol_cannot_add_later_is_refused_where_it_is_written
 
 @on_each_loop
 async def test_what_the_lifespan_registers_is_in_the_handshake() -> None:
-    """Design section 2: the lifespan is entered before the handshake is answered, so that nothing needs an update."""
+    """The lifespan is entered before the handshake is answered, so its registrations need no update."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -256,7 +262,7 @@ async def test_what_the_lifespan_registers_is_in_the_handshake() -> None:
 
 @on_each_loop
 async def test_a_thread_may_add_a_tool() -> None:
-    """Trap 32: `def` handlers run in threads, and may do what the others do."""
+    """``def`` handlers run in threads, and may do what other handlers do."""
     app = App("t")
 
     async def late() -> str:

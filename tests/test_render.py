@@ -72,14 +72,17 @@ BLOCKS: list[tuple[render.Block, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("block", "wire"), BLOCKS)
 def test_a_block_is_its_form_on_the_wire(block: render.Block, wire: dict[str, Any]) -> None:
-    """Protocol section 8: the blocks and their fields; what was not given is left out."""
+    """Each block has its fields; what was not given is left out. Source: docs/protocol.md, section 8."""
     assert block == wire
     assert json.loads(orjson.dumps(block)) == wire
     structure_exactly(block, RenderBlock)
 
 
 def test_each_kind_of_block_can_be_made() -> None:
-    """Protocol section 8: markdown · keyvalue · table · diff · progress · stack · widget."""
+    """The blocks are markdown, keyvalue, table, diff, progress, stack and widget.
+
+    Source: docs/protocol.md, section 8.
+    """
     kinds = {"markdown", "keyvalue", "table", "diff", "progress", "stack", "widget"}
     assert {wire["kind"] for _, wire in BLOCKS} == kinds
     assert all(callable(getattr(render, kind)) for kind in kinds)
@@ -136,14 +139,14 @@ untyped: Any = render
     ],
 )
 def test_what_a_frontend_could_not_draw_is_refused_where_it_is_made(make: Callable[[], object], says: str) -> None:
-    """Protocol section 8, and style 5: an error says the path, what is expected, and what was received."""
+    """The error says the path, what is expected, and what was received. Source: docs/protocol.md, section 8."""
     with pytest.raises(ValueError, match=r".") as caught:
         make()
     assert str(caught.value) == says
 
 
 def test_a_block_is_plain_data_of_its_own() -> None:
-    """Design section 2: ``set_widget(block)`` takes a dict, which its maker may go on with."""
+    """``set_widget(block)`` takes a dict, which its maker may still change."""
     rows = [["1"]]
     block = render.table(["a"], rows)
     rows[0][0] = "2"

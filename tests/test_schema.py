@@ -1,4 +1,4 @@
-"""A signature becomes a JSON Schema and a binder. Annotations are postponed and classes local here (trap 41)."""
+"""A signature becomes a JSON Schema and a binder. Annotations are postponed and classes local here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def typed(annotation: Any, **options: Any) -> Callable[[Any], Any]:
 
 
 def test_a_signature_becomes_the_schema_of_an_object() -> None:
-    """Design, section 2: what is not in the schema is refused."""
+    """An argument that is not in the schema is refused."""
 
     async def greet(name: str, ctx: ToolContext, times: int = 1, *, loud: bool = False) -> str:
         """Greet someone.
@@ -150,7 +150,7 @@ UserId = NewType("UserId", int)
     ids=str,
 )
 def test_a_type_has_a_schema(annotation: Any, expected: dict[str, Any]) -> None:
-    """Design, section 2: the types of arguments."""
+    """Each type that an argument may have gives a schema."""
     assert schema_of(annotation, what="the type") == expected
 
 
@@ -202,7 +202,7 @@ def test_a_bound_on_a_date_is_checked_though_no_schema_says_it() -> None:
 
 
 def test_classes_are_inlined() -> None:
-    """Trap 37: no $ref, no $defs. Trap 41: local classes, postponed annotations."""
+    """The schema has no $ref and no $defs. Local classes and postponed annotations work."""
 
     @attrs.define
     class Point:
@@ -275,7 +275,7 @@ def test_typed_dicts_and_named_tuples_are_objects() -> None:
 
 
 def test_an_optional_parameter_that_defaults_to_none_shows_no_null() -> None:
-    """Trap 38."""
+    """``x: int | None = None`` is ``{"type": "integer"}`` and not required; null is accepted."""
 
     def f(x: int | None = None, y: Optional[Annotated[int, "Y"]] = None, z: int | str | None = None) -> None: ...  # noqa: UP045
 
@@ -291,7 +291,7 @@ def test_an_optional_parameter_that_defaults_to_none_shows_no_null() -> None:
 
 
 def test_an_optional_parameter_without_default_is_required_and_may_be_null() -> None:
-    """Trap 38."""
+    """``x: int | None`` without a default is required, and null is accepted."""
 
     def f(x: int | None) -> None: ...
 
@@ -348,7 +348,7 @@ def test_defaults_are_shown_where_json_has_them() -> None:
     ids=repr,
 )
 def test_what_loses_nothing_is_coerced_and_strict_refuses_it(annotation: Any, value: Any, expected: Any) -> None:
-    """Trap 40."""
+    """``"5"`` becomes 5 and ``"true"`` becomes True; with ``strict`` both are refused."""
     coerced = typed(annotation)(value)
     assert coerced == expected
     assert type(coerced) is type(expected)
@@ -399,7 +399,7 @@ def test_what_loses_nothing_is_coerced_and_strict_refuses_it(annotation: Any, va
     ids=lambda value: repr(value)[:30],
 )
 def test_what_would_lose_something_is_refused(annotation: Any, value: Any) -> None:
-    """Trap 40."""
+    """``"5x"``, ``True`` for an int and 5 for a str are refused."""
     assert faults(typed(annotation), value)
     assert faults(typed(annotation, strict=True), value)
 
@@ -424,14 +424,14 @@ def test_what_would_lose_something_is_refused(annotation: Any, value: Any) -> No
     ids=repr,
 )
 def test_a_union_takes_the_exact_member_before_it_coerces(annotation: Any, value: Any, expected: Any) -> None:
-    """Trap 40."""
+    """A value that already is a member of the union is not converted to another one."""
     loaded = typed(annotation)(value)
     assert loaded == expected
     assert type(loaded) is type(expected)
 
 
 def test_a_json_text_is_decoded_only_where_no_string_is_wanted() -> None:
-    """Trap 40."""
+    """A JSON text is decoded only for a parameter that takes a list or an object and no string."""
 
     def f(
         a: list[int] = [],  # noqa: B006
@@ -466,7 +466,7 @@ def test_values_become_what_the_annotation_says() -> None:
 
 
 def test_every_argument_error_is_reported_at_once() -> None:
-    """Trap 44."""
+    """All errors are reported, not only the first, each with path, expected and received type."""
 
     @attrs.define
     class Point:
@@ -490,7 +490,7 @@ def test_every_argument_error_is_reported_at_once() -> None:
 
 
 def test_a_fault_never_quotes_the_value() -> None:
-    """Trap 44: the received type, which may be logged, not the value, which may be a secret."""
+    """The error has the received type, which may be logged, not the value, which may be a secret."""
 
     def f(a: int, b: Literal["x"], c: datetime, d: dict[str, int], e: int | None, g: UUID) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Docstrings fill descriptions (trap 39)."""
+"""Docstrings fill descriptions."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def sphinx(a: int, b: Annotated[str, "From Annotated."], c: int = 1) -> str:
 
 @pytest.mark.parametrize("fn", [google, numpy, sphinx])
 def test_a_docstring_describes_the_parameters_and_annotated_wins(fn: Any) -> None:
-    """Trap 39."""
+    """Google, NumPy and Sphinx docstrings fill the descriptions; ``Annotated`` wins."""
     signature = inspect_signature(fn, what="tool 'f'", contexts=())
     described = {name: part.get("description") for name, part in signature.parameters["properties"].items()}
     assert described == {"a": "The first, on two lines.", "b": "From Annotated.", "c": None}
@@ -84,7 +84,7 @@ def test_a_docstring_describes_the_parameters_and_annotated_wins(fn: Any) -> Non
     ],
 )
 def test_the_description_stops_before_the_sections(docstring: str | None, description: str) -> None:
-    """Trap 39."""
+    """The tool's description ends before the sections of the docstring."""
 
     def f(x: int = 0) -> None: ...
 
@@ -107,7 +107,7 @@ def test_one_numpy_line_may_describe_several_parameters() -> None:
 
 
 def test_nothing_is_imported_for_a_plain_signature() -> None:
-    """Trap 48: `run` loads a parser, constraints or a validator only for an author who uses them."""
+    """``run`` loads a parser, constraints or a validator only for an author who uses them."""
     code = (
         "import sys; from sepkit.schema import inspect_signature\n"
         "def f(x: int, y: list[str] | None = None):\n"

@@ -116,7 +116,7 @@ def _loads(annotation: Any, value: Any, *, strict: bool) -> tuple[Fault, ...]:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_strict_accepts_exactly_what_the_schema_accepts(data: st.DataObject) -> None:
-    """What a host checks with the schema, and what the extension takes, are the same (traps 37, 38, 40)."""
+    """What a host checks with the schema and what the extension accepts are the same."""
     annotation = data.draw(ANNOTATIONS)
     schema = schema_of(annotation, what="it")
     value = data.draw(fitting(schema) | VALUES)
@@ -136,7 +136,7 @@ def test_what_strict_accepts_is_accepted_without_strict_and_means_the_same(data:
 
 @given(value=st.integers() | st.floats() | st.text() | st.booleans() | st.from_regex(r"\A-?[0-9]+(\.[0-9]+)?\Z"))
 def test_a_coerced_number_says_the_same_as_what_was_sent(value: Any) -> None:
-    """Trap 40: nothing is lost."""
+    """Coercion loses nothing."""
     for annotation in (int, float, bool):
         try:
             loaded = compile_type(annotation, what="it")(value)

@@ -55,7 +55,7 @@ def test_values_go_to_the_parameters_by_name_without_coercion() -> None:
 
 
 def test_every_fault_has_a_path_and_quotes_no_value() -> None:
-    """Trap 44."""
+    """An error has the path, the expected and the received type, and not the value."""
     with pytest.raises(InvalidData) as caught:
         inspected(open_file).bind({"mode": "hunter2", "lines": [1, 0, "hunter2"], "name": "hunter2"})
     assert sorted((fault.path, fault.expected, fault.received) for fault in caught.value.faults) == [

@@ -137,7 +137,7 @@ def test_a_type_without_a_json_form_is_refused(annotation: Any, problem: str) ->
 
 
 def test_a_recursive_type_is_refused() -> None:
-    """Trap 37."""
+    """Schemas have no $ref, so a recursive type is refused at registration."""
 
     @attrs.define
     class Node:
@@ -152,7 +152,7 @@ def test_a_recursive_type_is_refused() -> None:
 
 
 def test_types_that_hold_each_other_are_refused() -> None:
-    """Trap 37."""
+    """Two types that contain each other are recursive too."""
 
     def f(file: File) -> None: ...
 
@@ -161,7 +161,7 @@ def test_types_that_hold_each_other_are_refused() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement")
 def test_a_type_alias_is_what_it_stands_for_unless_it_holds_itself() -> None:
-    """Trap 37."""
+    """An alias is expanded, and one that contains itself is refused."""
     names: dict[str, Any] = {}
     exec("type Names = list[str]\ntype Tree = dict[str, Tree]", names)
     assert schema_of(names["Names"], what="it") == {"type": "array", "items": {"type": "string"}}
@@ -200,7 +200,7 @@ def test_a_problem_inside_a_class_names_its_field() -> None:
 
 
 def test_a_name_that_cannot_be_resolved_is_named() -> None:
-    """Trap 41."""
+    """A name that cannot be resolved fails at registration, and the message has the name."""
 
     def f(x: Fraction, y: list[Missing]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
@@ -214,7 +214,7 @@ def test_a_name_that_cannot_be_resolved_is_named() -> None:
 
 
 def test_a_name_that_cannot_be_resolved_inside_a_class_is_named() -> None:
-    """Trap 41."""
+    """The message also has a name that cannot be resolved in a class that an annotation uses."""
 
     @attrs.define
     class Point:
@@ -229,7 +229,7 @@ def test_a_name_that_cannot_be_resolved_inside_a_class_is_named() -> None:
 
 
 def test_an_annotation_that_fails_is_refused() -> None:
-    """Trap 41."""
+    """An annotation that raises fails at registration."""
 
     def f(x: int) -> None: ...
 
@@ -252,7 +252,7 @@ def test_hints_keep_annotated() -> None:
 
 
 def test_names_local_to_every_enclosing_function_are_found() -> None:
-    """Trap 41."""
+    """Local classes work under ``from __future__ import annotations``, at any depth of functions."""
 
     class Outermost(TypedDict):
         x: int
@@ -272,7 +272,7 @@ def test_names_local_to_every_enclosing_function_are_found() -> None:
 
 
 def test_a_local_name_of_a_caller_elsewhere_is_not_taken_for_it() -> None:
-    """Trap 41: only frames whose code encloses the definition count."""
+    """Only frames whose code encloses the definition count."""
 
     def register(fn: Callable[..., Any]) -> Signature:
         Plain = int  # noqa: F841, N806

@@ -49,7 +49,7 @@ def _places(value: Any, key: str) -> Iterator[Any]:
 
 
 def test_every_method_has_its_schemas() -> None:
-    """Design section 4, "of every method": a name in `methods.py` without schemas must not go unnoticed."""
+    """Each name in `methods.py` has schemas, so a new method cannot be forgotten."""
     names = {value for name, value in vars(methods).items() if name.isupper() and isinstance(value, str)}
     found = {one.method: one for one in spec.method_schemas()}
     assert found.keys() == names
@@ -60,7 +60,10 @@ def test_every_method_has_its_schemas() -> None:
 
 
 def test_a_method_is_said_to_be_sent_by_those_who_send_it() -> None:
-    """Protocol sections 3 and 4; `ping` and `$/cancel` go both ways. A new method has to take its place here."""
+    """`ping` and `$/cancel` are sent by both sides. A new method has to take its place here.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
     senders: dict[str, set[str]] = {"host": set(), "extension": set(), "either": set()}
     for one in spec.method_schemas():
         senders[one.sender].add(one.method)
@@ -81,7 +84,10 @@ def test_a_method_is_said_to_be_sent_by_those_who_send_it() -> None:
 
 
 def test_a_notification_has_no_result() -> None:
-    """Protocol sections 3, 4 and 9: `bus/publish` is a notification in SEP, whatever hosts do with it."""
+    """`bus/publish` is a notification in SEP, whatever hosts do with it.
+
+    Source: docs/protocol.md, sections 3, 4 and 9.
+    """
     notifications = {one.method for one in spec.method_schemas() if one.kind == "notification"}
     assert notifications == {
         *("$/cancel", "event", "tool/update", "provider/delta", "log", "registry/update", "bus/publish", "task/update")
@@ -89,7 +95,7 @@ def test_a_notification_has_no_result() -> None:
 
 
 def test_a_new_method_is_in_a_file_of_its_own_or_of_its_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Design section 4, "generated": a method that is added to the tables of the records needs nothing else."""
+    """A method that is added to the tables of the records needs nothing else."""
     for method in ("kv/touch_all", "$/progress", "tool/list_all"):
         monkeypatch.setitem(messages.PARAMS, method, messages.KvGetParams)
     monkeypatch.setitem(messages.RESULTS, "kv/touch_all", messages.Empty)
@@ -103,7 +109,10 @@ def test_a_new_method_is_in_a_file_of_its_own_or_of_its_family(monkeypatch: pyte
 
 
 def test_what_sepkit_adds_to_sep_is_apart_and_says_so() -> None:
-    """Background tasks, section 3: sepkit's addition; `task/*` is in one file, and no other file has any of it."""
+    """`task/*` is sepkit's addition: it is in one file, and no other file has any of it.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     assert {one.file for one in spec.method_schemas() if one.method.startswith("task/")} == {"task"}
     assert {one.method for one in spec.method_schemas() if one.file == "task"} == {
         *("task/start", "task/stop", "task/list", "task/update")
@@ -118,7 +127,7 @@ def test_what_sepkit_adds_to_sep_is_apart_and_says_so() -> None:
 
 @pytest.mark.parametrize("file", DOCUMENTS)
 def test_a_document_is_a_valid_schema_on_its_own(file: str) -> None:
-    """Design section 4: draft 2020-12, no `$ref` out of the file, nothing that is referred to is missing."""
+    """The draft is 2020-12, no `$ref` leaves the file, and each `$ref` has its target."""
     document = DOCUMENTS[file]
     assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema_rs.meta.validate(document)
@@ -144,7 +153,10 @@ def test_the_meta_schema_check_sees_what_is_wrong() -> None:
 
 
 def test_only_what_the_protocol_leaves_open_is_open() -> None:
-    """Protocol section 3: usage, the objects of the host and of users; a record refuses what it does not know."""
+    """Open are usage and the objects of hosts and users; a record refuses unknown fields.
+
+    Source: docs/protocol.md, section 3.
+    """
     for entry, schema in ENTRIES.items():
         for part in _records(schema["$defs"][entry[1]]):
             assert part["additionalProperties"] is (part["title"] == "Usage"), (entry, part["title"])
@@ -164,7 +176,7 @@ def _records(schema: Any) -> Iterator[Any]:
 
 
 def test_every_record_and_every_entry_is_described() -> None:
-    """Style 3: what the docstrings of the records say reaches readers of the schemas, and nothing of Python with it."""
+    """Readers of the schemas see what the records' docstrings say, and nothing of Python with it."""
     for entry, schema in ENTRIES.items():
         for part in _records(schema["$defs"][entry[1]]):
             text = part["description"]
@@ -185,7 +197,7 @@ def test_every_entry_has_examples() -> None:
 
 @pytest.mark.parametrize("entry", EXAMPLES, ids="/".join)
 def test_examples_are_right_and_wrong_to_schema_and_record(entry: tuple[str, str]) -> None:
-    """Protocol sections 3 to 8: by examples that were written by hand, so that both can be wrong."""
+    """The examples are written by hand, so that both can be found wrong. Source: docs/protocol.md, sections 3 to 8."""
     cls, right, wrong = EXAMPLES[entry]
     validator = _validator(ENTRIES[entry])
     for one in right:
@@ -197,7 +209,7 @@ def test_examples_are_right_and_wrong_to_schema_and_record(entry: tuple[str, str
 # One entry of each record: `Empty` alone has a dozen names.
 @pytest.mark.parametrize("entry", {one.record: entry for entry, one in EXAMPLES.items()}.values(), ids="/".join)
 def test_a_record_takes_what_its_schema_accepts_and_nothing_else(entry: tuple[str, str]) -> None:
-    """Style 11: random instances of our schemas parse, mutated ones don't."""
+    """Random instances of our schemas are read, and mutated ones are refused."""
     cls, schema = EXAMPLES[entry].record, ENTRIES[entry]
     validator = _validator(schema)
     valid = instances(schema, schema["$defs"])
@@ -213,7 +225,7 @@ def test_a_record_takes_what_its_schema_accepts_and_nothing_else(entry: tuple[st
 
 
 def test_the_envelope_s_schemas_take_no_frame_that_the_wire_refuses() -> None:
-    """Protocol section 1: the frames have schemas, and `wire/frames.py` reads at least what those accept."""
+    """`wire/frames.py` reads at least the frames that the schemas accept. Source: docs/protocol.md, section 1."""
     document = DOCUMENTS["envelope"]
     validator = _validator(document)
     valid = instances({"oneOf": document["oneOf"]}, document["$defs"])
@@ -241,7 +253,7 @@ def test_the_envelope_s_schemas_take_no_frame_that_the_wire_refuses() -> None:
 class Leaf(Record):
     """An ordinary :class:`Leaf`, with ``code`` in it.
 
-    Wire: ``{"word", "count"?, "share"?}``; the share is a fraction. Source: nowhere.
+    Wire: ``{"word", "count"?, "share"?}``; the share is a fraction. Source: docs/protocol.md, section 1.
     """
 
     word: Literal["one", "two"]
@@ -251,7 +263,7 @@ class Leaf(Record):
 
 
 def test_a_record_s_words_defaults_and_bounds_arrive() -> None:
-    """Design section 4, "generated from `wire/messages.py`": each of a field's facts, once."""
+    """Each fact of a field (docstring, default, bounds) arrives once."""
     assert spec.schema_of(Leaf) == {
         "title": "Leaf",
         "description": "An ordinary `Leaf`, with `code` in it. The share is a fraction.",
@@ -323,7 +335,10 @@ def test_null_stands_where_it_means_something_and_a_tag_is_required() -> None:
 
 
 def test_records_with_a_tag_exclude_each_other() -> None:
-    """Protocol sections 4, 6 and 8: blocks, outcomes and requests of the user interface are told apart by a field."""
+    """Blocks, outcomes and requests of the user interface are told apart by a field.
+
+    Source: docs/protocol.md, sections 4, 6 and 8.
+    """
     schema = spec.schema_of(messages.ContinueOutcome | messages.BlockOutcome | None)
     assert [one.get("title") for one in schema["oneOf"]] == ["ContinueOutcome", "BlockOutcome", None]
     assert "`action`" in schema["description"]
@@ -334,7 +349,7 @@ def test_records_with_a_tag_exclude_each_other() -> None:
 
 
 def test_a_field_that_is_added_to_a_record_is_in_its_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Design section 4, "generated": no second table of fields has to be kept."""
+    """There is no second table of fields to keep."""
 
     @attrs.frozen
     class Wider(messages.KvGetParams):
@@ -372,13 +387,13 @@ class Ring(Record):
     ids=["recursive", "set", "keys", "root", "constraint", "tags"],
 )
 def test_a_type_without_a_schema_is_refused_by_name(t: Any, told: str) -> None:
-    """Style 5: a schema that says less than the record would be wrong silently."""
+    """A schema that says less than its record would be wrong without a sign."""
     with pytest.raises(TypeError, match=told):
         spec.schema_of(t)
 
 
 def test_a_type_that_contains_itself_has_a_schema_under_a_name() -> None:
-    """Protocol section 8: a stack's children are blocks."""
+    """The children of a stack are blocks. Source: docs/protocol.md, section 8."""
     inner = spec.schema_of(Ring, {Ring: "Ring"})
     assert inner["properties"] == {"inner": {"$ref": "#/$defs/Ring"}}
     validator = _validator({"$ref": "#/$defs/Ring", "$defs": {"Ring": inner}})
@@ -417,7 +432,7 @@ def sepkit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_spec_writes_a_file_a_method_or_family(tmp_path: Path) -> None:
-    """Design section 4: ``spec --out DIR``. The folder is made; what else is in it is left alone."""
+    """``spec --out DIR`` makes the folder, and leaves other files in it alone."""
     done = sepkit(tmp_path, "spec", "--out", "deep/er")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"sepkit: wrote {len(DOCUMENTS)} schemas to deep/er\n"
@@ -439,7 +454,7 @@ def test_spec_writes_a_file_a_method_or_family(tmp_path: Path) -> None:
 
 
 def test_spec_of_a_method_prints_the_document_that_it_is_in(tmp_path: Path) -> None:
-    """Design section 4: data on stdout, human text on stderr. A file's name does as well."""
+    """Data is on stdout, text for people on stderr. A file's name is accepted too."""
     done = sepkit(tmp_path, "spec", "kv/get")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == DOCUMENTS["kv"]
@@ -464,7 +479,7 @@ def test_spec_alone_lists_every_method_with_its_file_and_its_entries(tmp_path: P
 
 
 def test_spec_says_what_it_cannot_write_and_fails(tmp_path: Path) -> None:
-    """Style 5: the path and the reason on stderr, a named exit code, no traceback."""
+    """The path and the reason are on stderr, with a named exit code and no traceback."""
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     (tmp_path / "taken" / "kv.schema.json").mkdir(parents=True)
     for out, told in [
@@ -485,7 +500,7 @@ def test_spec_says_what_it_cannot_write_and_fails(tmp_path: Path) -> None:
     ],
 )
 def test_spec_used_wrongly_says_how_it_is_used(tmp_path: Path, words: list[str], told: str) -> None:
-    """Design section 4: exit 2 for what was typed wrongly, and nothing written."""
+    """A wrong command line gives exit code 2 and writes nothing."""
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     done = sepkit(tmp_path, "spec", *words)
     assert (done.returncode, done.stdout) == (2, "")

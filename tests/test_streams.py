@@ -51,7 +51,7 @@ def interleaved(data: st.DataObject, lanes: list[list[StreamEvent]]) -> list[Str
 
 @given(st.data())
 def test_any_interleaving_of_the_pieces_of_an_answer_comes_to_the_same_result(data: st.DataObject) -> None:
-    """Design section 2, protocol section 4: text, reasoning and the calls by their index; each is kept in its order."""
+    """Text, reasoning, and the calls by their index each keep their order. Source: docs/protocol.md, section 4."""
     text, thought = data.draw(_TEXT), data.draw(_TEXT)
     calls = data.draw(st.dictionaries(st.integers(0, 9), st.tuples(_TEXT, _TEXT, _JSON), max_size=4))
     lanes: list[list[StreamEvent]] = [
@@ -120,7 +120,7 @@ def test_a_reason_that_the_upstream_gave_stands_and_a_missing_one_is_made(done: 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1}}', '{"a": 1}{"b": 2}', "NaN", '"', "[1,]", '{"a": "\\ud800"}'])
 def test_pieces_that_make_no_json_are_an_error_and_no_guess(text: str) -> None:
-    """Trap 10's rule: with the path of the value. What the model wrote may be secret, and is not quoted."""
+    """The error has the path of the value. The text, which may be secret, is not quoted."""
     with pytest.raises(EncodeError) as caught:
         folded([ToolCallStart(3, "c", "look"), *(ToolCallArgumentsDelta(3, piece) for piece in text)])
     assert caught.value.path == "$.tool_calls[3].arguments"
@@ -128,7 +128,10 @@ def test_pieces_that_make_no_json_are_an_error_and_no_guess(text: str) -> None:
 
 @given(_TEXT, _TEXT, st.integers(0, 9), _JSON)
 def test_the_result_is_one_that_a_host_can_read(text: str, name: str, index: int, arguments: object) -> None:
-    """Protocol section 3: what the fold makes is a ``provider/complete`` result, for the strict converter as well."""
+    """The folded result is a ``provider/complete`` result, for the strict converter as well.
+
+    Source: docs/protocol.md, section 3.
+    """
     result = folded(
         [
             ModelUsed("m"),
@@ -144,7 +147,7 @@ def test_the_result_is_one_that_a_host_can_read(text: str, name: str, index: int
 
 @given(st.lists(st.builds(Delta, _TEXT) | st.builds(Reasoning, _TEXT) | st.builds(Done, _TEXT), max_size=5))
 def test_what_is_streamed_folds_to_what_is_answered(events: list[StreamEvent]) -> None:
-    """Design section 2: a host that folds the deltas itself comes to the result that it is sent."""
+    """A host that folds the deltas itself gets the result that it is sent."""
     kinds: dict[str, Any] = {"Delta": Delta, "Reasoning": Reasoning, "Done": Done}
     read = [structure(written, kinds[written["type"]]) for written in map(unstructure_event, events)]
     assert folded(read) == folded(events)

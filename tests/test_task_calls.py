@@ -71,7 +71,7 @@ def states_of(host: CheckedHost, task_id: str) -> list[str]:
 
 @on_each_loop
 async def test_a_host_that_asks_is_told_of_each_task_and_its_policy() -> None:
-    """Background tasks section 3, ``registrations.tasks``: durations are whole milliseconds on the wire."""
+    """``registrations.tasks`` has durations in whole milliseconds. Source: docs/tasks.md, "On the wire"."""
     async with hosting(watching()) as host:
         watch, feed = host.initialized["registrations"]["tasks"]
         assert watch == {
@@ -94,7 +94,7 @@ async def test_a_host_that_asks_is_told_of_each_task_and_its_policy() -> None:
 @pytest.mark.parametrize("said", [{}, {"capabilities_enabled": {}}, {"capabilities_enabled": {"tasks": False}}])
 @on_each_loop
 async def test_a_host_that_did_not_ask_is_told_of_state_changes_by_log_lines_alone(said: dict[str, Any]) -> None:
-    """Background tasks section 3: to any other host none of this is sent; tasks run all the same."""
+    """Nothing of the task methods is sent to it; tasks run all the same. Source: docs/tasks.md, "On the wire"."""
     app = watching()
     async with MemoryHost(app, handshake=said, log=True) as host:
         assert "tasks" not in host.initialized["registrations"]
@@ -111,7 +111,10 @@ async def test_a_host_that_did_not_ask_is_told_of_state_changes_by_log_lines_alo
 
 @on_each_loop
 async def test_a_task_is_started_listed_and_stopped_by_the_host() -> None:
-    """Background tasks section 3: ``task/start``, ``task/list``, ``task/stop``; payload and user reach the callback."""
+    """``task/start``, ``task/list`` and ``task/stop`` work; payload and user reach the task.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     async with CheckedHost(watching()) as host:
         started = await host.start_task("feed", id="f-1", user_id="ada", payload={"n": [1]})
         assert (started.task_id, started.name, started.user_id) == ("f-1", "feed", "ada")
@@ -156,7 +159,10 @@ async def test_a_task_is_started_listed_and_stopped_by_the_host() -> None:
 async def test_what_cannot_be_is_refused_with_what_is_known(
     method: str, params: dict[str, Any], text: str, known: list[str] | None
 ) -> None:
-    """Background tasks section 3: an unknown name or id, and starting a running id, are -32602. No trace is left."""
+    """An unknown name or id, and the start of a running id, are -32602, and leave no trace.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     app = watching()
     async with hosting(app) as host:
         await host.until(lambda: bool(updates(host)))
@@ -171,7 +177,7 @@ async def test_what_cannot_be_is_refused_with_what_is_known(
 
 @on_each_loop
 async def test_a_crash_is_told_by_its_type_and_its_text_stays_here(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 45: what an exception says may be a secret."""
+    """The text of an exception may be a secret."""
     app = App("t")
 
     @app.task(restart="always", max_restarts=1, initial_delay=0)
@@ -197,7 +203,7 @@ async def test_a_crash_is_told_by_its_type_and_its_text_stays_here(caplog: pytes
 
 @on_each_loop
 async def test_an_error_that_quotes_an_error_is_told_by_its_type_too() -> None:
-    """Trap 45: only what the supervisor itself has written in front of the type crosses."""
+    """Of the text only what the supervisor itself wrote in front of the type crosses."""
     app = App("t")
 
     @app.task(restart="never")
@@ -211,7 +217,10 @@ async def test_an_error_that_quotes_an_error_is_told_by_its_type_too() -> None:
 
 @on_each_loop
 async def test_a_task_that_the_lifespan_started_is_told_of_after_the_handshake() -> None:
-    """Background tasks section 3: the host is told of each change of state; of what began before it could be, too."""
+    """The host is told of each change of state, also of tasks that began before the handshake.
+
+    Source: docs/tasks.md, "On the wire".
+    """
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
@@ -229,7 +238,7 @@ async def test_a_task_that_the_lifespan_started_is_told_of_after_the_handshake()
 
 @on_each_loop
 async def test_expose_errors_lets_the_text_cross() -> None:
-    """Decision 1: ``App(expose_errors=True)`` is for development."""
+    """``App(expose_errors=True)`` is for development."""
     app = App("t", expose_errors=True)
 
     @app.task(restart="never")
@@ -243,7 +252,10 @@ async def test_expose_errors_lets_the_text_cross() -> None:
 
 @on_each_loop
 async def test_while_the_host_does_not_read_only_the_newest_of_each_task_waits() -> None:
-    """Background tasks section 3: updates are coalesced; 100,000 reports of a task must not become its memory."""
+    """100,000 reports of a task that the host does not read do not take memory.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     app = App("t")
     report: dict[str, Callable[[str], None]] = {}
 
@@ -280,7 +292,7 @@ async def test_while_the_host_does_not_read_only_the_newest_of_each_task_waits()
 
 @on_each_loop
 async def test_what_waits_for_the_host_is_told_before_the_end() -> None:
-    """Background tasks section 3: each change of state; a host that reads late still learns how all of them ended."""
+    """A host that reads late still learns how each task ended. Source: docs/tasks.md, "On the wire"."""
     app = watching()
 
     @app.tool
@@ -306,7 +318,7 @@ async def test_what_waits_for_the_host_is_told_before_the_end() -> None:
 
 @on_each_loop
 async def test_stopping_many_tasks_delays_no_ping(caplog: pytest.LogCaptureFixture) -> None:
-    """Background tasks section 2: a stop waits for the run, and nothing else waits for the stop."""
+    """A stop waits for the run, and nothing else waits for the stop."""
     app = App("t")
     let_go = asyncio.Event()
 

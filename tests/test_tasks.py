@@ -1,8 +1,6 @@
 """Background tasks, on a virtual clock: times are exact, and nothing sleeps.
 
-"Scenario" in a docstring is a row of the table in section 4 of the background tasks' specification; "pinned" is the
-paragraph after it; "section 2" is what is promised beyond the reference. Any of it in any order is in
-``test_tasks_machine.py``.
+What is promised is in docs/tasks.md. Any of it in any order is in ``test_tasks_machine.py``.
 """
 
 from __future__ import annotations
@@ -115,7 +113,7 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 @virtual
 async def test_a_stopped_task_is_reported_once_and_stays_stopped() -> None:
-    """Scenario: stop a running `always` task, it returns at once."""
+    """A running `always` task that returns at once when stopped."""
     desk = Desk()
     handle = desk.supervisor.start(spec(until_stopped))
     await turn()
@@ -127,7 +125,7 @@ async def test_a_stopped_task_is_reported_once_and_stays_stopped() -> None:
 
 @virtual
 async def test_a_stop_waits_for_the_clean_up() -> None:
-    """Scenario: the same, it needs 50 ms to clean up. No second run beside it, and stop returns when it has ended."""
+    """A task that needs 50 ms to clean up: no second run beside it, and stop returns when it has ended."""
     desk = Desk()
     runs: list[int] = []
 
@@ -151,7 +149,7 @@ async def test_a_stop_waits_for_the_clean_up() -> None:
 )
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_what_is_raised_on_stop_is_no_failure(error: BaseException, cancelled: bool) -> None:
-    """Scenario: stop an `on-failure` task that raises on stop. Section 2: whatever it raises, even when cancelled."""
+    """An `on-failure` task that raises on stop is stopped, whatever it raises, even when cancelled."""
 
     async def main() -> None:
         desk = Desk()
@@ -176,7 +174,7 @@ def test_what_is_raised_on_stop_is_no_failure(error: BaseException, cancelled: b
 
 @virtual
 async def test_a_stop_of_the_last_run_there_is_does_not_exhaust_it() -> None:
-    """Scenario: stop of an `always` task with max_restarts 1; its restarts are used up, and it raises on stop."""
+    """The last run of an `always` task whose restarts are used up raises on stop."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -194,7 +192,7 @@ async def test_a_stop_of_the_last_run_there_is_does_not_exhaust_it() -> None:
 
 @virtual
 async def test_a_stop_during_back_off_leaves_nothing_armed() -> None:
-    """Scenario: stop during back-off. Pinned: nothing armed."""
+    """A stop during the back-off cancels it, and no timer is left."""
     desk = Desk()
     handle = desk.supervisor.start(spec(crash))
     await asyncio.sleep(0.01)
@@ -209,7 +207,7 @@ async def test_a_stop_during_back_off_leaves_nothing_armed() -> None:
 
 @virtual
 async def test_a_task_stopped_straight_after_its_start_is_never_called() -> None:
-    """Scenario: stop straight after start."""
+    """A stop straight after the start."""
     desk = Desk()
     called: list[TaskRun] = []
 
@@ -227,7 +225,7 @@ async def test_a_task_stopped_straight_after_its_start_is_never_called() -> None
 
 @virtual
 async def test_a_restart_that_has_not_had_its_turn_can_be_stopped() -> None:
-    """Section 2: stop works in every state; here the back-off is over, and the next run not begun."""
+    """The back-off is over, and the next run has not begun."""
     desk = Desk()
     handle = desk.supervisor.start(spec(crash))
     await asyncio.sleep(QUICK)  # armed before the back-off: this wakes one step ahead of the second run
@@ -241,7 +239,7 @@ async def test_a_restart_that_has_not_had_its_turn_can_be_stopped() -> None:
 
 @virtual
 async def test_a_stop_does_not_use_up_restarts() -> None:
-    """Scenario: stop of an `always` task with max_restarts 1."""
+    """An `always` task with max_restarts 1."""
     desk = Desk()
     handle = desk.supervisor.start(spec(until_stopped, policy=exact(max_restarts=1)))
     await turn()
@@ -253,7 +251,7 @@ async def test_a_stop_does_not_use_up_restarts() -> None:
 
 @virtual
 async def test_a_running_id_is_refused_in_every_state_but_the_last() -> None:
-    """Scenario: start while running. Pinned: a duplicate id is refused."""
+    """A second start of a running id is refused."""
     desk = Desk()
     runs: list[int] = []
 
@@ -285,7 +283,7 @@ async def test_a_running_id_is_refused_in_every_state_but_the_last() -> None:
 
 @virtual
 async def test_a_healthy_run_takes_count_and_delay_back_to_zero() -> None:
-    """Scenario: 7 failures, a long healthy run, a failure. 64 s were due next; 1 s it is."""
+    """7 failures, a long healthy run, a failure: the delay is 1 s again, not 64 s."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -309,7 +307,7 @@ async def test_a_healthy_run_takes_count_and_delay_back_to_zero() -> None:
 
 @virtual
 async def test_a_healthy_run_is_forgiven_for_good() -> None:
-    """Section 2: the count goes back to zero, and a stop does not bring the old one back."""
+    """The count goes back to zero, and a stop does not bring the old one back."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -338,7 +336,7 @@ async def test_a_healthy_run_is_forgiven_for_good() -> None:
     ],
 )
 def test_a_run_is_healthy_after_reset_after(policy: RestartPolicy, lasts: float, count: int) -> None:
-    """Section 2: `reset_after`, by default max(60 s, 2 × the last delay)."""
+    """`reset_after` is by default max(60 s, 2 × the last delay)."""
 
     async def main() -> None:
         desk = Desk()
@@ -358,7 +356,7 @@ def test_a_run_is_healthy_after_reset_after(policy: RestartPolicy, lasts: float,
 
 @virtual
 async def test_after_the_process_everything_begins_anew() -> None:
-    """Scenario: the process dies with tasks running. What is the room's share: nothing is kept, autostart brings back.
+    """The process dies with tasks running: nothing is kept here, and autostart brings them back.
 
     That the host shows them as failed meanwhile is the host's.
     """
@@ -377,7 +375,7 @@ async def test_after_the_process_everything_begins_anew() -> None:
 
 @virtual
 async def test_payload_and_user_reach_every_run() -> None:
-    """Scenario: payload given. Section 2: `user_id` reaches the callback, too."""
+    """Each run has the `payload` and the `user_id` of its start."""
     desk = Desk()
     seen: list[tuple[object, ...]] = []
 
@@ -393,7 +391,7 @@ async def test_payload_and_user_reach_every_run() -> None:
 
 @virtual
 async def test_an_id_starts_anew_after_it_stopped() -> None:
-    """Scenario: the same id after stop. Count 0, and none of the old health or error."""
+    """The count is 0, and nothing of the old health or error is left."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -424,7 +422,7 @@ DURATIONS = ("initial_delay", "max_delay", "reset_after")
 @pytest.mark.parametrize("field", [*DURATIONS, "multiplier", "jitter"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 2**40, 10**400, True, "1"])
 def test_an_absurd_policy_is_refused_with_the_fields_name(field: str, value: object) -> None:
-    """Scenario: policy with NaN, inf, -1, 2**40."""
+    """NaN, inf, -1 and 2**40 are refused as delays."""
     with pytest.raises(RegistrationError, match=rf"^RestartPolicy: {field} must be a number .*, not "):
         RestartPolicy(**{field: value})  # type: ignore[arg-type]
 
@@ -444,7 +442,7 @@ def test_an_absurd_policy_is_refused_with_the_fields_name(field: str, value: obj
     ],
 )
 def test_a_policy_field_out_of_range_is_refused(field: str, value: object) -> None:
-    """Section 2: delays validated at registration."""
+    """Delays are checked at registration."""
     with pytest.raises(RegistrationError, match=f"^RestartPolicy: {field} must be "):
         RestartPolicy(**{field: value})  # type: ignore[arg-type]
 
@@ -464,13 +462,13 @@ def test_a_policy_field_out_of_range_is_refused(field: str, value: object) -> No
     ],
 )
 def test_a_task_field_out_of_range_is_refused(field: str, value: object) -> None:
-    """Section 2: delays validated at registration; so is the rest."""
+    """Durations and the other fields are checked at registration."""
     with pytest.raises(RegistrationError, match=f"^TaskSpec: {field} must be "):
         TaskSpec(**{"name": "watch", "fn": forever, field: value})  # type: ignore[arg-type]
 
 
 def test_the_name_of_a_per_user_task_has_no_colon() -> None:
-    """Section 2: ids are unique. "a:b" for "c" and "a" for "b:c" would be one."""
+    """Ids are unique: "a:b" for "c" and "a" for "b:c" would be one."""
     assert TaskSpec(name="a:b", fn=forever).name == "a:b"
     with pytest.raises(RegistrationError, match="name must be free of colons"):
         TaskSpec(name="a:b", fn=forever, per_user=True)
@@ -478,7 +476,7 @@ def test_the_name_of_a_per_user_task_has_no_colon() -> None:
 
 @virtual
 async def test_a_delay_of_zero_is_no_busy_loop() -> None:
-    """Scenario: policy with delay 0. Time passes between two runs, at least MIN_DELAY."""
+    """With a delay of 0 at least MIN_DELAY passes between two runs."""
     for policy in (exact(initial_delay=0), exact(max_delay=0), RestartPolicy(initial_delay=QUICK, jitter=1)):
         desk = Desk()
         handle = desk.supervisor.start(spec(crash, policy=policy))
@@ -491,7 +489,7 @@ async def test_a_delay_of_zero_is_no_busy_loop() -> None:
 
 @pytest.mark.parametrize("user_id", [None, "", "  ", 7])
 def test_a_per_user_task_needs_its_user(user_id: Any) -> None:
-    """Scenario: an empty user id for a per-user task. A failed start leaves no trace."""
+    """A per-user task with an empty user id is refused, and a failed start leaves no trace."""
 
     async def main() -> None:
         desk = Desk()
@@ -507,7 +505,7 @@ def test_a_per_user_task_needs_its_user(user_id: Any) -> None:
 
 @virtual
 async def test_users_do_not_share_a_task() -> None:
-    """Scenario: silently shared. Each user has an id of their own."""
+    """Each user's run of a task has an id of its own."""
     desk = Desk()
     task = spec(until_stopped, per_user=True)
     desk.supervisor.start(task, user_id="u1")
@@ -525,7 +523,7 @@ async def test_users_do_not_share_a_task() -> None:
 
 @virtual
 async def test_used_up_restarts_are_a_failure_until_started_again() -> None:
-    """Scenario: `max_restarts` reached. N restarts are N+1 runs; `failed` is left by start, and by nothing else."""
+    """N restarts are N + 1 runs; `failed` is left by start, and by nothing else."""
     desk = Desk()
     handle = desk.supervisor.start(spec(crash, policy=exact(max_restarts=2)))
     health = await handle.join()
@@ -544,7 +542,7 @@ async def test_used_up_restarts_are_a_failure_until_started_again() -> None:
 
 @virtual
 async def test_clean_returns_use_up_restarts_too() -> None:
-    """Scenario: `max_restarts` reached, of an `always` task that returns."""
+    """An `always` task that returns uses up `max_restarts` too."""
     desk = Desk()
     health = await desk.supervisor.start(spec(finish, policy=exact(max_restarts=1))).join()
     assert (health.status, health.error) == ("failed", "restarts exhausted (1 of 1); the last run: returned")
@@ -554,7 +552,7 @@ async def test_clean_returns_use_up_restarts_too() -> None:
 
 
 def test_the_defaults() -> None:
-    """Pinned: defaults as in section 1."""
+    """The defaults are those of the table in docs/tasks.md."""
     policy = RestartPolicy()
     assert (policy.type, policy.max_restarts, policy.initial_delay, policy.max_delay) == ("always", 0, 1.0, 60.0)
     assert (policy.multiplier, policy.jitter, policy.reset_after) == (2.0, 0.5, None)
@@ -565,7 +563,7 @@ def test_the_defaults() -> None:
 
 @virtual
 async def test_a_start_starts() -> None:
-    """Pinned: registering starts it."""
+    """A task that is started runs."""
     desk = Desk()
     handle = desk.supervisor.start(spec(until_stopped), id="mine")
     assert handle.id == "mine"
@@ -576,7 +574,7 @@ async def test_a_start_starts() -> None:
 
 @virtual
 async def test_autostart_takes_those_that_want_it() -> None:
-    """Section 2: autostart; per-user tasks never do, and what runs already is left alone."""
+    """Per-user tasks are never started so, and a task that runs is left alone."""
     desk = Desk()
     tasks = [
         spec(until_stopped, "a"),
@@ -602,7 +600,7 @@ async def test_autostart_takes_those_that_want_it() -> None:
     ],
 )
 def test_the_policy_decides_what_follows_a_run(kind: str, body: Body, runs_again: bool, end: str) -> None:
-    """Pinned: `never` restarts nothing, `on-failure` leaves a clean return alone, `always` restarts both."""
+    """`never` restarts nothing, `on-failure` leaves a clean return alone, `always` restarts both."""
 
     async def main() -> None:
         desk = Desk()
@@ -618,7 +616,7 @@ def test_the_policy_decides_what_follows_a_run(kind: str, body: Body, runs_again
 
 @virtual
 async def test_delays_grow_to_the_millisecond_up_to_the_cap() -> None:
-    """Pinned: delays 1, 2, 4 s to the millisecond with jitter off; the cap; ten failures give ten restarts."""
+    """Delays are 1, 2, 4 s to the millisecond without jitter, up to the cap; ten failures give ten restarts."""
     desk = Desk()
     handle = desk.supervisor.start(spec(crash, policy=RestartPolicy(jitter=0)))
     await asyncio.sleep(1 + 2 + 4 + 8 + 16 + 32 + 60 * 4 + 0.001)
@@ -629,7 +627,7 @@ async def test_delays_grow_to_the_millisecond_up_to_the_cap() -> None:
 
 @virtual
 async def test_the_count_rises_when_the_restart_is_scheduled() -> None:
-    """Pinned: the count rises when the restart is scheduled."""
+    """It does not wait for the next run."""
     desk = Desk()
     handle = desk.supervisor.start(spec(crash))
     await asyncio.sleep(0.05)
@@ -645,7 +643,7 @@ async def test_the_count_rises_when_the_restart_is_scheduled() -> None:
 
 @virtual
 async def test_the_list_holds_all_tasks() -> None:
-    """Pinned: the list of all tasks, whatever their state."""
+    """The list has all tasks, whatever their state."""
     desk = Desk()
     for name, body in (("up", until_stopped), ("down", finish), ("sick", crash)):
         desk.supervisor.start(spec(body, name, policy=exact(type="never")))
@@ -660,7 +658,7 @@ async def test_the_list_holds_all_tasks() -> None:
 
 @virtual
 async def test_health_keeps_text_and_time() -> None:
-    """Pinned: health keeps text and time (UTC, ISO 8601, milliseconds, Z). It outlives the run that reported it."""
+    """The time is UTC in ISO 8601 with milliseconds and Z. Health outlives the run that reported it."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -677,7 +675,7 @@ async def test_health_keeps_text_and_time() -> None:
 
 @virtual
 async def test_an_unknown_id_is_harmless() -> None:
-    """Pinned: unknown ids are harmless: they change nothing, and are told with what there is."""
+    """An unknown id changes nothing, and the error has the known ids."""
     desk = Desk()
     desk.supervisor.start(spec(until_stopped))
     with pytest.raises(UnknownTask, match=r"^no task 'nope'; there are 'watch'$") as caught:
@@ -697,7 +695,7 @@ async def test_an_unknown_id_is_harmless() -> None:
 
 @virtual
 async def test_stop_may_be_asked_again_and_together() -> None:
-    """Section 2: stop is idempotent, reported once."""
+    """A stop may be repeated and is reported once."""
     desk = Desk()
     handle = desk.supervisor.start(spec(until_stopped))
     await turn()
@@ -709,7 +707,7 @@ async def test_stop_may_be_asked_again_and_together() -> None:
 
 @virtual
 async def test_a_run_that_ignores_the_signal_is_cancelled_after_its_grace() -> None:
-    """Section 2: signal, grace, cancel."""
+    """Signal, grace, cancel: in this order."""
     desk = Desk()
     handle = desk.supervisor.start(spec(forever, stop_grace=2.5))
     await asyncio.sleep(1)
@@ -720,7 +718,7 @@ async def test_a_run_that_ignores_the_signal_is_cancelled_after_its_grace() -> N
 
 @virtual
 async def test_no_grace_cancels_at_once() -> None:
-    """Section 2: stop_grace may be 0; the clean-up of a cancelled run is waited for all the same."""
+    """With a stop_grace of 0 the clean-up of the cancelled run is still waited for."""
     desk = Desk()
 
     async def tidy(run: TaskRun) -> None:
@@ -737,7 +735,7 @@ async def test_no_grace_cancels_at_once() -> None:
 
 @virtual
 async def test_a_run_that_ignores_its_cancellation_is_named_and_left_behind(caplog: pytest.LogCaptureFixture) -> None:
-    """Section 2: wait again, bounded, name the culprit, go on. `stopped` follows when it has really ended."""
+    """The second wait is bounded and the run is named. `stopped` follows when it has really ended."""
     desk = Desk()
 
     async def stubborn(run: TaskRun) -> None:
@@ -764,7 +762,7 @@ async def test_a_run_that_ignores_its_cancellation_is_named_and_left_behind(capl
 
 @virtual
 async def test_a_caller_that_gives_up_does_not_stop_the_stop() -> None:
-    """Section 2: the wish is recorded, whoever waits for it."""
+    """The stop goes on, even if its caller no longer waits."""
     desk = Desk()
     handle = desk.supervisor.start(spec(forever, stop_grace=2))
     await turn()
@@ -778,7 +776,7 @@ async def test_a_caller_that_gives_up_does_not_stop_the_stop() -> None:
 
 @virtual
 async def test_a_task_may_stop_itself_but_not_wait_for_itself() -> None:
-    """Section 2: stop works everywhere; from within it does not wait for its own end."""
+    """A stop from within does not wait for its own end."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -795,7 +793,7 @@ async def test_a_task_may_stop_itself_but_not_wait_for_itself() -> None:
 
 @virtual
 async def test_a_handle_stops_its_task_at_the_end_of_the_block() -> None:
-    """Section 1: start gives a disposable that stops it."""
+    """``async with`` on the handle of a start stops the task."""
     desk = Desk()
     async with desk.supervisor.start(spec(until_stopped)) as handle:
         await turn()
@@ -805,7 +803,7 @@ async def test_a_handle_stops_its_task_at_the_end_of_the_block() -> None:
 
 @virtual
 async def test_sleep_and_wait_stop_end_early_on_stop() -> None:
-    """Section 1: the stop signal."""
+    """Both see the stop signal."""
     desk = Desk()
     seen: list[object] = []
 
@@ -824,7 +822,7 @@ async def test_sleep_and_wait_stop_end_early_on_stop() -> None:
 
 @virtual
 async def test_a_loop_that_never_looks_at_the_signal_does_not_spin() -> None:
-    """Section 2: the ladder needs the loop to turn; a sleep after the signal still lasts a moment."""
+    """Stopping needs the loop to turn, so a sleep after the signal still lasts a moment."""
     desk = Desk()
     rounds = 0
 
@@ -843,7 +841,7 @@ async def test_a_loop_that_never_looks_at_the_signal_does_not_spin() -> None:
 
 @pytest.mark.parametrize("seconds", [-1, 0])
 def test_a_run_that_polls_does_not_starve_the_others(seconds: float) -> None:
-    """Section 2: one task never hangs another: each wait is at least one turn of the loop."""
+    """Each wait takes at least one turn of the loop, so a task cannot hang others."""
 
     async def main() -> None:
         desk = Desk()
@@ -863,7 +861,7 @@ def test_a_run_that_polls_does_not_starve_the_others(seconds: float) -> None:
 
 @virtual
 async def test_nan_is_no_time_to_sleep() -> None:
-    """Section 2: one task never harms another; a timer at NaN would upset the order of all."""
+    """A timer at NaN would upset the order of all timers."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -880,7 +878,7 @@ async def test_nan_is_no_time_to_sleep() -> None:
     "error", [ValueError("boom"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError("odd")]
 )
 def test_whatever_is_raised_stays_in_its_task(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    """Section 2: an exception never reaches another task or the process, and is logged with its traceback at once."""
+    """An exception never reaches another task or the process, and is logged with its traceback at once."""
 
     async def main() -> None:
         desk = Desk()
@@ -903,7 +901,7 @@ def test_whatever_is_raised_stays_in_its_task(error: BaseException, caplog: pyte
 
 @virtual
 async def test_a_run_that_awaited_what_was_cancelled_is_shown_where(caplog: pytest.LogCaptureFixture) -> None:
-    """Section 2: an exception is logged with its traceback; a CancelledError that nobody asked for is one."""
+    """A CancelledError that was not asked for is logged with its traceback, like any exception."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -925,7 +923,7 @@ async def test_a_run_that_awaited_what_was_cancelled_is_shown_where(caplog: pyte
 
 @virtual
 async def test_an_error_without_a_text_is_still_named() -> None:
-    """Section 2: exceptions are contained, those that cannot be printed too."""
+    """An exception that cannot be printed is contained too."""
 
     class MuteError(Exception):
         def __str__(self) -> str:
@@ -945,7 +943,7 @@ async def test_an_error_without_a_text_is_still_named() -> None:
 
 @virtual
 async def test_a_launch_that_fails_is_a_failed_run() -> None:
-    """Section 2: an exception is contained, wherever it is raised."""
+    """An exception is contained, wherever it is raised."""
 
     def launch(spec: TaskSpec, run: TaskRun) -> Coroutine[Any, Any, object]:
         raise TypeError("no such context")
@@ -957,7 +955,7 @@ async def test_a_launch_that_fails_is_a_failed_run() -> None:
 
 @virtual
 async def test_a_listener_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Section 2: an exception never reaches a task."""
+    """An exception of a listener does not reach a task."""
 
     async def launch(spec: TaskSpec, run: TaskRun) -> None:
         await run.wait_stop()
@@ -1001,7 +999,7 @@ def test_tasks_are_started_and_stopped_in_their_loop_alone() -> None:
 
 @virtual
 async def test_what_an_old_run_reports_is_dropped() -> None:
-    """Section 2: each run has a number; an old run's reports are dropped. What it left behind is told to stop."""
+    """Runs are numbered, and an old run's reports are dropped. Code that it left behind is told to stop."""
     desk = Desk()
     runs: list[TaskRun] = []
 
@@ -1031,7 +1029,7 @@ async def test_what_an_old_run_reports_is_dropped() -> None:
 
 @virtual
 async def test_health_may_be_reported_from_a_thread() -> None:
-    """Section 1: report_health, of a task that works in a thread."""
+    """A task may call ``report_health`` from a thread."""
     desk = Desk()
     runs: list[TaskRun] = []
 
@@ -1052,7 +1050,7 @@ async def test_health_may_be_reported_from_a_thread() -> None:
 
 
 def test_a_report_after_the_loops_end_is_dropped() -> None:
-    """Section 2: reports of an old run are dropped; a thread may outlive the loop."""
+    """A thread may outlive the loop; its reports are dropped."""
     runs: list[TaskRun] = []
 
     async def main() -> None:
@@ -1071,7 +1069,7 @@ def test_a_report_after_the_loops_end_is_dropped() -> None:
 
 @virtual
 async def test_health_is_a_text() -> None:
-    """Section 1: report_health(text); anything else is the task's mistake, told where it is made."""
+    """Anything but a text is the task's mistake, and raises where it is made."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -1083,7 +1081,7 @@ async def test_health_is_a_text() -> None:
 
 @virtual
 async def test_a_report_is_text_that_can_be_sent() -> None:
-    """Section 3: one task's text, such as a file name that is no UTF-8, must not fail the list of all tasks."""
+    """One task's text, such as a file name that is not UTF-8, must not fail the list of all tasks."""
     desk = Desk()
     desk.supervisor._log = logging.Logger("elsewhere")  # pytest-xdist cannot send such text either
 
@@ -1102,7 +1100,7 @@ async def test_a_report_is_text_that_can_be_sent() -> None:
 
 @virtual
 async def test_a_silent_run_is_cancelled_and_has_failed() -> None:
-    """Section 2: heartbeat_timeout. The clock starts again with each report, and with each run."""
+    """The clock of heartbeat_timeout starts again with each report and with each run."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -1125,7 +1123,7 @@ async def test_a_silent_run_is_cancelled_and_has_failed() -> None:
 
 
 def test_a_run_that_had_no_turn_to_report_in_is_not_silent() -> None:
-    """Section 2: heartbeat_timeout is about that task, not about who blocks the loop; and is not put off for ever."""
+    """A blocked loop is not the task's fault; but the time-out is not put off for ever."""
 
     async def beat(run: TaskRun) -> None:
         while not await run.wait_stop(0.02):
@@ -1150,7 +1148,7 @@ def test_a_run_that_had_no_turn_to_report_in_is_not_silent() -> None:
 
 @virtual
 async def test_a_silent_run_that_returns_when_cancelled_has_failed_all_the_same() -> None:
-    """Section 2: heartbeat_timeout counts as failed, however the run ends."""
+    """It counts as failed, however the run ends."""
     desk = Desk()
 
     async def meek(run: TaskRun) -> None:
@@ -1166,7 +1164,7 @@ async def test_a_silent_run_that_returns_when_cancelled_has_failed_all_the_same(
 
 @virtual
 async def test_silence_is_forgiven_with_the_next_run() -> None:
-    """Section 2: heartbeat_timeout is a failure of that run, not of those after it."""
+    """heartbeat_timeout fails that run, not those after it."""
     desk = Desk()
 
     async def body(run: TaskRun) -> None:
@@ -1181,7 +1179,7 @@ async def test_silence_is_forgiven_with_the_next_run() -> None:
 async def test_a_silent_run_that_ignores_its_cancellation_gets_no_second_beside_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Section 2: one run at a time; the culprit is named, can still be stopped, and is restarted once it has ended."""
+    """The run is named, can still be stopped, and is restarted once it has ended."""
     desk = Desk()
     alive = 0
 
@@ -1210,7 +1208,7 @@ async def test_a_silent_run_that_ignores_its_cancellation_gets_no_second_beside_
 
 @virtual
 async def test_no_heartbeat_is_awaited_while_stopping() -> None:
-    """Section 2: a stop is a stop, even if the run is silent meanwhile."""
+    """A silent run is stopped like any other."""
     desk = Desk()
 
     async def slow(run: TaskRun) -> None:
@@ -1228,7 +1226,7 @@ async def test_no_heartbeat_is_awaited_while_stopping() -> None:
 
 @virtual
 async def test_aclose_stops_all_side_by_side_within_its_grace(caplog: pytest.LogCaptureFixture) -> None:
-    """Section 2: everything ends, in every state, and no more is started."""
+    """Tasks end in every state, and no more are started."""
     desk = Desk()
     ends: dict[str, float] = {}
 
@@ -1282,7 +1280,7 @@ async def test_aclose_stops_all_side_by_side_within_its_grace(caplog: pytest.Log
 
 @virtual
 async def test_aclose_without_grace_lets_what_is_cancelled_end() -> None:
-    """Section 2: bounded; the turns of the loop that a cancelled run takes to end are there at any grace."""
+    """The time is bounded, but a cancelled run has the turns of the loop that it needs to end."""
     desk = Desk()
     desk.supervisor.start(spec(forever))
     await turn()
@@ -1294,7 +1292,7 @@ async def test_aclose_without_grace_lets_what_is_cancelled_end() -> None:
 
 @virtual
 async def test_a_cancelled_aclose_leaves_nothing_armed() -> None:
-    """Section 2: nothing is armed afterwards, even if nobody waits for the end."""
+    """No timer is left, even if the caller no longer waits for the end."""
     desk = Desk()
     handle = desk.supervisor.start(spec(forever))
     await turn()
@@ -1309,7 +1307,7 @@ async def test_a_cancelled_aclose_leaves_nothing_armed() -> None:
 
 @virtual
 async def test_ended_tasks_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Section 2: memory. Ids made up for each start do not fill it."""
+    """Ids made up for each start do not fill the memory."""
     monkeypatch.setattr(supervisor_module, "MAX_ENDED", 3)
     desk = Desk()
     desk.supervisor.start(spec(until_stopped, "alive"))
@@ -1325,7 +1323,7 @@ async def test_ended_tasks_are_not_remembered_for_ever(monkeypatch: pytest.Monke
 
 @virtual
 async def test_ten_thousand_tasks() -> None:
-    """Section 2: 10,000 tasks, and at most 6 KiB a sleeping one."""
+    """10,000 tasks run, and a sleeping one takes at most 6 KiB."""
     count = 10_000
     told = 0
     runs: list[TaskRun] = []
@@ -1364,7 +1362,7 @@ async def test_ten_thousand_tasks() -> None:
 
 
 def test_start_report_status_and_stop_cost_the_same_for_each_of_many() -> None:
-    """Section 2: 10,000 tasks without a quadratic step: eight times as many are not much dearer each."""
+    """No step is quadratic in 10,000 tasks: with eight times as many, each costs little more."""
 
     async def launch(spec: TaskSpec, run: TaskRun) -> None:
         await run.wait_stop()
@@ -1426,7 +1424,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 def test_a_delay_lies_between_its_floor_and_its_cap(
     initial: float, cap: float, multiplier: float, jitter: float, n: int, dice: float
 ) -> None:
-    """Section 2: the exponent is clamped; jitter only shortens, by its part."""
+    """The exponent is clamped, and jitter only shortens a delay, by its part."""
     policy = RestartPolicy(initial_delay=initial, max_delay=cap, multiplier=multiplier, jitter=jitter)
     sure = RestartPolicy(initial_delay=initial, max_delay=cap, multiplier=multiplier, jitter=0)
     delay, full = policy.delay(n, lambda: dice), sure.delay(n, lambda: dice)
@@ -1438,7 +1436,7 @@ def test_a_delay_lies_between_its_floor_and_its_cap(
 
 
 def test_the_delay_after_very_many_restarts_takes_no_time() -> None:
-    """Section 2: the exponent is clamped. Of integers, the power would be exact, and take seconds."""
+    """The exponent is clamped: a power of integers would be exact, and take seconds."""
     policy = RestartPolicy(initial_delay=1, max_delay=0.5, multiplier=1000, jitter=0)
     began = time.perf_counter()
     assert policy.delay(10**9, random.random) == 0.5
@@ -1446,7 +1444,7 @@ def test_the_delay_after_very_many_restarts_takes_no_time() -> None:
 
 
 def test_jitter_is_the_part_that_is_random() -> None:
-    """Section 2: 0 exact, 1 full."""
+    """0 is exact, 1 is full jitter."""
 
     def delays(jitter: float) -> list[float]:
         policy = RestartPolicy(jitter=jitter)

@@ -662,7 +662,7 @@ COMMON: Final = settings(
 
 @pytest.mark.timeout(3600 if SOAK else 60)
 def test_the_supervisor_does_what_the_specification_says_in_any_order() -> None:
-    """Background tasks sections 2 and 4: state, count, time and every report, after each step of any story."""
+    """State, count, time and every report are checked after each step of any sequence."""
     rounds = settings(
         COMMON, max_examples=5_000 if SOAK else 30, stateful_step_count=40 if SOAK else 25, derandomize=not SOAK
     )

@@ -37,7 +37,7 @@ def wait_until_gone(gone: list[threading.Thread]) -> None:
 
 
 def test_a_function_runs_in_another_thread_with_its_arguments(run: Run) -> None:
-    """Trap 32: ``def`` handlers run in threads; daemons, which do not keep the process alive (trap 16)."""
+    """The threads are daemons, which do not keep the process alive."""
 
     def look(*, a: int, b: str) -> tuple[int, str, threading.Thread]:
         return a, b, threading.current_thread()
@@ -52,7 +52,7 @@ def test_a_function_runs_in_another_thread_with_its_arguments(run: Run) -> None:
 
 
 def test_three_functions_run_at_the_same_time(run: Run) -> None:
-    """Trap 32: three of 1 s take < 1.6 s: they run together, and the loop runs on meanwhile."""
+    """Three of 1 s take less than 1.6 s, and the loop runs on meanwhile."""
 
     async def main() -> None:
         meeting = threading.Barrier(4)
@@ -69,7 +69,7 @@ def test_three_functions_run_at_the_same_time(run: Run) -> None:
 
 
 def test_context_variables_are_seen_and_what_is_set_stays_there(run: Run) -> None:
-    """Trap 32: contextvars are seen; each call has a copy of its own."""
+    """Each call has a copy of the context variables."""
 
     def change(*, to: str) -> tuple[str, str]:
         before = user.get()
@@ -90,7 +90,7 @@ def test_context_variables_are_seen_and_what_is_set_stays_there(run: Run) -> Non
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
 def test_what_a_function_raises_is_raised_to_its_caller(run: Run, error: BaseException) -> None:
-    """Trap 46: ``sys.exit()`` in a handler fails that call, not the thread, and not the process."""
+    """``sys.exit()`` in a handler fails that call, not the thread, and not the process."""
 
     def fail() -> None:
         raise error
@@ -109,7 +109,7 @@ def test_what_a_function_raises_is_raised_to_its_caller(run: Run, error: BaseExc
 
 
 def test_a_stop_iteration_is_an_error_like_any_other(run: Run) -> None:
-    """Trap 22: a StopIteration, which no coroutine can raise, still gives an answer."""
+    """A StopIteration, which no coroutine can raise, still gives an answer."""
 
     async def main() -> None:
         threads = DaemonThreads()
@@ -205,7 +205,7 @@ def test_no_call_is_lost_to_a_thread_that_was_about_to_end(run: Run, monkeypatch
 
 
 def test_a_cancelled_caller_goes_on_at_once_and_what_comes_back_later_is_dropped(run: Run) -> None:
-    """Trap 22: a cancel never waits behind what it cancels. Trap 16: who is left behind in a thread can be named."""
+    """The cancel does not wait for the thread, and a thread that is left behind can be named."""
 
     async def main() -> None:
         raised: list[dict[str, Any]] = []
@@ -241,7 +241,7 @@ def test_a_cancelled_caller_goes_on_at_once_and_what_comes_back_later_is_dropped
 
 
 def test_what_was_cancelled_before_a_thread_began_with_it_never_runs(run: Run) -> None:
-    """Trap 22: a call that has been answered as cancelled does nothing any more."""
+    """A call that has been answered as cancelled does nothing any more."""
 
     async def main() -> None:
         threads = DaemonThreads(1)
@@ -265,7 +265,7 @@ def test_what_was_cancelled_before_a_thread_began_with_it_never_runs(run: Run) -
 
 
 def test_a_thread_that_outlives_the_loop_ends_quietly(run: Run) -> None:
-    """Trap 16: who comes back when the loop has been closed finds nobody, and does not raise."""
+    """A thread that returns after the loop was closed finds no loop, and does not raise."""
     gate = threading.Event()
     found: list[threading.Thread] = []
 

@@ -95,7 +95,7 @@ def app_returning(value: object) -> App:
 )
 @on_each_loop
 async def test_text_none_and_tool_results_go_out_as_they_are(returned: object, result: dict[str, Any]) -> None:
-    """Design section 2: ``str`` → content; ``None`` → ""; ``ToolResult(content, is_error, details)``."""
+    """``str`` becomes content, ``None`` becomes "", ``ToolResult(content, is_error, details)`` is sent as it is."""
     async with MemoryHost(app_returning(returned)) as host:
         assert await host.tool("give") == result
 
@@ -131,7 +131,7 @@ async def test_text_none_and_tool_results_go_out_as_they_are(returned: object, r
 )
 @on_each_loop
 async def test_data_is_its_json_text_as_content_and_itself_as_details(returned: object, details: object) -> None:
-    """Trap 47: datetime, UUID, Enum, Path, Decimal, set, attrs and dataclass results encode by a published table."""
+    """datetime, UUID, Enum, Path, Decimal, set, attrs and dataclass results are encoded by the table in the docs."""
     async with MemoryHost(app_returning(returned)) as host:
         result = await host.tool("give")
     assert result["details"] == details
@@ -153,7 +153,7 @@ async def test_data_is_its_json_text_as_content_and_itself_as_details(returned: 
 )
 @on_each_loop
 async def test_what_is_a_string_in_json_is_content_without_quotes(returned: object, content: str) -> None:
-    """Trap 47: a value whose form in the table is a string reads as that string."""
+    """A value that the table encodes as a string is content without quotes."""
     async with CheckedHost(app_returning(returned)) as host:
         assert await host.call_tool("give") == ToolAnswer(content, False, None, [])
 
@@ -187,7 +187,7 @@ for _ in range(300):
 async def test_what_json_does_not_know_fails_that_call_with_path_and_type(
     returned: object, path: str | None, problem: str
 ) -> None:
-    """Trap 47: anything else fails that call, with path and type."""
+    """Any other value fails that call, with path and type."""
     async with CheckedHost(app_returning(returned)) as host:
         result = await host.call_tool("give")
         await host.ping()
@@ -205,11 +205,7 @@ async def test_what_json_does_not_know_fails_that_call_with_path_and_type(
 )
 @on_each_loop
 async def test_a_value_that_json_cannot_carry_fails_that_call_and_nothing_else(bad: object, place: str) -> None:
-    """Trap 10.
-
-    A non-finite float, an integer past 64 bits or a lone surrogate in a result fails that call, with the path of the
-    value, and nothing else.
-    """
+    """A non-finite float, an integer past 64 bits or a lone surrogate fails that call, with its path."""
     app = App("t")
     go_on = asyncio.Event()
 
@@ -238,7 +234,7 @@ async def test_a_value_that_json_cannot_carry_fails_that_call_and_nothing_else(b
 
 @on_each_loop
 async def test_a_lone_surrogate_in_the_content_is_told_with_its_place() -> None:
-    """Trap 10: with the path of the value."""
+    """The error has the path of the value."""
     for returned in ("ab\ud800", ToolResult("ab\ud800")):
         async with CheckedHost(app_returning(returned)) as host:
             result = await host.call_tool("give")
@@ -248,7 +244,7 @@ async def test_a_lone_surrogate_in_the_content_is_told_with_its_place() -> None:
 
 @on_each_loop
 async def test_the_text_of_a_tool_error_is_sent_whatever_is_in_it() -> None:
-    """Trap 10: a file name that is no UTF-8 (``os.fsdecode``) in the text of an error still tells the model."""
+    """A file name that is not UTF-8 (``os.fsdecode``) in an error's text still reaches the model."""
     app = App("t")
 
     @app.tool
@@ -262,7 +258,10 @@ async def test_the_text_of_a_tool_error_is_sent_whatever_is_in_it() -> None:
 
 @pytest.mark.parametrize("options", [{"content": 5}, {"content": "x", "is_error": 1}])
 def test_a_tool_result_checks_its_fields(options: dict[str, Any]) -> None:
-    """Protocol section 3: content is a string, is_error a boolean; the mistake is said where it is made."""
+    """Content is a string and is_error a boolean; a mistake raises where it is made.
+
+    Source: docs/protocol.md, section 3.
+    """
     with pytest.raises(TypeError):
         ToolResult(**options)
 
@@ -272,7 +271,7 @@ def test_a_tool_result_checks_its_fields(options: dict[str, Any]) -> None:
 
 @on_each_loop
 async def test_all_wrong_arguments_are_told_at_once_with_path_expected_and_received() -> None:
-    """Trap 44: every argument error has a path, the expected type, the received type; all of them at once."""
+    """Every error has a path, the expected type and the received type."""
     app = App("t")
     called: list[object] = []
 
@@ -302,7 +301,7 @@ async def test_all_wrong_arguments_are_told_at_once_with_path_expected_and_recei
 
 @on_each_loop
 async def test_the_faults_of_a_huge_list_are_cut_off_and_counted() -> None:
-    """Trap 44, bounded: an answer with a million faults would serve nobody."""
+    """An answer with a million faults would help no caller."""
     app = App("t")
 
     @app.tool
@@ -339,10 +338,10 @@ async def test_the_faults_of_a_huge_list_are_cut_off_and_counted() -> None:
 async def test_arguments_are_coerced_where_nothing_is_lost_and_never_when_strict(
     given: dict[str, Any], loose: object, strict: object
 ) -> None:
-    """Trap 40.
+    """``"5"`` becomes 5, ``"true"`` becomes True, ``"1.5"`` becomes 1.5; with ``strict`` each is refused.
 
-    "5" → 5, "true" → True, "1.5" → 1.5 where nothing is lost; "5x", True for an int, 5 for a str fail; ``strict=True``
-    refuses all of it. A JSON string is decoded only for a parameter that takes a list or an object and no string.
+    ``"5x"``, True for an int and 5 for a str fail. A JSON string is decoded only for a parameter that takes a list or
+    an object and no string.
     """
     app = App("t")
 
@@ -374,7 +373,7 @@ async def test_arguments_are_coerced_where_nothing_is_lost_and_never_when_strict
 
 @on_each_loop
 async def test_an_unknown_tool_is_a_result_that_lists_the_known_ones() -> None:
-    """Design section 3, decision 1: an unknown tool is a tool-level failure, so that the model can correct itself."""
+    """An unknown tool is a tool-level failure, so that the model can correct itself."""
     app = app_returning("x")
 
     @app.tool
@@ -391,7 +390,7 @@ async def test_an_unknown_tool_is_a_result_that_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("missing", ["call_id", "tool", "arguments", "context"])
 @on_each_loop
 async def test_params_that_lack_a_field_are_refused_as_such(missing: str) -> None:
-    """Design section 3, decision 1: params that lack ``call_id`` (or the like) → -32602, with the fault."""
+    """Params without ``call_id`` or another field are -32602, with the fault."""
     params = {"call_id": "1", "tool": "give", "arguments": {}, "context": CONTEXT}
     async with MemoryHost(app_returning("x")) as host:
         error = await host.refused("tool/execute", {k: v for k, v in params.items() if k != missing})
@@ -404,7 +403,7 @@ async def test_params_that_lack_a_field_are_refused_as_such(missing: str) -> Non
 
 @on_each_loop
 async def test_unknown_fields_of_the_protocol_are_ignored() -> None:
-    """Protocol section 1: unknown fields are ignored, always."""
+    """Unknown fields are ignored. Source: docs/protocol.md, section 1."""
     params = {"call_id": "1", "tool": "give", "arguments": {}, "context": {**CONTEXT, "new": 1}, "newer": 2}
     async with MemoryHost(app_returning("x")) as host:
         assert await host.ask("tool/execute", params) == {"content": "x"}
@@ -455,10 +454,9 @@ def app_that_fails(**options: Any) -> App:
 async def test_an_unexpected_exception_crosses_as_a_fixed_text_and_an_id(
     tool: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 45.
+    """A fixed text and a correlation id cross; the traceback is logged under that id.
 
-    An unexpected exception crosses as a fixed text and a correlation id; the traceback with that id is on stderr; a
-    test greps the wire for a planted secret.
+    The planted secret is in no line of the wire.
     """
     async with MemoryHost(app_that_fails(), log=True) as host:
         result = await host.tool(tool)
@@ -479,7 +477,7 @@ async def test_an_unexpected_exception_crosses_as_a_fixed_text_and_an_id(
 
 @on_each_loop
 async def test_an_exception_that_nobody_awaits_does_not_cross_in_the_log() -> None:
-    """Trap 45: asyncio's own "never retrieved" holds the exception's text in its message; the host is not told that."""
+    """The message "never retrieved" of asyncio has the exception's text, so the host is not sent it."""
     async with MemoryHost(app_that_fails(), log=True) as host:
         asyncio.get_running_loop().set_exception_handler(None)  # asyncio's own, which logs
         await host.tool("in_background")
@@ -493,7 +491,7 @@ async def test_an_exception_that_nobody_awaits_does_not_cross_in_the_log() -> No
 @pytest.mark.parametrize("tool", ["in_loop", "in_thread", "in_time"])
 @on_each_loop
 async def test_expose_errors_lets_the_text_cross(tool: str) -> None:
-    """Design section 3, decision 1: ``App(expose_errors=True)`` lets the text of an unexpected exception cross."""
+    """``App(expose_errors=True)`` lets the text of an unexpected exception cross."""
     async with CheckedHost(app_that_fails(expose_errors=True)) as host:
         result = await host.call_tool(tool)
     assert result.is_error is True
@@ -504,7 +502,7 @@ async def test_expose_errors_lets_the_text_cross(tool: str) -> None:
 @pytest.mark.parametrize("kind", ["async", "def", "timeout"])
 @on_each_loop
 async def test_a_tool_error_crosses_as_written(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 45: ``ToolError("…")`` crosses as written."""
+    """``ToolError("…")`` crosses as written."""
     app = App("t")
 
     async def give_up() -> None:
@@ -528,7 +526,7 @@ async def test_a_tool_error_crosses_as_written(kind: str, caplog: pytest.LogCapt
 @pytest.mark.parametrize("kind", ["async", "def"])
 @on_each_loop
 async def test_sys_exit_in_a_tool_fails_that_call_not_the_process(error: BaseException, kind: str) -> None:
-    """Trap 46: ``sys.exit()`` in a handler fails that call, not the process; nor do its like."""
+    """``sys.exit()`` in a handler fails that call, not the process; so do other BaseExceptions."""
     app = App("t")
 
     def leave_in_thread() -> None:
@@ -552,7 +550,7 @@ async def test_sys_exit_in_a_tool_fails_that_call_not_the_process(error: BaseExc
 
 @on_each_loop
 async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_tool() -> None:
-    """Design section 3, decision 1: a tool that awaits what was cancelled fails as with any exception."""
+    """A tool that awaits a cancelled task fails as with any exception."""
     app = App("t")
 
     @app.tool
@@ -571,7 +569,10 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_the_tool() -
 @pytest.mark.parametrize("kind", ["async", "def", "timeout"])
 @on_each_loop
 async def test_a_call_that_the_host_cancels_is_answered_as_cancelled(kind: str) -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800, when its work has stopped."""
+    """A cancelled request is answered once, with -32800, when its work has stopped.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
     begun = asyncio.Event()
     go_on = threading.Event()
@@ -601,7 +602,7 @@ async def test_a_call_that_the_host_cancels_is_answered_as_cancelled(kind: str) 
 
 @on_each_loop
 async def test_what_a_service_cannot_send_is_no_fault_of_the_result(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 45: bytes given to ``kv.set`` are the author's mistake like any other, with a traceback in the log."""
+    """Bytes given to ``kv.set`` are the author's mistake like any other, with a traceback in the log."""
     app = App("t")
 
     @app.tool
@@ -623,7 +624,7 @@ async def test_what_a_service_cannot_send_is_no_fault_of_the_result(caplog: pyte
 
 @on_each_loop
 async def test_a_tool_past_its_time_is_cancelled_and_fails() -> None:
-    """Design section 2: ``timeout=`` seconds; the handler is cancelled, the model is told."""
+    """After ``timeout=`` seconds the handler is cancelled, and the model is told."""
     app = App("t")
     cancelled = asyncio.Event()
 
@@ -644,7 +645,7 @@ async def test_a_tool_past_its_time_is_cancelled_and_fails() -> None:
 
 @on_each_loop
 async def test_a_def_tool_past_its_time_fails_and_is_left_behind() -> None:
-    """Design section 2: ``timeout=`` holds for a ``def`` too, though its thread cannot be stopped."""
+    """``timeout=`` also applies to a ``def``, though its thread cannot be stopped."""
     app = App("t")
     go_on = threading.Event()
 
@@ -662,7 +663,7 @@ async def test_a_def_tool_past_its_time_fails_and_is_left_behind() -> None:
 
 @on_each_loop
 async def test_a_time_out_of_the_tools_own_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 45: a TimeoutError from within is an unexpected exception, not the end of ``timeout=``."""
+    """A TimeoutError from within is an unexpected exception, not the end of ``timeout=``."""
     app = App("t")
 
     @app.tool(timeout=100)
@@ -676,7 +677,7 @@ async def test_a_time_out_of_the_tools_own_is_its_own(caplog: pytest.LogCaptureF
 
 @on_each_loop
 async def test_a_def_tool_runs_in_a_thread_with_the_context_variables_of_its_call() -> None:
-    """Trap 32: ``def`` handlers run in threads, contextvars are seen."""
+    """``def`` handlers run in threads and see contextvars."""
     app = App("t")
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     token = variable.set("from the loop")
@@ -724,7 +725,7 @@ def app_that_updates(update: Callable[[ToolContext], None]) -> App:
 )
 @on_each_loop
 async def test_progress_is_told_under_the_id_of_the_call(told: dict[str, Any], sent: dict[str, Any] | None) -> None:
-    """Protocol section 4: ``tool/update`` {call_id, message?, progress? (0..1), details?}."""
+    """``tool/update`` carries {call_id, message?, progress? (0..1), details?}. Source: docs/protocol.md, section 4."""
     if sent is None:
         sent = {"message": "all", "progress": 0.25, "details": {"x": 1, "y": 2}}
     async with MemoryHost(app_that_updates(lambda ctx: ctx.update(**told))) as host:
@@ -736,7 +737,7 @@ async def test_progress_is_told_under_the_id_of_the_call(told: dict[str, Any], s
 @pytest.mark.parametrize("progress", [-0.01, 1.01, math.nan, math.inf])
 @on_each_loop
 async def test_progress_outside_of_0_to_1_is_an_error_where_it_is_told(progress: float) -> None:
-    """Protocol section 4: progress is 0..1; what a host would refuse never leaves."""
+    """Progress is 0..1; a value that a host would refuse is not sent. Source: docs/protocol.md, section 4."""
     errors = []
 
     def update(ctx: ToolContext) -> None:
@@ -753,7 +754,7 @@ async def test_progress_outside_of_0_to_1_is_an_error_where_it_is_told(progress:
 
 @on_each_loop
 async def test_details_of_progress_without_a_form_in_json_fail_that_call() -> None:
-    """Trap 10: that call only."""
+    """It fails that call only."""
     async with MemoryHost(app_that_updates(lambda ctx: ctx.update(details={"a": math.nan}))) as host:
         assert (await host.tool("work"))["is_error"] is True
         await host.ping()
@@ -762,7 +763,7 @@ async def test_details_of_progress_without_a_form_in_json_fail_that_call() -> No
 
 @on_each_loop
 async def test_progress_told_after_the_return_is_dropped() -> None:
-    """Trap 26: progress sent before ``return`` is on the wire before the reply; progress after it is dropped."""
+    """Progress sent before ``return`` is on the wire before the reply; progress after it is dropped."""
     app = App("t")
     kept: list[ToolContext] = []
     late = asyncio.Event()
@@ -804,7 +805,7 @@ async def test_progress_told_after_the_return_is_dropped() -> None:
 
 @on_each_loop
 async def test_a_tool_knows_its_call_its_state_and_the_hosts_ui() -> None:
-    """Design section 2: ``call_id``, ``state``, ``context`` (token, tier), ``has_ui(kind)``."""
+    """A tool reads ``call_id``, ``state``, ``context`` (token, tier) and ``has_ui(kind)``."""
     app = App("t")
 
     @app.tool
@@ -830,7 +831,7 @@ async def test_a_tool_knows_its_call_its_state_and_the_hosts_ui() -> None:
 
 @on_each_loop
 async def test_what_a_tool_logs_reaches_the_host_with_the_tool_and_the_call() -> None:
-    """Design section 2: ``ctx.log`` reaches the host as ``log``, tagged with what the call is."""
+    """``ctx.log`` reaches the host as ``log``, tagged with the tool and the call."""
     app = App("my-ext")
 
     @app.tool
@@ -849,7 +850,7 @@ async def test_what_a_tool_logs_reaches_the_host_with_the_tool_and_the_call() ->
 
 @on_each_loop
 async def test_the_context_goes_to_the_parameter_that_is_annotated_with_it() -> None:
-    """Design section 2: it receives it wherever it stands; all others are arguments, whatever they are called."""
+    """The context's parameter may stand anywhere; all others are arguments, whatever their names."""
     app = App("t")
 
     @app.tool
@@ -876,7 +877,7 @@ async def test_the_context_goes_to_the_parameter_that_is_annotated_with_it() -> 
 
 @on_each_loop
 async def test_a_tool_with_a_schema_of_its_own_is_checked_against_that() -> None:
-    """Design section 2: ``parameters=<raw JSON Schema>`` stands in for the annotations."""
+    """``parameters=<raw JSON Schema>`` replaces the annotations."""
     app = App("t")
     schema = {
         "type": "object",
@@ -901,7 +902,10 @@ async def test_a_tool_with_a_schema_of_its_own_is_checked_against_that() -> None
 
 @on_each_loop
 async def test_name_description_and_deferred_go_into_the_registration() -> None:
-    """Protocol section 8: tools {name, description, parameters (JSON Schema), deferred?}."""
+    """A tool is registered as {name, description, parameters (JSON Schema), deferred?}.
+
+    Source: docs/protocol.md, section 8.
+    """
     app = App("t")
 
     @app.tool
@@ -942,7 +946,7 @@ async def test_name_description_and_deferred_go_into_the_registration() -> None:
 
 @on_each_loop
 async def test_an_rpc_error_that_a_tool_does_not_catch_stays_with_its_call() -> None:
-    """Trap 45: what the host refused a service is the tool's failure, not the answer's code."""
+    """An error of the host is the tool's failure; its code is not the answer's code."""
     app = App("t")
 
     @app.tool

@@ -207,7 +207,7 @@ def unique() -> Callable[[str], str]:
 
 
 def test_the_manifest_names_the_app_and_passes_on_its_environment() -> None:
-    """Protocol section 10: manifest and app agree; a variable that it does not name is not there (trap 49)."""
+    """Manifest and app agree; a variable that it does not name is not there. Source: docs/protocol.md, section 10."""
     manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
     with Proxy({"CORPORATE_PROXY_MODELS": "gpt-4o, o3,,gpt-4o"}, handshake=False) as proxy:
         answer = proxy.ask("initialize", HANDSHAKE)
@@ -230,7 +230,10 @@ def test_the_manifest_names_the_app_and_passes_on_its_environment() -> None:
 
 
 def test_a_stream_is_told_piece_by_piece_and_comes_to_the_result(proxy: Proxy) -> None:
-    """Protocol section 4, ``provider/delta``: each piece as it is, in order, and all of them before the result."""
+    """The deltas are what the upstream sent, in order, and all of them before the result.
+
+    Source: docs/protocol.md, section 4.
+    """
     rid = proxy.start("ok")
     result = proxy.answer(rid)["result"]
     assert proxy.deltas(rid) == [
@@ -251,7 +254,7 @@ def test_a_stream_is_told_piece_by_piece_and_comes_to_the_result(proxy: Proxy) -
 
 
 def test_without_stream_there_is_only_the_result(proxy: Proxy) -> None:
-    """Protocol section 3: ``stream?``; the result is the same."""
+    """Without ``stream`` the result is the same, and no delta is sent. Source: docs/protocol.md, section 3."""
     streamed = proxy.complete("ok")
     proxy.kept()
     assert proxy.complete("ok", stream=False) == streamed
@@ -272,7 +275,10 @@ def test_a_piece_is_told_while_the_upstream_holds_back_the_rest(
 
 
 def test_interleaved_tool_calls_are_put_together(proxy: Proxy) -> None:
-    """Protocol section 4: ToolCallStart{index,id,name} · ToolCallArgumentsDelta{index,arguments_chunk}."""
+    """The chunks of two tool calls, ``ToolCallArgumentsDelta`` {index, arguments_chunk}, are sorted by their index.
+
+    Source: docs/protocol.md, section 4.
+    """
     rid = proxy.start("tools")
     result = proxy.answer(rid)["result"]
     assert result["content"] == "Looking. "
@@ -305,7 +311,10 @@ def test_tool_calls_are_understood_however_a_server_writes_them(proxy: Proxy) ->
 
 
 def test_reasoning_is_kept_apart_from_the_answer(proxy: Proxy) -> None:
-    """Protocol sections 3 and 4: Reasoning{content} · ``reasoning_content``."""
+    """``Reasoning`` deltas end up in ``reasoning_content``, not in the content.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
     rid = proxy.start("reasoning")
     result = proxy.answer(rid)["result"]
     assert (result["reasoning_content"], result["content"]) == ("Let me think.", "42")
@@ -513,7 +522,10 @@ def test_an_answer_is_known_by_what_it_is(proxy: Proxy, kind: str, body: str) ->
 
 
 def test_twenty_streams_at_once_stay_apart(proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]) -> None:
-    """Protocol section 4: ``request_id`` tells whose a piece is; none waits for another one's end."""
+    """``request_id`` says which stream a delta belongs to; no stream waits for the end of another.
+
+    Source: docs/protocol.md, section 4.
+    """
     models = [unique(f"paced?pieces=20&who={who}") for who in range(20)]
     rids = [proxy.start(model) for model in models]
     answers = [proxy.answer(rid) for rid in rids]
@@ -531,7 +543,7 @@ def test_twenty_streams_at_once_stay_apart(proxy: Proxy, upstream: Upstream, uni
 
 @pytest.mark.parametrize("piece", [65_536, 10 * 1024 * 1024])
 def test_ten_mebibytes_pass(proxy: Proxy, piece: int) -> None:
-    """Trap 3: in one frame; here as one piece, and as the result of many."""
+    """10 MiB pass in one frame: here as one delta, and as the result of many."""
     size = 10 * 1024 * 1024
     rid = proxy.start(f"big?bytes={size}&piece={piece}")
     assert proxy.answer(rid)["result"]["content"] == "x" * size
@@ -554,7 +566,10 @@ def test_one_connection_serves_one_request_after_the_other(
 def test_the_upstream_is_asked_as_its_api_wants_it(
     proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
 ) -> None:
-    """Protocol section 3: messages, tools, response_format, thinking, in the host's own form; the key as a header."""
+    """Messages, tools, response_format and thinking are sent in the API's form, and the key as a header.
+
+    Source: docs/protocol.md, section 3.
+    """
     model = unique("ok")
     tool = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
     proxy.complete(
@@ -602,7 +617,7 @@ def test_the_upstream_is_asked_as_its_api_wants_it(
 
 
 def test_what_the_host_does_not_say_is_not_asked() -> None:
-    """Protocol section 3: an omitted ``thinking`` is the provider's default."""
+    """An omitted ``thinking`` is the provider's default. Source: docs/protocol.md, section 3."""
     request = ProviderRequest(request_id="r", provider="p", model="m", messages=[], thinking="off")
     assert set(plugin.chat_request(request)) == {"model", "messages", "stream", "stream_options"}
 
@@ -885,7 +900,7 @@ def test_a_wrong_setting_is_named_without_its_value(
 
 
 def test_the_key_is_told_to_nobody_but_the_upstream(upstream: Upstream) -> None:
-    """Trap 45: a planted secret is in no frame and in no log, whatever fails, with the most talkative log."""
+    """A planted secret is in no frame and in no log, whatever fails, at the lowest log level."""
     scripts = [
         "ok",
         "status?code=401",
@@ -916,7 +931,10 @@ def test_the_key_is_told_to_nobody_but_the_upstream(upstream: Upstream) -> None:
 def test_a_cancelled_completion_ends_its_request_to_the_upstream(
     proxy: Proxy, upstream: Upstream, unique: Callable[[str], str], script: str
 ) -> None:
-    """Protocol section 8, trap 22: -32800 once, when the connection is closed and the generator's end has run."""
+    """It is answered with -32800, once, when the connection is closed and the generator's end has run.
+
+    Source: docs/protocol.md, section 8.
+    """
     took = []
     for _ in range(3):
         model = unique(script)
@@ -940,7 +958,7 @@ def test_a_cancelled_completion_ends_its_request_to_the_upstream(
 def test_a_cancel_ends_the_wait_between_two_attempts(
     proxy: Proxy, upstream: Upstream, unique: Callable[[str], str]
 ) -> None:
-    """Trap 22: it never waits behind what it cancels."""
+    """A cancel is answered at once, also during the wait before another attempt."""
     model = unique("status?code=503&after=5")
     rid = proxy.start(model)
     upstream.seen(model, count=1)
@@ -953,7 +971,7 @@ def test_a_cancel_ends_the_wait_between_two_attempts(
 
 
 def test_the_end_comes_in_time_with_a_stream_in_flight(upstream: Upstream, unique: Callable[[str], str]) -> None:
-    """Traps 12 and 15: accepted requests have the grace to finish, then they are cancelled; the upstream sees it."""
+    """A call has the grace to finish, then it is cancelled, and the upstream sees its connection close."""
     models = [unique("hold"), unique("hold")]
     environ = {"CORPORATE_PROXY_URL": upstream.url}
     with Proxy(environ, "--grace", "1") as one, Proxy(environ, "--grace", "1") as other:
@@ -973,7 +991,7 @@ def test_the_end_comes_in_time_with_a_stream_in_flight(upstream: Upstream, uniqu
 
 
 def test_a_stream_that_ends_within_the_grace_is_answered(upstream: Upstream, unique: Callable[[str], str]) -> None:
-    """Trap 12: end-of-file does not lose what was accepted."""
+    """End-of-file does not lose a call that was accepted."""
     model = unique("hold")
     with Proxy({"CORPORATE_PROXY_URL": upstream.url}) as proxy:
         rid = proxy.start(model)
@@ -988,7 +1006,10 @@ def test_a_stream_that_ends_within_the_grace_is_answered(upstream: Upstream, uni
 
 
 def test_a_login_shows_a_code_and_is_used_from_then_on(upstream: Upstream, unique: Callable[[str], str]) -> None:
-    """Protocol section 3, ``provider/oauth_login`` and ``_refresh``: the token stands in for the key."""
+    """After ``provider/oauth_login`` and ``provider/oauth_refresh`` the token is used in place of the key.
+
+    Source: docs/protocol.md, section 3.
+    """
     client, before, after, renewed = unique("c?pending=2"), unique("ok"), unique("ok"), unique("ok")
     environ = {"CORPORATE_PROXY_URL": upstream.url, "CORPORATE_PROXY_KEY": KEY, "CORPORATE_PROXY_CLIENT_ID": client}
     with Proxy(environ) as proxy:
@@ -1057,7 +1078,7 @@ def test_a_login_that_fails_says_why(
 def test_a_cancelled_login_asks_no_more(
     upstream: Upstream, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap 22: nobody is asked for a token that nobody waits for."""
+    """A login that was cancelled asks for no token any more."""
     client = unique("c?pending=1000000")
     monkeypatch.setenv("CORPORATE_PROXY_URL", upstream.url)
     monkeypatch.setenv("CORPORATE_PROXY_CLIENT_ID", client)
@@ -1079,7 +1100,7 @@ def test_a_cancelled_login_asks_no_more(
 
 
 def test_the_models_of_the_server_are_offered(proxy: Proxy) -> None:
-    """Protocol section 4, ``registry/update``: a provider by its name, the last one wins."""
+    """``registry/update`` replaces the provider of the same name. Source: docs/protocol.md, section 4."""
     assert proxy.command("proxy-models") == "2 models: big-1, small-1"
     (update,) = [frame["params"] for frame in proxy.kept() if frame.get("method") == "registry/update"]
     (provider,) = update["providers"]
@@ -1089,13 +1110,13 @@ def test_the_models_of_the_server_are_offered(proxy: Proxy) -> None:
 
 
 def test_the_status_names_the_server_and_not_the_key(proxy: Proxy, upstream: Upstream) -> None:
-    """Trap 45."""
+    """The status names the server and the variable that holds the key, not the key."""
     expected = f"{upstream.origin}, with the key in CORPORATE_PROXY_KEY; 0 streams running"
     assert proxy.command("proxy-status") == expected
 
 
 def test_the_readme_shows_what_happens() -> None:
-    """Style 12: what a README shows is run by a test."""
+    """What a README shows is run by a test."""
     shown = re.findall(r"^```console\n(.*?)^```$", (HERE / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CORPORATE_PROXY_")}
     ran = 0
@@ -1140,7 +1161,7 @@ _TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs
 @settings(deadline=None)
 @given(st.data())
 def test_any_split_of_an_event_stream_gives_the_same_events(data: st.DataObject) -> None:
-    """Style 11: whatever the line ends, the comments, and the pieces in which it comes."""
+    """Events are the same with each kind of line end, with comments, and in pieces of any size."""
     events = data.draw(st.lists(st.lists(_TEXT, min_size=1, max_size=3), max_size=4))
     written = data.draw(st.sampled_from([b"", "\ufeff".encode()]))
     for lines in events:
@@ -1156,7 +1177,7 @@ def test_any_split_of_an_event_stream_gives_the_same_events(data: st.DataObject)
 
 
 def test_an_event_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As trap 4: what a server never ends is capped; comments that keep the connection alive are no part of it."""
+    """The size of an event is capped; comments that keep the connection alive do not count."""
     monkeypatch.setattr(plugin, "MAX_EVENT", 1000)
     for piece in (b"x" * 100, b"data: x\n"):
         stream = plugin.EventStream()
@@ -1171,7 +1192,7 @@ def test_an_event_without_end_does_not_fill_the_memory(monkeypatch: pytest.Monke
 
 
 def test_a_long_line_in_small_pieces_costs_no_more_than_it_must() -> None:
-    """As trap 4: no square of its length."""
+    """The time that a long line takes does not grow with the square of its length."""
 
     def seconds(size: int) -> float:
         stream, piece = plugin.EventStream(), b"x" * 1024

@@ -487,7 +487,7 @@ def test_a_folder_that_goes_while_it_is_read_is_not_called_empty(folder: Path, m
 
 
 def test_five_thousand_files_are_told_in_short_lines(host: Host, memory: Memory, folder: Path) -> None:
-    """Protocol section 9: the Python reference host reads with a 64 KiB line limit."""
+    """The Python reference host reads with a 64 KiB line limit. Source: docs/protocol.md, section 9."""
     host.start_watch(folder)
     names = {f"{number % 50:02}/a file with a name of some length, and its number {number}" for number in range(5_000)}
     for number in range(50):
@@ -561,7 +561,7 @@ def test_what_is_no_folder_is_refused(host: Host, folder: Path) -> None:
 
 
 def test_a_relative_path_begins_at_the_workspace(host: Host, folder: Path) -> None:
-    """Protocol section 3: the handshake names the workspace's root."""
+    """The handshake names the workspace's root. Source: docs/protocol.md, section 3."""
     host.start_watch(Path(os.path.relpath(folder, WORKSPACE)))
     assert [one["path"] for one in host.watches()] == [str(folder)]
 
@@ -630,7 +630,10 @@ def test_so_many_watches_as_are_allowed_all_hear_of_changes(host: Host, memory: 
 
 
 def test_without_a_bus_changes_wait_for_one(memory: Memory, folder: Path) -> None:
-    """Protocol section 9: a host may have no bus. The health says so, and what was not told is not lost."""
+    """A host may have no bus. The health says so, and what was not told is not lost.
+
+    Source: docs/protocol.md, section 9.
+    """
     with Host(memory, lacks=("bus/publish",)) as host:
         host.start_watch(folder)
         (folder / "a").write_text("a")
@@ -652,7 +655,7 @@ def test_without_kv_a_watch_is_refused(memory: Memory, folder: Path) -> None:
 
 
 def test_kv_that_can_only_get_and_set_is_enough(memory: Memory, folder: Path) -> None:
-    """Protocol section 9: the reference hosts answer -32601 to ``kv/delete`` and ``kv/list``."""
+    """The reference hosts answer -32601 to ``kv/delete`` and ``kv/list``. Source: docs/protocol.md, section 9."""
     with Host(memory, lacks=("kv/delete", "kv/list")) as host:
         host.tool("stop_watch", id=host.start_watch(folder), user="ada")
         assert all(not value for value in memory.store.values())
@@ -662,7 +665,10 @@ def test_kv_that_can_only_get_and_set_is_enough(memory: Memory, folder: Path) ->
 
 
 def test_a_host_that_knows_tasks_starts_a_watch_itself(memory: Memory, folder: Path) -> None:
-    """Background tasks, section 3: the cursor goes with the task's id, so that the next start goes on from there."""
+    """The cursor belongs to the task's id, so the next start goes on from there.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     params = {"name": "watch_folder", "user_id": "ada", "payload": {"path": str(folder)}}
     for number in range(2):
         with Host(memory, enabled={"tasks": True}) as host:
@@ -680,7 +686,7 @@ def test_a_host_that_knows_tasks_starts_a_watch_itself(memory: Memory, folder: P
 
 
 def test_watches_come_back_with_the_process(memory: Memory, folder: Path) -> None:
-    """Background tasks, section 4: tasks come back with the process; what changed meanwhile is told once."""
+    """Tasks come back with the process; what changed meanwhile is told once."""
     other = folder.parent / "other"
     other.mkdir()
     (folder / "a").write_text("a")
@@ -1059,7 +1065,7 @@ def test_killed_in_a_storm_of_changes_it_misses_nothing(memory: Memory, folder: 
 
 
 def test_the_manifest_names_the_app(host: Host) -> None:
-    """Protocol section 10: the manifest, the app and what it registers agree."""
+    """The manifest, the app and what it registers agree. Source: docs/protocol.md, section 10."""
     manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
     answer = host.introduction
     assert (manifest["name"], manifest["version"]) == (answer["extension"]["name"], answer["extension"]["version"])
@@ -1072,7 +1078,7 @@ def test_the_manifest_names_the_app(host: Host) -> None:
 
 
 def test_the_readme_shows_what_happens() -> None:
-    """Style 12: what a README shows is run by a test."""
+    """What a README shows is run by a test."""
     shown = re.findall(r"^```console\n(.*?)^```$", (HERE / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     ran = 0
     for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(shown), re.MULTILINE):

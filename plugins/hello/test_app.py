@@ -37,7 +37,7 @@ def complete(hello: Extension, partial: str) -> list[str]:
 
 
 def test_the_manifest_names_the_app() -> None:
-    """Protocol section 10: the manifest, the app and what it registers agree."""
+    """The manifest, the app and what it registers agree. Source: docs/protocol.md, section 10."""
     manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
     with Extension(HERE, handshake=False) as hello:
         answer = hello.ask("initialize", HANDSHAKE)
@@ -50,7 +50,7 @@ def test_the_manifest_names_the_app() -> None:
 
 
 def test_the_tool_tells_its_progress_before_it_answers(hello: Extension) -> None:
-    """Protocol section 4, ``tool/update``: in order, and all of it before the result."""
+    """Progress arrives in order, and all of it before the result. Source: docs/protocol.md, section 4."""
     rid = hello.start_tool("greet", name="Ada", language="de", times=2)
     frames = [hello.next_frame() for _ in range(4)]
     told = [frame["params"] for frame in frames[:3] if frame]
@@ -63,7 +63,10 @@ def test_the_tool_tells_its_progress_before_it_answers(hello: Extension) -> None
 
 
 def test_arguments_outside_the_schema_are_refused(hello: Extension) -> None:
-    """Protocol section 8: the schema says one to ten times, in one of three languages, and the call holds to it."""
+    """The schema says one to ten times, in one of three languages, and the call holds to it.
+
+    Source: docs/protocol.md, section 8.
+    """
     (tool,) = hello.registrations["tools"]
     assert tool["parameters"]["required"] == ["name"]
     assert tool["parameters"]["properties"]["times"]["maximum"] == 10
@@ -74,7 +77,10 @@ def test_arguments_outside_the_schema_are_refused(hello: Extension) -> None:
 
 
 def test_the_command_tells_the_turns_that_were_observed(hello: Extension) -> None:
-    """Protocol section 7: each event reaches the observer, which logs it; the command tells the sum."""
+    """Each event reaches the observer, which logs it; the command tells the sum.
+
+    Source: docs/protocol.md, section 7.
+    """
     assert turns(hello) == "0 turns"
     for number in range(1, 4):
         event = {"event": "turn_start", "context": EVENT_CONTEXT, "payload": {"agent_id": "main"}, "seq": number}
@@ -88,7 +94,7 @@ def test_the_command_tells_the_turns_that_were_observed(hello: Extension) -> Non
 
 
 def test_the_command_is_completed(hello: Extension) -> None:
-    """Protocol section 3, ``command/complete``."""
+    """What is typed after the command is completed with ``command/complete``. Source: docs/protocol.md, section 3."""
     assert complete(hello, "") == ["turns", "dozens"]
     assert complete(hello, "d") == ["dozens"]
     assert complete(hello, "x") == []
@@ -103,7 +109,7 @@ def test_the_tool_greets_as_often_as_it_is_asked_to() -> None:
 
 
 def test_the_readme_shows_what_happens() -> None:
-    """Style 12: what a README shows is run by a test."""
+    """What a README shows is run by a test."""
     shown = re.findall(r"^```console\n(.*?)^```$", (HERE / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     ran = 0
     for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(shown), re.MULTILINE):

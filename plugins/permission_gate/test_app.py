@@ -233,7 +233,10 @@ def test_everyday_commands_pass(gate: BlockingTestHost, command: str) -> None:
     ids=str,
 )
 def test_each_form_of_a_shell_tool_is_gated(gate: BlockingTestHost, tool: str, arguments: dict[str, Any]) -> None:
-    """Protocol section 6: a tool may come with its extension's prefix; commands come as a string or a list."""
+    """A tool's name may begin with its extension's; a command may be a string or a list.
+
+    Source: docs/protocol.md, section 6.
+    """
     assert of_tool(gate, tool, **arguments) is not None
 
 
@@ -264,7 +267,7 @@ def test_a_long_command_is_decided_on_soon(gate: BlockingTestHost, command: str)
 
 
 def test_the_reason_of_a_long_command_is_short(gate: BlockingTestHost) -> None:
-    """Protocol section 9: the Python reference host reads with a 64 KiB line limit."""
+    """The Python reference host reads with a 64 KiB line limit. Source: docs/protocol.md, section 9."""
     reason = of_tool(gate, "bash", command=f"{'x' * 100_000}; rm -rf /")
     assert reason is not None
     assert len(reason) < 2_000
@@ -272,7 +275,10 @@ def test_the_reason_of_a_long_command_is_short(gate: BlockingTestHost) -> None:
 
 
 def test_a_block_is_logged() -> None:
-    """Protocol section 4, ``log``: whoever runs the host sees what the gate did."""
+    """A block is told to the host with ``log``, so that its user sees what the gate did.
+
+    Source: docs/protocol.md, section 4.
+    """
     given = {"tool": "bash", "arguments": {"command": "rm -rf /"}}
     with Extension(HERE) as own:
         assert own.ask("hook", {"hook": "tool_call", "context": CONTEXT, "input": given})["action"] == "block"
@@ -283,13 +289,13 @@ def test_a_block_is_logged() -> None:
 
 
 def test_it_registers_the_two_hooks_that_fail_closed(gate: BlockingTestHost) -> None:
-    """Protocol section 6: without an answer these two block."""
+    """``tool_call`` and ``user_bash`` block if the extension does not answer. Source: docs/protocol.md, section 6."""
     assert gate.registrations.hooks == ["tool_call", "user_bash"]
     assert not gate.registrations.tools
 
 
 def test_the_manifest_names_the_app() -> None:
-    """Protocol section 10: the manifest, the app and what it registers agree."""
+    """The manifest, the app and what it registers agree. Source: docs/protocol.md, section 10."""
     manifest = tomllib.loads((HERE / "extension.toml").read_text(encoding="utf-8"))
     with Extension(HERE, handshake=False) as own:
         info = own.ask("initialize", HANDSHAKE)["extension"]
@@ -301,7 +307,7 @@ def test_the_manifest_names_the_app() -> None:
 
 
 def test_the_readme_shows_what_happens() -> None:
-    """Style 12: what a README shows is run by a test."""
+    """What a README shows is run by a test."""
     shown = re.findall(r"^```console\n(.*?)^```$", (HERE / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
     ran = 0
     for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(shown), re.MULTILINE):

@@ -2,7 +2,7 @@
 
 Each method has a default that grants nothing; override what the program can do.
 
-Source: protocol section 4.
+Source: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations

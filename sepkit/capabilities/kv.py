@@ -1,6 +1,6 @@
 """What the services need of a key-value store; ``store.py`` is the one on disk.
 
-Source: protocol section 4, ``kv/*``.
+Source: docs/protocol.md, section 4, ``kv/*``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from sepkit.wire import messages
 def merged(known: messages.Registrations, update: messages.RegistryUpdateParams) -> messages.Registrations:
     """The registrations after an update: merged by name, the last wins and keeps the place of the first.
 
-    Source: protocol section 4, ``registry/update``.
+    Source: docs/protocol.md, section 4, ``registry/update``.
     """
     return attrs.evolve(
         known,

@@ -3,7 +3,7 @@
 Requests are served side by side: a slow answer of the delegate delays nothing else. What the manifest did not grant is
 refused with -32004, what the context does not allow with -32003.
 
-Source: protocol sections 4, 5 and 9.
+Source: docs/protocol.md, sections 4, 5 and 9.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Services:
         return {}
 
     def _published(self, params: dict[str, Any]) -> None:
-        # The schema has it as a notification; some extensions send a request (protocol section 9). Both are accepted.
+        # A notification in the schema, a request from some extensions (docs/protocol.md, section 9): both are taken.
         try:
             self._check_grant(methods.BUS_PUBLISH, "bus")
             request: messages.BusPublishParams = structure(params, messages.BusPublishParams)

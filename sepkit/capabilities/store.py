@@ -2,7 +2,7 @@
 
 One thread owns the database. What waits for it is written in one transaction, so that many writers share one sync.
 
-Source: protocol section 4, ``kv/*``.
+Source: docs/protocol.md, section 4, ``kv/*``.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ class Patience:
 
     @property
     def handshake(self) -> float:
-        """For the response to ``initialize``. Source: protocol section 2."""
+        """For the response to ``initialize``. Source: docs/protocol.md, section 2."""
         return 10.0 * self.factor
 
     @property
     def end(self) -> float:
-        """For the response to ``shutdown`` and for the exit. Source: protocol section 2."""
+        """For the response to ``shutdown`` and for the exit. Source: docs/protocol.md, section 2."""
         return 5.0 * self.factor
 
     @property

@@ -35,7 +35,7 @@ class Context:
     def context(self) -> messages.Context:
         """The opaque token and the tier (``"event"`` or ``"command"``) of this call.
 
-        Source: protocol section 5.
+        Source: docs/protocol.md, section 5.
         """
         return messages.Context(self._raw["token"], self._raw["tier"])
 
@@ -91,7 +91,7 @@ class Context:
     async def ping(self) -> None:
         """Ask the host for a sign of life.
 
-        Source: protocol section 4.
+        Source: docs/protocol.md, section 4.
         """
         await self._ask(methods.PING, {})
 
@@ -148,7 +148,7 @@ class ToolContext(_CommandTier):
             ValueError: ``progress`` is outside 0..1.
             EncodeError: ``details`` has no form in JSON.
 
-        Source: protocol section 4, ``tool/update``.
+        Source: docs/protocol.md, section 4, ``tool/update``.
         """
         params: dict[str, Any] = {"call_id": self.call_id}
         if message is not None:
@@ -260,7 +260,7 @@ class ProviderContext(Context):
         Raises:
             TypeError: It is no stream event.
 
-        Source: protocol section 4, ``provider/delta``.
+        Source: docs/protocol.md, section 4, ``provider/delta``.
         """
         if self._fold is not None:
             self._fold.add(event)

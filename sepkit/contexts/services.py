@@ -4,7 +4,7 @@ They ask through a :class:`~sepkit.contexts.link.Link`. What the host has switch
 without asking; what it does not mention is tried. Where a host does not know a method that others know, the call
 degrades as its docstring says, and the log says so once.
 
-Source: protocol sections 4 and 9.
+Source: docs/protocol.md, sections 4 and 9.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Bus:
         if type(plain) is not dict:
             raise EncodeError("$.payload", f"a payload is an object, not {type(payload).__name__}")
         try:
-            # The schema calls it a notification; the hosts that have a bus act on a request only (section 9).
+            # The schema calls it a notification; hosts with a bus act on a request only (docs/protocol.md, section 9).
             await self._ask(methods.BUS_PUBLISH, {"topic": topic, "payload": plain})
         except MethodNotFound:
             return False

@@ -1,6 +1,6 @@
 """From the events of a model's stream to its final result: a pure fold.
 
-Source: protocol sections 3 (``provider/complete``) and 4 (``provider/delta``).
+Source: docs/protocol.md, sections 3 (``provider/complete``) and 4 (``provider/delta``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a test host asks of an extension, and tells it, method by method. How that gets there is ``host.py``.
 
-Source: protocol sections 3, 4, 6 and 7; background tasks, section 3.
+Source: docs/protocol.md, sections 3, 4, 6 and 7; docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Asking(Seen):
             RequestTimeout: It took too long, and has been told to stop.
             RpcError: The extension refused the call. A tool that fails gives an answer with ``is_error``.
 
-        Source: protocol section 3, ``tool/execute``.
+        Source: docs/protocol.md, section 3, ``tool/execute``.
         """
         call_id = f"call-{next(self._calls)}"
         updates: list[messages.ToolUpdateParams] = []
@@ -122,7 +122,7 @@ class Asking(Seen):
         Raises:
             RpcError: There is no such hook, or it failed.
 
-        Source: protocol section 6.
+        Source: docs/protocol.md, section 6.
         """
         params = {"hook": name, "context": self._context(), "input": dict(input)}
         union: Any = messages.HookOutcome
@@ -137,7 +137,7 @@ class Asking(Seen):
         Raises:
             RpcError: There is no such command, the arguments do not fit, or it failed.
 
-        Source: protocol section 3, ``command/execute``.
+        Source: docs/protocol.md, section 3, ``command/execute``.
         """
         params = {"command": name, "context": self._context(), "arguments": dict(arguments or {})}
         answer = await self._ask(methods.COMMAND_EXECUTE, params, timeout)
@@ -151,7 +151,7 @@ class Asking(Seen):
         Raises:
             RpcError: There is no such command, or its completer failed.
 
-        Source: protocol section 3, ``command/complete``.
+        Source: docs/protocol.md, section 3, ``command/complete``.
         """
         params = {"command": name, "context": self._context(), "partial": partial}
         answer = await self._ask(methods.COMMAND_COMPLETE, params, timeout)
@@ -187,7 +187,7 @@ class Asking(Seen):
             RequestTimeout: It took too long, and has been told to stop.
             RpcError: There is no such provider, or it failed.
 
-        Source: protocol section 3, ``provider/complete``.
+        Source: docs/protocol.md, section 3, ``provider/complete``.
         """
         request_id = f"request-{next(self._calls)}"
         deltas: list[Any] = []
@@ -225,7 +225,7 @@ class Asking(Seen):
         Raises:
             RpcError: The provider has no login, or it failed.
 
-        Source: protocol section 3, ``provider/oauth_login``.
+        Source: docs/protocol.md, section 3, ``provider/oauth_login``.
         """
         params = {"provider": provider, "context": self._context()}
         return fitted(await self._ask(methods.PROVIDER_OAUTH_LOGIN, params, timeout), messages.Credentials)
@@ -238,7 +238,7 @@ class Asking(Seen):
         Raises:
             RpcError: The provider cannot refresh, or failed.
 
-        Source: protocol section 3, ``provider/oauth_refresh``.
+        Source: docs/protocol.md, section 3, ``provider/oauth_refresh``.
         """
         params = {"provider": provider, "refresh_token": refresh_token, "context": self._context()}
         return fitted(await self._ask(methods.PROVIDER_OAUTH_REFRESH, params, timeout), messages.Credentials)
@@ -257,7 +257,7 @@ class Asking(Seen):
         Raises:
             InvalidParams: There is no such task, its id is running, or it lacks its user.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         given = {"name": name, "task_id": id, "user_id": user_id, "payload": payload}
         params = {key: value for key, value in given.items() if value is not None}
@@ -269,14 +269,14 @@ class Asking(Seen):
         Raises:
             InvalidParams: No task was started under this id.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         return fitted(await self._ask(methods.TASK_STOP, {"task_id": id}, timeout), messages.TaskHealth)
 
     async def list_tasks(self, *, timeout: float | None = None) -> list[messages.TaskHealth]:
         """The background tasks that were started.
 
-        Source: background tasks, section 3.
+        Source: docs/tasks.md, "On the wire".
         """
         return fitted(await self._ask(methods.TASK_LIST, {}, timeout), messages.TaskListResult).tasks
 
@@ -308,7 +308,7 @@ class Asking(Seen):
             ValueError: Nothing subscribes to it, so that no host would send it.
             RequestTimeout: The handlers took too long.
 
-        Source: protocol section 7.
+        Source: docs/protocol.md, section 7.
         """
         if name not in self.registrations.subscriptions:
             known = ", ".join(self.registrations.subscriptions) or "nothing"
@@ -318,7 +318,7 @@ class Asking(Seen):
     async def press_key(self, widget_id: str, key: str, *, wait: bool = True, timeout: float | None = None) -> None:
         """Press a key in a widget, and wait until its handlers have handled it. It needs no subscription.
 
-        Source: protocol section 7, ``widget/key``.
+        Source: docs/protocol.md, section 7, ``widget/key``.
         """
         await self._tell("widget/key", {"widget_id": widget_id, "key": key}, seq=None, wait=wait, timeout=timeout)
 
@@ -336,7 +336,7 @@ class Asking(Seen):
         Raises:
             ValueError: Nothing listens to the bus.
 
-        Source: protocol section 7, ``bus/event``.
+        Source: docs/protocol.md, section 7, ``bus/event``.
         """
         event = {"from": from_, "topic": topic, "payload": dict(payload or {})}
         await self.send_event("bus/event", event, wait=wait, timeout=timeout)

@@ -5,7 +5,7 @@ process and its pipes are missing. Here is the life of the host. What it asks is
 ``sepkit.capabilities``, which asks ``scripted.py`` what the test's author wants; ``seen.py`` keeps what the extension
 did, ``inspection.py`` finds what breaks the protocol.
 
-Source: protocol sections 2 to 8; background tasks, section 3.
+Source: docs/protocol.md, sections 2 to 8; docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A host would put up with most of it; a test should not. Nothing is changed or held back here, and what a frame brings
 about is the peer's business.
 
-Source: protocol sections 1 to 4, 8.
+Source: docs/protocol.md, sections 1 to 4 and 8.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sepkit.wire.converter import structure_exactly
 
 _SHOWN: Final = 500  # characters of a frame that a message shows
 
-# What the extension may send, and how. `bus/publish` goes either way (protocol section 9).
+# What the extension may send, and how. `bus/publish` goes either way (docs/protocol.md, section 9).
 _NOTIFICATIONS: Final = frozenset(
     {methods.TOOL_UPDATE, methods.PROVIDER_DELTA, methods.LOG, methods.REGISTRY_UPDATE, methods.TASK_UPDATE}
     | {methods.BUS_PUBLISH, methods.CANCEL}

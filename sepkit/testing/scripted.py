@@ -1,6 +1,6 @@
 """The program around the test host: it answers as the test's author has written down, and keeps what it was asked.
 
-Source: protocol section 4.
+Source: docs/protocol.md, section 4.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Frames: newline-delimited JSON-RPC 2.0, bytes ⇄ plain dicts.
 Pure functions, and one small accumulator for bytes that arrive in pieces. A frame is a dict, never a class: it lives
 for microseconds. What a frame means is the peer's business; whether it *is* one is decided here.
 
-Source: protocol section 1.
+Source: docs/protocol.md, section 1.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Data only: how a record is read and written is in ``converter.py`` and ``writing
 ``PARAMS`` and ``RESULTS``, at the end, find the records of a method by its name. A field with a default may be absent
 on the wire; one without must be there.
 
-Source: protocol sections 3 to 8; ``Task*`` are sepkit's addition (background tasks, section 3).
+Source: docs/protocol.md, sections 3 to 8; ``Task*`` are sepkit's addition (docs/tasks.md, "On the wire").
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _always(**options: Any) -> Any:
 class Empty(Record):
     """No params, or nothing to say but that it is done.
 
-    Wire: ``{}``. Source: protocol section 3 (``ping``, ``shutdown``) and section 4.
+    Wire: ``{}``. Source: docs/protocol.md, sections 3 and 4.
     """
 
 
@@ -132,7 +132,7 @@ class Empty(Record):
 class Context(Record):
     """The right to act that a call comes with.
 
-    Wire: ``{"token", "tier"}``; the token is opaque. Source: protocol section 5.
+    Wire: ``{"token", "tier"}``; the token is opaque. Source: docs/protocol.md, section 5.
     """
 
     token: str
@@ -143,7 +143,7 @@ class Context(Record):
 class CancelParams(Record):
     """``$/cancel``: give up the request with this id.
 
-    Wire: ``{"id"}``, an integer or a string. Source: protocol section 3.
+    Wire: ``{"id"}``, an integer or a string. Source: docs/protocol.md, section 3.
     """
 
     id: int | str
@@ -154,7 +154,7 @@ class CancelParams(Record):
 class HostInfo(Record):
     """Who the host is.
 
-    Wire: ``{"name", "version"}``. Source: protocol section 3.
+    Wire: ``{"name", "version"}``. Source: docs/protocol.md, section 3.
     """
 
     name: str
@@ -165,7 +165,7 @@ class HostInfo(Record):
 class WorkspaceInfo(Record):
     """Where the agent works, and whether its user trusts that place.
 
-    Wire: ``{"root", "trusted"}``; the root is an absolute path. Source: protocol section 3.
+    Wire: ``{"root", "trusted"}``; the root is an absolute path. Source: docs/protocol.md, section 3.
     """
 
     root: str
@@ -176,7 +176,7 @@ class WorkspaceInfo(Record):
 class SessionInfo(Record):
     """The host's session.
 
-    Wire: ``{"id"?}``. Source: protocol section 3.
+    Wire: ``{"id"?}``. Source: docs/protocol.md, section 3.
     """
 
     id: str | None = None
@@ -187,7 +187,7 @@ class InitializeParams(Record):
     """``initialize``: the host introduces itself.
 
     Wire: ``{"protocol_version", "host", "workspace", "mode", "session"?, "ui_capabilities"?, "flags"?,
-    "capabilities_enabled"?}``. Without ``ui_capabilities`` the host did not say. Source: protocol section 3.
+    "capabilities_enabled"?}``. Without ``ui_capabilities`` the host did not say. Source: docs/protocol.md, section 3.
     """
 
     protocol_version: Version
@@ -204,7 +204,7 @@ class InitializeParams(Record):
 class ExtensionInfo(Record):
     """Who the extension is; its name goes before the names of its tools.
 
-    Wire: ``{"name", "version"}``. Source: protocol section 3.
+    Wire: ``{"name", "version"}``. Source: docs/protocol.md, section 3.
     """
 
     name: str
@@ -215,7 +215,7 @@ class ExtensionInfo(Record):
 class ToolRegistration(Record):
     """A tool: its bare name, what the model is told of it, and the JSON Schema of its arguments.
 
-    Wire: ``{"name", "description", "parameters", "deferred"?}``. Source: protocol section 8.
+    Wire: ``{"name", "description", "parameters", "deferred"?}``. Source: docs/protocol.md, section 8.
     """
 
     name: str
@@ -228,7 +228,7 @@ class ToolRegistration(Record):
 class CommandRegistration(Record):
     """A slash-command, its name without the slash.
 
-    Wire: ``{"name", "description"}``. Source: protocol section 8.
+    Wire: ``{"name", "description"}``. Source: docs/protocol.md, section 8.
     """
 
     name: str
@@ -239,7 +239,7 @@ class CommandRegistration(Record):
 class ShortcutRegistration(Record):
     """A chord of keys, such as ``ctrl+p``, that runs a command.
 
-    Wire: ``{"key", "command", "description"?}``. Source: protocol section 8.
+    Wire: ``{"key", "command", "description"?}``. Source: docs/protocol.md, section 8.
     """
 
     key: str
@@ -251,7 +251,7 @@ class ShortcutRegistration(Record):
 class Model(Record):
     """A model of a provider.
 
-    Wire: ``{"id", "display_name"?}``. Source: protocol section 8.
+    Wire: ``{"id", "display_name"?}``. Source: docs/protocol.md, section 8.
     """
 
     id: str
@@ -262,7 +262,7 @@ class Model(Record):
 class ProviderRegistration(Record):
     """A provider of models; the address and the name of the key's variable only inform the host.
 
-    Wire: ``{"name", "base_url"?, "api_key_env"?, "oauth"?, "models"?}``. Source: protocol section 8.
+    Wire: ``{"name", "base_url"?, "api_key_env"?, "oauth"?, "models"?}``. Source: docs/protocol.md, section 8.
     """
 
     name: str
@@ -276,7 +276,7 @@ class ProviderRegistration(Record):
 class MessageRendererRegistration(Record):
     """How messages with a tag are shown: a block whose strings hold ``{{path}}`` placeholders.
 
-    Wire: ``{"tag", "template"}``. Source: protocol section 8.
+    Wire: ``{"tag", "template"}``. Source: docs/protocol.md, section 8.
     """
 
     tag: str
@@ -288,7 +288,7 @@ class RestartPolicyMs(Record):
     """When and how soon a task is run again; ``max_restarts`` 0 is no limit.
 
     Wire: ``{"type", "max_restarts", "initial_delay_ms", "max_delay_ms", "multiplier"}``; delays in whole milliseconds.
-    Source: background tasks, section 3.
+    Source: docs/tasks.md, "On the wire".
     """
 
     type: RestartType
@@ -302,7 +302,7 @@ class RestartPolicyMs(Record):
 class TaskRegistration(Record):
     """A background task, told to hosts that asked for tasks.
 
-    Wire: ``{"name", "description", "per_user", "autostart", "restart_policy"}``. Source: background tasks, section 3.
+    Wire: ``{"name", "description", "per_user", "autostart", "restart_policy"}``. Source: docs/tasks.md, "On the wire".
     """
 
     name: str
@@ -318,7 +318,7 @@ class Registrations(Record):
 
     Wire: ``{"tools"?, "commands"?, "flags"?, "shortcuts"?, "subscriptions"?, "providers"?, "hooks"?,
     "message_renderers"?, "tasks"?}``, each an array; ``tasks`` goes only to hosts that enabled it.
-    Source: protocol section 8; background tasks, section 3.
+    Source: docs/protocol.md, section 8; docs/tasks.md, "On the wire".
     """
 
     tools: list[ToolRegistration] = attrs.field(factory=list)
@@ -336,7 +336,7 @@ class Registrations(Record):
 class InitializeResult(Record):
     """The extension introduces itself; both go on with the lower of the two versions.
 
-    Wire: ``{"protocol_version", "extension", "registrations"?}``. Source: protocol section 3.
+    Wire: ``{"protocol_version", "extension", "registrations"?}``. Source: docs/protocol.md, section 3.
     """
 
     protocol_version: Version
@@ -348,7 +348,7 @@ class InitializeResult(Record):
 class RegistryUpdateParams(Record):
     """``registry/update``: more registrations, or newer ones; merged by name, the last wins.
 
-    Wire: ``{"tools"?, "commands"?, "flags"?, "subscriptions"?, "providers"?}``. Source: protocol section 4.
+    Wire: ``{"tools"?, "commands"?, "flags"?, "subscriptions"?, "providers"?}``. Source: docs/protocol.md, section 4.
     """
 
     tools: list[ToolRegistration] = attrs.field(factory=list)
@@ -363,7 +363,7 @@ class RegistryUpdateParams(Record):
 class MarkdownBlock(Record):
     """Text with Markdown in it.
 
-    Wire: ``{"kind": "markdown", "text"}``. Source: protocol section 8.
+    Wire: ``{"kind": "markdown", "text"}``. Source: docs/protocol.md, section 8.
     """
 
     text: str
@@ -374,7 +374,7 @@ class MarkdownBlock(Record):
 class KeyValueRow(Record):
     """A line of a :class:`KeyValueBlock`.
 
-    Wire: ``{"key", "value"}``. Source: protocol section 8.
+    Wire: ``{"key", "value"}``. Source: docs/protocol.md, section 8.
     """
 
     key: str
@@ -385,7 +385,7 @@ class KeyValueRow(Record):
 class KeyValueBlock(Record):
     """Names with their values.
 
-    Wire: ``{"kind": "keyvalue", "rows": [{"key", "value"}], "title"?, "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "keyvalue", "rows": [{"key", "value"}], "title"?, "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     rows: list[KeyValueRow]
@@ -398,7 +398,7 @@ class KeyValueBlock(Record):
 class TableBlock(Record):
     """A table of strings.
 
-    Wire: ``{"kind": "table", "columns", "rows", "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "table", "columns", "rows", "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     columns: list[str]
@@ -411,7 +411,7 @@ class TableBlock(Record):
 class DiffBlock(Record):
     """A change, as a unified diff.
 
-    Wire: ``{"kind": "diff", "patch", "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "diff", "patch", "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     patch: str
@@ -423,7 +423,7 @@ class DiffBlock(Record):
 class ProgressBlock(Record):
     """A bar; ``value`` from 0 (nothing) to 1 (done).
 
-    Wire: ``{"kind": "progress", "value", "label"?, "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "progress", "value", "label"?, "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     value: Fraction
@@ -436,7 +436,7 @@ class ProgressBlock(Record):
 class StackBlock(Record):
     """Blocks, one under the other.
 
-    Wire: ``{"kind": "stack", "children", "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "stack", "children", "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     children: list[RenderBlock]
@@ -448,7 +448,7 @@ class StackBlock(Record):
 class Keybinding(Record):
     """A key that a widget wants to hear of.
 
-    Wire: ``{"key", "description"?}``. Source: protocol section 8.
+    Wire: ``{"key", "description"?}``. Source: docs/protocol.md, section 8.
     """
 
     key: str
@@ -459,7 +459,7 @@ class Keybinding(Record):
 class WidgetBlock(Record):
     """A block that takes keys; they come back as ``widget/key`` events.
 
-    Wire: ``{"kind": "widget", "widget_id", "body", "keybindings", "text"?}``. Source: protocol section 8.
+    Wire: ``{"kind": "widget", "widget_id", "body", "keybindings", "text"?}``. Source: docs/protocol.md, section 8.
     """
 
     widget_id: str
@@ -477,7 +477,7 @@ RenderBlock = MarkdownBlock | KeyValueBlock | TableBlock | DiffBlock | ProgressB
 class EventParams(Record):
     """``event``: something has happened. ``events_lost`` alone has no ``seq``.
 
-    Wire: ``{"event", "context", "seq"?, "payload"?}``. Source: protocol section 7.
+    Wire: ``{"event", "context", "seq"?, "payload"?}``. Source: docs/protocol.md, section 7.
     """
 
     event: str
@@ -490,7 +490,7 @@ class EventParams(Record):
 class HookParams(Record):
     """``hook``: something is about to happen, and may be stopped or changed.
 
-    Wire: ``{"hook", "context", "input"}``. Source: protocol section 6.
+    Wire: ``{"hook", "context", "input"}``. Source: docs/protocol.md, section 6.
     """
 
     hook: HookName
@@ -502,7 +502,7 @@ class HookParams(Record):
 class ContinueOutcome(Record):
     """Go on as it is.
 
-    Wire: ``{"action": "continue"}``. Source: protocol section 6.
+    Wire: ``{"action": "continue"}``. Source: docs/protocol.md, section 6.
     """
 
     action: Literal["continue"] = _tag("continue")
@@ -512,7 +512,7 @@ class ContinueOutcome(Record):
 class BlockOutcome(Record):
     """Don't.
 
-    Wire: ``{"action": "block", "reason"?}``. Source: protocol section 6.
+    Wire: ``{"action": "block", "reason"?}``. Source: docs/protocol.md, section 6.
     """
 
     reason: str | None = None
@@ -523,7 +523,7 @@ class BlockOutcome(Record):
 class ModifyOutcome(Record):
     """Go on with another input; ``patch`` is the whole of it.
 
-    Wire: ``{"action": "modify", "patch"}``. Source: protocol section 6.
+    Wire: ``{"action": "modify", "patch"}``. Source: docs/protocol.md, section 6.
     """
 
     patch: JsonObject
@@ -539,7 +539,7 @@ HookOutcome = ContinueOutcome | BlockOutcome | ModifyOutcome
 class ToolCall(Record):
     """The input of ``tool_call``: a tool is about to run.
 
-    Wire: ``{"tool", "arguments"}``. Source: protocol section 6.
+    Wire: ``{"tool", "arguments"}``. Source: docs/protocol.md, section 6.
     """
 
     tool: str
@@ -550,7 +550,7 @@ class ToolCall(Record):
 class ToolOutcome(Record):
     """The input of ``tool_result``: a tool has run.
 
-    Wire: ``{"tool", "arguments", "content", "is_error"?, "details"?}``. Source: protocol section 6.
+    Wire: ``{"tool", "arguments", "content", "is_error"?, "details"?}``. Source: docs/protocol.md, section 6.
     """
 
     tool: str
@@ -564,7 +564,7 @@ class ToolOutcome(Record):
 class UserBash(Record):
     """The input of ``user_bash``: the user is about to run a shell command.
 
-    Wire: ``{"command"}``. Source: protocol section 6.
+    Wire: ``{"command"}``. Source: docs/protocol.md, section 6.
     """
 
     command: str
@@ -574,7 +574,7 @@ class UserBash(Record):
 class SystemPrompt(Record):
     """The input of ``before_agent_start``.
 
-    Wire: ``{"system_prompt"}``. Source: protocol section 6.
+    Wire: ``{"system_prompt"}``. Source: docs/protocol.md, section 6.
     """
 
     system_prompt: str
@@ -584,7 +584,7 @@ class SystemPrompt(Record):
 class Messages(Record):
     """The input of ``context``: the messages that are about to go to the model.
 
-    Wire: ``{"messages": [{"role", "content", …}]}``. Source: protocol section 6.
+    Wire: ``{"messages": [{"role", "content", …}]}``. Source: docs/protocol.md, section 6.
     """
 
     messages: list[JsonObject]
@@ -604,7 +604,7 @@ HOOK_INPUTS: Final[dict[str, type[Record]]] = {
 class ToolExecuteParams(Record):
     """``tool/execute``: run a tool, by its bare name.
 
-    Wire: ``{"call_id", "tool", "arguments", "context"}``. Source: protocol section 3.
+    Wire: ``{"call_id", "tool", "arguments", "context"}``. Source: docs/protocol.md, section 3.
     """
 
     call_id: str
@@ -617,7 +617,7 @@ class ToolExecuteParams(Record):
 class ToolExecuteResult(Record):
     """What a tool says to the model (``content``) and to the user interface (``details``).
 
-    Wire: ``{"content", "is_error"?, "details"?}``. Source: protocol section 3.
+    Wire: ``{"content", "is_error"?, "details"?}``. Source: docs/protocol.md, section 3.
     """
 
     content: str
@@ -629,7 +629,7 @@ class ToolExecuteResult(Record):
 class ToolUpdateParams(Record):
     """``tool/update``: how far a running call has come; ``progress`` from 0 to 1.
 
-    Wire: ``{"call_id", "message"?, "progress"?, "details"?}``. Source: protocol section 4.
+    Wire: ``{"call_id", "message"?, "progress"?, "details"?}``. Source: docs/protocol.md, section 4.
     """
 
     call_id: str
@@ -642,7 +642,7 @@ class ToolUpdateParams(Record):
 class CommandExecuteParams(Record):
     """``command/execute``: run a slash-command, its name without the slash.
 
-    Wire: ``{"command", "context", "arguments"?}``. Source: protocol section 3.
+    Wire: ``{"command", "context", "arguments"?}``. Source: docs/protocol.md, section 3.
     """
 
     command: str
@@ -654,7 +654,7 @@ class CommandExecuteParams(Record):
 class CommandExecuteResult(Record):
     """What a command shows in the session.
 
-    Wire: ``{"content"?}``. Source: protocol section 3.
+    Wire: ``{"content"?}``. Source: docs/protocol.md, section 3.
     """
 
     content: str | None = None
@@ -664,7 +664,7 @@ class CommandExecuteResult(Record):
 class CommandCompleteParams(Record):
     """``command/complete``: the ways to complete what the user has typed.
 
-    Wire: ``{"command", "context", "partial"?}``. Source: protocol section 3.
+    Wire: ``{"command", "context", "partial"?}``. Source: docs/protocol.md, section 3.
     """
 
     command: str
@@ -676,7 +676,7 @@ class CommandCompleteParams(Record):
 class Completion(Record):
     """One way on: the text to insert, and a label for it.
 
-    Wire: ``{"value", "description"?}``. Source: protocol section 3.
+    Wire: ``{"value", "description"?}``. Source: docs/protocol.md, section 3.
     """
 
     value: str
@@ -687,7 +687,7 @@ class Completion(Record):
 class CommandCompleteResult(Record):
     """The ways on; none is an empty array.
 
-    Wire: ``{"completions"}``. Source: protocol section 3.
+    Wire: ``{"completions"}``. Source: docs/protocol.md, section 3.
     """
 
     completions: list[Completion] = _always(factory=list)
@@ -699,7 +699,7 @@ class ProviderCompleteParams(Record):
     """``provider/complete``: one completion by a model of the extension; messages and tools in the host's own form.
 
     Wire: ``{"request_id", "provider", "model", "messages", "tools"?, "stream"?, "response_format"?, "thinking"?,
-    "context"?}``. Source: protocol section 3.
+    "context"?}``. Source: docs/protocol.md, section 3.
     """
 
     request_id: str
@@ -717,7 +717,7 @@ class ProviderCompleteParams(Record):
 class ToolCallResult(Record):
     """A tool call that a model asks for; the arguments are parsed JSON.
 
-    Wire: ``{"id", "name", "arguments"}``. Source: protocol section 3.
+    Wire: ``{"id", "name", "arguments"}``. Source: docs/protocol.md, section 3.
     """
 
     id: str
@@ -730,7 +730,7 @@ class Usage(Record):
     """What a completion has cost, in tokens; also a stream event. A provider may count other things besides.
 
     Wire: ``{"prompt_tokens"?, "completion_tokens"?, "total_tokens"?, "cached_tokens"?, …}``, with ``"type": "Usage"``
-    where it is a stream event. Source: protocol sections 3 and 4.
+    where it is a stream event. Source: docs/protocol.md, sections 3 and 4.
     """
 
     prompt_tokens: Count | None = None
@@ -745,7 +745,7 @@ class ProviderCompleteResult(Record):
     """A completion as a whole, whether it was streamed or not.
 
     Wire: ``{"content", "tool_calls", "finish_reason", "usage"?, "reasoning_content"?, "resolved_model"?}``; all of it
-    may be absent when read. Source: protocol section 3.
+    may be absent when read. Source: docs/protocol.md, section 3.
     """
 
     content: str = _always(default="")
@@ -761,7 +761,7 @@ class DeltaParams(Record):
     """``provider/delta``: a piece of a streamed completion.
 
     Wire: ``{"request_id", "event": {"type", …}}``. The event stays an object, because hosts may know more types than
-    :data:`StreamEvent` has. Source: protocol section 4.
+    :data:`StreamEvent` has. Source: docs/protocol.md, section 4.
     """
 
     request_id: str
@@ -772,7 +772,7 @@ class DeltaParams(Record):
 class Delta(Record):
     """A piece of the answer.
 
-    Wire: ``{"type": "Delta", "content"}``. Source: protocol section 4.
+    Wire: ``{"type": "Delta", "content"}``. Source: docs/protocol.md, section 4.
     """
 
     content: str
@@ -783,7 +783,7 @@ class Delta(Record):
 class Reasoning(Record):
     """A piece of the model's reasoning.
 
-    Wire: ``{"type": "Reasoning", "content"}``. Source: protocol section 4.
+    Wire: ``{"type": "Reasoning", "content"}``. Source: docs/protocol.md, section 4.
     """
 
     content: str
@@ -794,7 +794,7 @@ class Reasoning(Record):
 class ToolCallStart(Record):
     """A tool call begins; its arguments follow under the same ``index``.
 
-    Wire: ``{"type": "ToolCallStart", "index", "id", "name"}``. Source: protocol section 4.
+    Wire: ``{"type": "ToolCallStart", "index", "id", "name"}``. Source: docs/protocol.md, section 4.
     """
 
     index: Count
@@ -807,7 +807,7 @@ class ToolCallStart(Record):
 class ToolCallArgumentsDelta(Record):
     """A piece of the JSON text of a tool call's arguments.
 
-    Wire: ``{"type": "ToolCallArgumentsDelta", "index", "arguments_chunk"}``. Source: protocol section 4.
+    Wire: ``{"type": "ToolCallArgumentsDelta", "index", "arguments_chunk"}``. Source: docs/protocol.md, section 4.
     """
 
     index: Count
@@ -819,7 +819,7 @@ class ToolCallArgumentsDelta(Record):
 class ModelUsed(Record):
     """Which model really answers.
 
-    Wire: ``{"type": "Model", "name"}``. Source: protocol section 4.
+    Wire: ``{"type": "Model", "name"}``. Source: docs/protocol.md, section 4.
     """
 
     name: str
@@ -830,7 +830,7 @@ class ModelUsed(Record):
 class Done(Record):
     """The answer is complete.
 
-    Wire: ``{"type": "Done", "finish_reason"}``. Source: protocol section 4.
+    Wire: ``{"type": "Done", "finish_reason"}``. Source: docs/protocol.md, section 4.
     """
 
     finish_reason: str
@@ -844,7 +844,7 @@ StreamEvent = Delta | Reasoning | ToolCallStart | ToolCallArgumentsDelta | Usage
 class OAuthParams(Record):
     """``provider/oauth_login`` and ``provider/oauth_refresh``: get credentials, or newer ones.
 
-    Wire: ``{"provider", "refresh_token"?, "context"?}``. Source: protocol section 3.
+    Wire: ``{"provider", "refresh_token"?, "context"?}``. Source: docs/protocol.md, section 3.
     """
 
     provider: str
@@ -857,7 +857,7 @@ class Credentials(Record):
     """What a login brought.
 
     Wire: ``{"api_key"?, "access_token"?, "refresh_token"?, "expires_at"?, "extra"?}``; ``expires_at`` in seconds since
-    1970. Source: protocol section 3.
+    1970. Source: docs/protocol.md, section 3.
     """
 
     # Secrets stay out of a `repr`, which may be logged.
@@ -873,7 +873,7 @@ class Credentials(Record):
 class LogParams(Record):
     """``log``: a line for the host's log.
 
-    Wire: ``{"level", "message", "fields"?}``. Source: protocol section 4.
+    Wire: ``{"level", "message", "fields"?}``. Source: docs/protocol.md, section 4.
     """
 
     level: LogLevel
@@ -885,7 +885,7 @@ class LogParams(Record):
 class BusPublishParams(Record):
     """``bus/publish``: tell the other extensions.
 
-    Wire: ``{"topic", "payload"}``. Source: protocol sections 4 and 9.
+    Wire: ``{"topic", "payload"}``. Source: docs/protocol.md, sections 4 and 9.
     """
 
     topic: str
@@ -896,7 +896,7 @@ class BusPublishParams(Record):
 class SetActiveParams(Record):
     """``tools/set_active``: which tools the model should have.
 
-    Wire: ``{"tools"}``. Source: protocol section 4.
+    Wire: ``{"tools"}``. Source: docs/protocol.md, section 4.
     """
 
     tools: list[str]
@@ -906,7 +906,7 @@ class SetActiveParams(Record):
 class SetActiveResult(Record):
     """Which tools the model has now: never more than the host allows.
 
-    Wire: ``{"active"}``. Source: protocol section 4.
+    Wire: ``{"active"}``. Source: docs/protocol.md, section 4.
     """
 
     active: list[str]
@@ -916,7 +916,7 @@ class SetActiveResult(Record):
 class SelectRequest(Record):
     """Ask the user to choose one of ``options``; answered with ``value``.
 
-    Wire: ``{"kind": "select", "prompt", "options"}``. Source: protocol section 4.
+    Wire: ``{"kind": "select", "prompt", "options"}``. Source: docs/protocol.md, section 4.
     """
 
     prompt: str
@@ -928,7 +928,7 @@ class SelectRequest(Record):
 class ConfirmRequest(Record):
     """Ask the user yes or no; answered with ``confirmed``.
 
-    Wire: ``{"kind": "confirm", "prompt"}``. Source: protocol section 4.
+    Wire: ``{"kind": "confirm", "prompt"}``. Source: docs/protocol.md, section 4.
     """
 
     prompt: str
@@ -939,7 +939,7 @@ class ConfirmRequest(Record):
 class InputRequest(Record):
     """Ask the user for a line of text; answered with ``text``.
 
-    Wire: ``{"kind": "input", "prompt", "default"?}``. Source: protocol section 4.
+    Wire: ``{"kind": "input", "prompt", "default"?}``. Source: docs/protocol.md, section 4.
     """
 
     prompt: str
@@ -951,7 +951,7 @@ class InputRequest(Record):
 class NotifyRequest(Record):
     """Tell the user something; without a level it is for information.
 
-    Wire: ``{"kind": "notify", "message", "level"?}``. Source: protocol section 4.
+    Wire: ``{"kind": "notify", "message", "level"?}``. Source: docs/protocol.md, section 4.
     """
 
     message: str
@@ -963,7 +963,7 @@ class NotifyRequest(Record):
 class SetStatusRequest(Record):
     """Show a line of status.
 
-    Wire: ``{"kind": "set_status", "status"}``. Source: protocol section 4.
+    Wire: ``{"kind": "set_status", "status"}``. Source: docs/protocol.md, section 4.
     """
 
     status: str
@@ -974,7 +974,7 @@ class SetStatusRequest(Record):
 class SetWidgetRequest(Record):
     """Show a render block. It stays an object here: frontends show of it what they know.
 
-    Wire: ``{"kind": "set_widget", "widget"}``. Source: protocol section 4.
+    Wire: ``{"kind": "set_widget", "widget"}``. Source: docs/protocol.md, section 4.
     """
 
     widget: JsonObject
@@ -985,7 +985,7 @@ class SetWidgetRequest(Record):
 class SetTitleRequest(Record):
     """Set the title of the window.
 
-    Wire: ``{"kind": "set_title", "title"}``. Source: protocol section 4.
+    Wire: ``{"kind": "set_title", "title"}``. Source: docs/protocol.md, section 4.
     """
 
     title: str
@@ -1007,7 +1007,7 @@ UiRequest = (
 class UiResult(Record):
     """What the user answered; which field it is in depends on the kind asked for.
 
-    Wire: ``{"value"?, "confirmed"?, "text"?, "cancelled"?}``. Source: protocol section 4.
+    Wire: ``{"value"?, "confirmed"?, "text"?, "cancelled"?}``. Source: docs/protocol.md, section 4.
     """
 
     value: str | None = None
@@ -1020,7 +1020,7 @@ class UiResult(Record):
 class KvGetParams(Record):
     """``kv/get``.
 
-    Wire: ``{"key"}``. Source: protocol section 4.
+    Wire: ``{"key"}``. Source: docs/protocol.md, section 4.
     """
 
     key: str
@@ -1030,7 +1030,7 @@ class KvGetParams(Record):
 class KvGetResult(Record):
     """The value of a key; null where there is none.
 
-    Wire: ``{"value"}``, any JSON. Source: protocol section 4.
+    Wire: ``{"value"}``, any JSON. Source: docs/protocol.md, section 4.
     """
 
     value: Json
@@ -1040,7 +1040,7 @@ class KvGetResult(Record):
 class KvSetParams(Record):
     """``kv/set``.
 
-    Wire: ``{"key", "value"}``, the value any JSON. Source: protocol section 4.
+    Wire: ``{"key", "value"}``, the value any JSON. Source: docs/protocol.md, section 4.
     """
 
     key: str
@@ -1051,7 +1051,7 @@ class KvSetParams(Record):
 class KvDeleteParams(Record):
     """``kv/delete``.
 
-    Wire: ``{"key"}``. Source: protocol section 4.
+    Wire: ``{"key"}``. Source: docs/protocol.md, section 4.
     """
 
     key: str
@@ -1061,7 +1061,7 @@ class KvDeleteParams(Record):
 class KvListParams(Record):
     """``kv/list``: the keys that begin with ``prefix``, or all.
 
-    Wire: ``{"prefix"?}``. Source: protocol section 4.
+    Wire: ``{"prefix"?}``. Source: docs/protocol.md, section 4.
     """
 
     prefix: str | None = None
@@ -1071,7 +1071,7 @@ class KvListParams(Record):
 class KvListResult(Record):
     """Keys.
 
-    Wire: ``{"keys"}``. Source: protocol section 4.
+    Wire: ``{"keys"}``. Source: docs/protocol.md, section 4.
     """
 
     keys: list[str]
@@ -1081,7 +1081,7 @@ class KvListResult(Record):
 class ExecRunParams(Record):
     """``exec/run``: run a command under the host's own rules; in the workspace's root unless ``cwd`` says otherwise.
 
-    Wire: ``{"command", "context", "args"?, "cwd"?}``. Source: protocol sections 4 and 5.
+    Wire: ``{"command", "context", "args"?, "cwd"?}``. Source: docs/protocol.md, sections 4 and 5.
     """
 
     command: str
@@ -1094,7 +1094,7 @@ class ExecRunParams(Record):
 class ExecRunResult(Record):
     """What a command printed, and how it ended.
 
-    Wire: ``{"stdout", "stderr", "exit_code"}``. Source: protocol section 4.
+    Wire: ``{"stdout", "stderr", "exit_code"}``. Source: docs/protocol.md, section 4.
     """
 
     stdout: str
@@ -1106,7 +1106,7 @@ class ExecRunResult(Record):
 class SessionSendMessageParams(Record):
     """``session/send_message``: put a message into the session.
 
-    Wire: ``{"context", "text", "role"?}``. Source: protocol section 4.
+    Wire: ``{"context", "text", "role"?}``. Source: docs/protocol.md, section 4.
     """
 
     context: Context
@@ -1118,7 +1118,7 @@ class SessionSendMessageParams(Record):
 class SessionSendUserMessageParams(Record):
     """``session/send_user_message``: speak for the user: now, after this turn, or as the next one.
 
-    Wire: ``{"context", "text", "deliver_as"?}``. Source: protocol section 4.
+    Wire: ``{"context", "text", "deliver_as"?}``. Source: docs/protocol.md, section 4.
     """
 
     context: Context
@@ -1130,7 +1130,7 @@ class SessionSendUserMessageParams(Record):
 class SessionAppendEntryParams(Record):
     """``session/append_entry``: keep something in the transcript that the model never sees.
 
-    Wire: ``{"context", "entry"}``. Source: protocol section 4.
+    Wire: ``{"context", "entry"}``. Source: docs/protocol.md, section 4.
     """
 
     context: Context
@@ -1141,7 +1141,7 @@ class SessionAppendEntryParams(Record):
 class SessionSetModelParams(Record):
     """``session/set_model``: go on with another model.
 
-    Wire: ``{"context", "model", "provider"?, "thinking"?}``. Source: protocol section 4.
+    Wire: ``{"context", "model", "provider"?, "thinking"?}``. Source: docs/protocol.md, section 4.
     """
 
     context: Context
@@ -1154,7 +1154,7 @@ class SessionSetModelParams(Record):
 class SessionStateParams(Record):
     """``session/state``.
 
-    Wire: ``{"context"}``. Source: protocol section 4.
+    Wire: ``{"context"}``. Source: docs/protocol.md, section 4.
     """
 
     context: Context
@@ -1164,7 +1164,7 @@ class SessionStateParams(Record):
 class SessionStateResult(Record):
     """The session's state, in the host's own form.
 
-    Wire: ``{"state"?}``. Source: protocol section 4.
+    Wire: ``{"state"?}``. Source: docs/protocol.md, section 4.
     """
 
     state: JsonObject | None = None
@@ -1176,7 +1176,7 @@ class TaskHealth(Record):
     """How a task is; also the params of ``task/update``. ``user_id`` is null where the task belongs to nobody.
 
     Wire: ``{"task_id", "name", "user_id", "status", "restart_count", "last_health_status"?, "last_health_time"?,
-    "error"?}``; the time in UTC as ISO 8601 with milliseconds and ``Z``. Source: background tasks, section 3.
+    "error"?}``; the time in UTC as ISO 8601 with milliseconds and ``Z``. Source: docs/tasks.md, "On the wire".
     """
 
     task_id: str
@@ -1193,7 +1193,7 @@ class TaskHealth(Record):
 class TaskStartParams(Record):
     """``task/start``: start a registered task.
 
-    Wire: ``{"name", "task_id"?, "user_id"?, "payload"?}``, the payload any JSON. Source: background tasks, section 3.
+    Wire: ``{"name", "task_id"?, "user_id"?, "payload"?}``, the payload any JSON. Source: docs/tasks.md, "On the wire".
     """
 
     name: str
@@ -1206,7 +1206,7 @@ class TaskStartParams(Record):
 class TaskStopParams(Record):
     """``task/stop``: answered when the task has stopped.
 
-    Wire: ``{"task_id"}``. Source: background tasks, section 3.
+    Wire: ``{"task_id"}``. Source: docs/tasks.md, "On the wire".
     """
 
     task_id: str
@@ -1216,7 +1216,7 @@ class TaskStopParams(Record):
 class TaskListResult(Record):
     """All tasks of an extension.
 
-    Wire: ``{"tasks"}``. Source: background tasks, section 3.
+    Wire: ``{"tasks"}``. Source: docs/tasks.md, "On the wire".
     """
 
     tasks: list[TaskHealth]

@@ -2,7 +2,7 @@
 
 Names only. What a method carries stands in ``messages.py``; what it does, with whoever handles it.
 
-Source: protocol sections 3 to 7; ``task/*`` is sepkit's addition (background tasks, section 3).
+Source: docs/protocol.md, sections 3 to 7; ``task/*`` is sepkit's addition (docs/tasks.md, "On the wire").
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def drive(request: pytest.FixtureRequest, tmp_path: Path) -> Drive:
 
 
 def test_a_value_comes_back_until_it_is_replaced_or_deleted(drive: Drive) -> None:
-    """Protocol section 4, ``kv/*``: any JSON, also the values that are false; a null is as good as no value."""
+    """Any JSON is kept, also values that are false; a null reads as no value. Source: docs/protocol.md, section 4."""
 
     async def test(store: Store) -> None:
         assert await store.get("ext", "k") is None
@@ -65,7 +65,10 @@ def test_a_value_comes_back_until_it_is_replaced_or_deleted(drive: Drive) -> Non
 
 
 def test_keys_are_listed_in_order_by_their_prefix(drive: Drive) -> None:
-    """Protocol section 4, ``kv/list``: in the order of their characters, a prefix that is a whole key included."""
+    """Keys come in the order of their characters, also one that equals the prefix.
+
+    Source: docs/protocol.md, section 4.
+    """
     keys = ["b", "a/2", "a/10", "a", "A", "", "ä", "😀", "a\x00b", "a%", "a_"]
 
     async def test(store: Store) -> None:

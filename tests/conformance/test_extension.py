@@ -218,7 +218,7 @@ def split(wire: Wire, rid: object) -> tuple[list[Json], list[Json], list[Json]]:
 
 # --------------------------------------------------------------------------------------------------------- the promises
 def lines_are_frames(wire: Wire) -> None:
-    """Protocol section 1: UTF-8, one message a line, each line ended by exactly one 0x0A."""
+    """A message is one line of UTF-8, and a line ends with exactly one 0x0A. Source: docs/protocol.md, section 1."""
     wire.tool("echo", text="é\u2028 \n")
     wire.request("ping", {})
     wire.rest()
@@ -231,7 +231,7 @@ def lines_are_frames(wire: Wire) -> None:
 
 
 def lines_are_utf8(wire: Wire) -> None:
-    """Protocol section 1: UTF-8; what came as é goes back as é."""
+    """Lines are UTF-8, and non-ASCII text comes back as it came. Source: docs/protocol.md, section 1."""
     rid = wire.tool("echo", text="é")
     wire.rest()
     said = [json.loads(line.decode("utf-8", "replace")) for line in wire.lines()]
@@ -239,7 +239,10 @@ def lines_are_utf8(wire: Wire) -> None:
 
 
 def the_handshake_fits(wire: Wire) -> None:
-    """Protocol sections 2, 3 and 8: the first thing said is the answer to initialize, with registrations that fit."""
+    """The first frame is the answer to ``initialize``, with registrations that fit the schema.
+
+    Source: docs/protocol.md, sections 2, 3 and 8.
+    """
     wire.rest()
     answer = json.loads(wire._lines[0])
     assert _same(answer.get("id"), "hello"), f"said before the answer: {answer}"
@@ -258,12 +261,12 @@ def the_handshake_fits(wire: Wire) -> None:
 
 
 def pings_are_answered(wire: Wire) -> None:
-    """Protocol section 3: ping → {}."""
+    """``ping`` is answered with {}. Source: docs/protocol.md, section 3."""
     expect(wire, result(wire.request("ping", {}), {}))
 
 
 def ids_come_back(wire: Wire) -> None:
-    """Trap 7: ids come back as they came, 0 and the empty string too, and 7 and "7" are two."""
+    """Ids come back as they came, 0 and the empty string too, and 7 and "7" are two."""
     ids: tuple[int | str, ...] = (0, "", 7, "7", -7, 2**53 - 1, "request-1")
     for rid in ids:
         wire.request("ping", {}, rid)
@@ -271,12 +274,18 @@ def ids_come_back(wire: Wire) -> None:
 
 
 def a_tool_is_answered_once(wire: Wire) -> None:
-    """Protocol sections 1 and 3: one frame with the id of the request and a result with content, and no other."""
+    """A call is answered with one frame, which has its id and a result with content.
+
+    Source: docs/protocol.md, sections 1 and 3.
+    """
     expect(wire, result(wire.tool("echo", text="Ada"), {"content": "Ada"}))
 
 
 def a_failure_is_a_result(wire: Wire) -> None:
-    """Protocol sections 3 and 4: a tool's failure has is_error; log has one of five levels."""
+    """A tool's failure is a result with ``is_error``; ``log`` has one of five levels.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
     before, (answer, *others), after = split(wire, wire.tool("fail"))
     assert not others + after
     fits(answer.get("result"), messages.ToolExecuteResult)
@@ -301,13 +310,16 @@ def wrong_arguments_are_a_result(wire: Wire) -> None:
 
 
 def unknown_methods_are_refused(wire: Wire) -> None:
-    """Protocol section 8: -32601, under the id of the request. A notification's name makes no request."""
+    """An unknown method is answered with -32601, under its own id; so is a notification's name with an id.
+
+    Source: docs/protocol.md, section 8.
+    """
     ids = [wire.request(method, {}) for method in ("unknown/method", "event", "$/cancel", "")]
     expect_errors(wire, *((rid, -32601) for rid in ids))
 
 
 def bad_params_are_refused(wire: Wire) -> None:
-    """Protocol section 8, trap 6: -32602, never mixed up with -32601."""
+    """Params that do not fit are answered with -32602, not with -32601. Source: docs/protocol.md, section 8."""
     ids = [
         wire.request("tool/execute", {"tool": "echo", "arguments": {"text": "Ada"}, "context": CONTEXT}),
         wire.request("tool/execute", {"call_id": "c", "tool": "echo", "arguments": [], "context": CONTEXT}),
@@ -319,7 +331,7 @@ def bad_params_are_refused(wire: Wire) -> None:
 
 
 def unknown_names_are_refused(wire: Wire) -> None:
-    """Protocol section 8: a command and a provider that do not exist are bad params."""
+    """An unknown command or provider is answered as bad params. Source: docs/protocol.md, section 8."""
     command = wire.request("command/execute", {"command": "nothing", "context": CONTEXT})
     assert wire.wait(lambda: wire.answered(command))  # each call has its thread: the order is not promised
     provider = wire.request("provider/oauth_login", {"provider": "nothing"})
@@ -327,19 +339,19 @@ def unknown_names_are_refused(wire: Wire) -> None:
 
 
 def unknown_keys_are_ignored(wire: Wire) -> None:
-    """Protocol section 1: unknown fields are ignored, always; here those of the frame."""
+    """Unknown fields of a frame are ignored. Source: docs/protocol.md, section 1."""
     expect(wire, result(wire.request("ping", {}, None, trace="abc", meta={}), {}))
 
 
 def unknown_fields_are_ignored(wire: Wire) -> None:
-    """Protocol section 1: unknown fields are ignored, always; here those of params, at every depth."""
+    """Unknown fields of params are ignored, at every depth. Source: docs/protocol.md, section 1."""
     context = {**CONTEXT, "more": 1}
     params = {"call_id": "c", "tool": "echo", "arguments": {"text": "Ada"}, "context": context, "protocol_version": "x"}
     expect(wire, result(wire.request("tool/execute", params), {"content": "Ada"}))
 
 
 def bad_json_is_told(wire: Wire) -> None:
-    """Trap 5: bad JSON, NaN and a bare NUL are -32700 with the id null; what comes next is served."""
+    """Bad JSON, NaN and a bare NUL are answered with -32700 and the id null; the next line is served."""
     lines = (
         b"hello",
         b'{"jsonrpc":"2.0","id":1,"method":"ping"',
@@ -352,13 +364,13 @@ def bad_json_is_told(wire: Wire) -> None:
 
 
 def bad_utf8_is_told(wire: Wire) -> None:
-    """Trap 5: bad UTF-8 is -32700 with the id null; what comes next is served."""
+    """Bad UTF-8 is answered with -32700 and the id null; the next line is served."""
     wire.raw(b'{"jsonrpc":"2.0","id":1,"method":"\xff"}\n\x80\n')
     expect_errors(wire, (None, -32700), (None, -32700))
 
 
 def non_frames_are_told(wire: Wire) -> None:
-    """Trap 5: what is JSON and no frame is -32600, with the id where it can be read."""
+    """JSON that is not a frame is answered with -32600, with the id where it can be read."""
     ping: Json = {"jsonrpc": "2.0", "id": "p", "method": "ping"}
     bad_ids: tuple[object, ...] = (None, True, 1.5, {}, [1])
     nameless: list[object] = [None, 5, "ping", True, [], [ping], {}]
@@ -378,20 +390,20 @@ def non_frames_are_told(wire: Wire) -> None:
 
 
 def readable_spellings_are_read(wire: Wire) -> None:
-    """Trap 8: CR LF and blank lines are read, as are spaces and keys in another order; a blank line is no frame."""
+    """CR LF, blank lines, spaces and keys in another order are read; a blank line is not a frame."""
     wire.raw(b'\n\r\n { "params":{}, "method" : "p\\u0069ng" ,"id": "a", "jsonrpc":"2.0" } \r\n')
     assert wire.wait(lambda: wire.answered("a"))
     expect(wire, result("a", {}))
 
 
 def long_lines_are_read(wire: Wire) -> None:
-    """Trap 3: 64 KiB is no limit, in either direction."""
+    """A line may be longer than 64 KiB, in both directions."""
     text = "x" * 300_000
     expect(wire, result(wire.tool("echo", text=text), {"content": text}))
 
 
 def notifications_are_not_answered(wire: Wire) -> None:
-    """Trap 11: not an unknown one, an event, a request's name without an id, or an event without params."""
+    """No notification is answered: unknown ones, events, requests without an id, events without params."""
     wire.notify("unknown/notification", a=1)
     wire.notify("ping")
     wire.notify("event", **EVENT)
@@ -401,28 +413,31 @@ def notifications_are_not_answered(wire: Wire) -> None:
 
 
 def stray_answers_are_ignored(wire: Wire) -> None:
-    """Protocol section 1: an answer is never answered, nor is it anybody's end, asked for or not."""
+    """An answer is never answered and ends nothing, whether a request is waiting for it or not.
+
+    Source: docs/protocol.md, section 1.
+    """
     wire.send(result(987, {}), result("nobody", {}), {"jsonrpc": "2.0", "id": 5, "error": {"code": 1, "message": ""}})
     wire.send(result(None, {}), {"id": 6, "result": {}, "error": None})
     expect(wire, result(wire.request("ping", {}), {}))
 
 
 def stray_cancels_are_ignored(wire: Wire) -> None:
-    """Protocol section 8: a cancel for an unknown id is a no-op."""
+    """A cancel for an unknown id has no effect. Source: docs/protocol.md, section 8."""
     wire.notify("$/cancel", id=987)
     wire.notify("$/cancel", id="nobody")
     expect(wire, result(wire.request("ping", {}), {}))
 
 
 def a_slow_call_holds_nothing_up(wire: Wire) -> None:
-    """Trap 24: the reader never waits for a call; a ping sent after a slow call is answered before it."""
+    """The reader never waits for a call: a ping sent after a slow call is answered before it."""
     slow = wire.tool("slow", seconds=1)
     ping = wire.request("ping", {})
     assert [frame["id"] for frame in wire.rest() if "id" in frame] == [ping, slow]
 
 
 def an_id_in_use_is_refused(wire: Wire) -> None:
-    """Trap 7: a duplicate of an id in flight is -32600, and the first call lives."""
+    """A request with an id in flight is answered with -32600, and the first call goes on."""
     rid = wire.tool("slow", seconds=0.5)
     wire.tool("echo", rid, text="Ada")
     assert wire.wait(lambda: sum("method" not in frame for frame in wire.frames()) == 2)
@@ -432,7 +447,10 @@ def an_id_in_use_is_refused(wire: Wire) -> None:
 
 
 def progress_comes_before_the_answer(wire: Wire) -> None:
-    """Protocol section 4, trap 26: progress from 0 to 1 under the call's own id, all of it before the answer."""
+    """Progress goes from 0 to 1 under the call's own id, and comes before the answer.
+
+    Source: docs/protocol.md, section 4.
+    """
     before, answers, after = split(wire, wire.tool("slow", seconds=0.02))
     assert len(answers) == 1
     assert not after
@@ -448,7 +466,10 @@ def progress_comes_before_the_answer(wire: Wire) -> None:
 
 
 def a_cancelled_call_is_answered_once(wire: Wire) -> None:
-    """Trap 22, protocol section 8: once, with -32800, when its work has stopped: no progress after that."""
+    """A cancelled call is answered once, with -32800, when its work has stopped; no progress follows.
+
+    Source: docs/protocol.md, section 8.
+    """
     began = wire.tool("slow", seconds=2)
     assert wire.wait(lambda: bool(wire.frames()), PATIENCE)  # it is at work
     wire.notify("$/cancel", id=began)
@@ -463,7 +484,7 @@ def a_cancelled_call_is_answered_once(wire: Wire) -> None:
 
 
 def hooks_decide(wire: Wire) -> None:
-    """Protocol section 6: continue, block, and modify with the whole new input."""
+    """A hook answers continue, block, or modify with the whole new input. Source: docs/protocol.md, section 6."""
 
     def ask(hook: str, value: Json) -> Any:
         return wire.request("hook", {"hook": hook, "context": CONTEXT, "input": value})
@@ -487,7 +508,10 @@ def hooks_decide(wire: Wire) -> None:
 
 
 def commands_answer(wire: Wire) -> None:
-    """Protocol section 3: content for a command, completions for what is typed after it, none as an empty list."""
+    """A command answers with content, its completion with a list, which may be empty.
+
+    Source: docs/protocol.md, section 3.
+    """
     params = {"command": "colour", "context": CONTEXT}
     expect(
         wire,
@@ -512,7 +536,7 @@ def _completion(wire: Wire, **more: object) -> Any:
 
 
 def a_provider_answers(wire: Wire) -> None:
-    """Protocol section 3: the whole result, and no deltas where none were asked for."""
+    """The result is whole, and no deltas are sent unless they were asked for. Source: docs/protocol.md, section 3."""
     before, (answer, *others), after = split(wire, _completion(wire))
     assert not before + others + after
     fits(answer.get("result"), messages.ProviderCompleteResult)
@@ -522,7 +546,10 @@ def a_provider_answers(wire: Wire) -> None:
 
 
 def a_provider_streams(wire: Wire) -> None:
-    """Protocol section 4: deltas under the request_id, that make up the result, all before the answer."""
+    """Deltas carry the request_id, make up the result, and come before the answer.
+
+    Source: docs/protocol.md, section 4.
+    """
     before, (answer, *others), after = split(wire, _completion(wire, stream=True, context=CONTEXT))
     assert not others + after
     for frame in before:
@@ -534,7 +561,10 @@ def a_provider_streams(wire: Wire) -> None:
 
 
 def a_login_gives_credentials(wire: Wire) -> None:
-    """Protocol section 3: expires_at is a time in unix seconds, an integer; login and refresh."""
+    """Login and refresh give ``expires_at`` in seconds of Unix time, as an integer.
+
+    Source: docs/protocol.md, section 3.
+    """
     wire.request("provider/oauth_login", {"provider": "parrot", "context": CONTEXT})
     wire.request("provider/oauth_refresh", {"provider": "parrot", "refresh_token": "refresh"})
     found = wire.rest()
@@ -563,7 +593,10 @@ def _agree(method: str) -> Json:
 
 
 def the_host_is_asked_well(wire: Wire) -> None:
-    """Protocol sections 1, 4 and 5: ids of its own, params that fit, and the context that the call came with."""
+    """Requests to the host have ids of their own, params that fit, and the context of the call.
+
+    Source: docs/protocol.md, sections 1, 4 and 5.
+    """
     rid = wire.tool("ask", question="Really?")
     asked = _serve(wire, _agree)
     assert len({json.dumps(frame["id"]) for frame in asked}) == 4
@@ -579,7 +612,7 @@ def the_host_is_asked_well(wire: Wire) -> None:
 
 
 def a_refusal_is_survived(wire: Wire) -> None:
-    """Protocol section 9: hosts lack much of it, and an extension degrades instead of failing."""
+    """Hosts lack many methods, and an extension goes on without them. Source: docs/protocol.md, section 9."""
     rid = wire.tool("ask")
     _serve(wire, lambda method: {"error": {"code": -32601, "message": "not here"}})
     assert wire.wait(lambda: wire.answered(rid))
@@ -589,7 +622,7 @@ def a_refusal_is_survived(wire: Wire) -> None:
 
 
 def a_cancel_reaches_what_was_asked(wire: Wire) -> None:
-    """Trap 23: a call that is cancelled while it asks the host cancels that, and takes a late answer quietly."""
+    """A call that is cancelled while it asks the host cancels its question and ignores the late answer."""
     rid = wire.tool("ask")
     assert wire.wait(lambda: bool(_requests(wire)))
     (request,) = _requests(wire)
@@ -604,7 +637,10 @@ def a_cancel_reaches_what_was_asked(wire: Wire) -> None:
 
 # Promises that need a process of their own.
 def a_shutdown_is_answered_and_done(wire: Wire) -> None:
-    """Protocol section 2: reply and exit within 5 s, while stdin is still open; what was accepted is answered."""
+    """``shutdown`` is answered and the process exits within 5 s, with stdin open; accepted calls are answered.
+
+    Source: docs/protocol.md, section 2.
+    """
     call = wire.tool("slow", seconds=0.2)
     rid = wire.request("shutdown", {})
     code = wire.ended()
@@ -614,14 +650,17 @@ def a_shutdown_is_answered_and_done(wire: Wire) -> None:
 
 
 def end_of_input_is_the_end(wire: Wire) -> None:
-    """Trap 12: what was accepted is answered, and the process exits with 0."""
+    """At end-of-file accepted calls are answered, and the process exits with 0."""
     call = wire.tool("slow", seconds=0.2)
     assert [frame for frame in wire.rest() if "id" in frame] == [result(call, {"content": "0.2 s later"})]
     assert wire.ended() == 0
 
 
 def the_end_waits_for_no_host(wire: Wire) -> None:
-    """Protocol section 2: a call that waits for the host, and one that is far from done, are ended in time."""
+    """A call that waits for the host, and one that is far from done, are ended in time.
+
+    Source: docs/protocol.md, section 2.
+    """
     asking, slow = wire.tool("ask"), wire.tool("slow", seconds=3600)
     assert wire.wait(lambda: bool(_requests(wire)))
     began = time.monotonic()
@@ -809,7 +848,10 @@ def test_the_faults_can_be_listed() -> None:
 
 @pytest.mark.parametrize("language", [*CORRECT])
 def test_a_newer_host_is_met_at_version_1(language: str) -> None:
-    """Protocol section 1: the effective version is min(host, extension). Before initialize only ping is served."""
+    """The effective version is min(host, extension). Before ``initialize`` only ``ping`` is served.
+
+    Source: docs/protocol.md, section 1.
+    """
     if language == "node" and shutil.which("node") is None:
         pytest.skip("there is no node")
     wire = Wire(CORRECT[language], PATIENCE, greet=False)
@@ -819,7 +861,7 @@ def test_a_newer_host_is_met_at_version_1(language: str) -> None:
         bad = wire.request("initialize", {**HANDSHAKE, "protocol_version": 0})
         good = wire.request("initialize", {**HANDSHAKE, "protocol_version": 3, "flags": {"loud": True}})
         again = wire.request("initialize", HANDSHAKE)
-        call = wire.tool("echo", text="Ada")  # in the same breath (trap 21)
+        call = wire.tool("echo", text="Ada")  # in the same write
         found: Json = {frame["id"]: frame.get("result", frame.get("error")) for frame in wire.rest()}
     finally:
         wire.close()

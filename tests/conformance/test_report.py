@@ -121,7 +121,7 @@ def test_the_json_holds_every_verdict_and_why_it_failed() -> None:
 
 
 def test_there_are_enough_requirements_and_each_says_where_it_comes_from() -> None:
-    """Ids are group.name, unique, and every one has a section from 1 to 8: section 9 is quirks, and demands nothing."""
+    """Ids are group.name and unique. Each names a section of docs/protocol.md from 1 to 8, since 9 requires nothing."""
     every = requirements()
     assert len({x.id for x in every}) == len(every)
     assert sum(not x.advice for x in every) >= 100
@@ -139,7 +139,7 @@ def sepkit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_prints_the_table_and_exits_0_where_all_is_well() -> None:
-    """The design's section 4: data on stdout, named exit codes."""
+    """The table is on stdout, and the exit code has a name."""
     done = sepkit("--only", "frames.null", "--", *PLAIN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✔ frames.null" in done.stdout
@@ -170,7 +170,7 @@ def test_the_command_exits_1_where_a_requirement_is_not_met_and_tells_it_as_json
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_to_write(arguments: tuple[str, ...], told: str) -> None:
-    """Trap 50, for a command; and what a person types wrongly."""
+    """A command that cannot be started is reported with the PATH; a mistyped option with its usage."""
     done = sepkit(*arguments)
     assert done.returncode == 2
     assert re.search(told, done.stderr), done.stderr

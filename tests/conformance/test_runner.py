@@ -363,7 +363,7 @@ def test_every_fault_that_there_is_is_looked_for() -> None:
 
 
 def test_advice_that_is_not_followed_fails_nobody(faulty: Mapping[str, Report]) -> None:
-    """Sections 1 to 8 demand no answer to a line that is no JSON that a host could not do without."""
+    """The protocol does not require an answer to a line that is not JSON, so silence is advice, not a failure."""
     report = faulty["silent-on-bad-json"]
     assert report.ok
     assert "frames.bad-json-told" in {x.requirement.id for x in report.advice}
@@ -406,7 +406,7 @@ def test_a_crash_over_one_line_fails_nothing_else(faulty: Mapping[str, Report]) 
 
 
 def test_a_command_that_cannot_be_spawned_is_said_with_the_path() -> None:
-    """Trap 50."""
+    """A command that cannot be started is reported with the PATH that was searched."""
     with pytest.raises(SpawnError, match=r"cannot start 'no-such-command'.*searched PATH: "):
         check("no-such-command")
 

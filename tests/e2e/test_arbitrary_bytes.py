@@ -300,7 +300,7 @@ NEARLY_FRAMES: Final = st.fixed_dictionaries(
 @EXAMPLES
 @given(data=st.lists(st.binary(max_size=40) | st.sampled_from(PIECES), max_size=8).map(b"".join))
 def test_arbitrary_bytes_are_refused_line_by_line_and_a_ping_is_answered(talk: Talk, data: bytes) -> None:
-    """Trap 5: after any bytes at all a ping is answered, and each line has had the one answer that is its due."""
+    """After any bytes a ping is answered, and each line has had the one answer that is due."""
     check_lines(talk, data)
 
 
@@ -308,7 +308,7 @@ def test_arbitrary_bytes_are_refused_line_by_line_and_a_ping_is_answered(talk: T
 @EXAMPLES
 @given(lines=st.lists(mutated(), min_size=1, max_size=4))
 def test_mutated_frames_are_answered_as_what_they_have_become(talk: Talk, lines: list[bytes]) -> None:
-    """Traps 5, 7 and 11: no flip, cut or insertion ends the process, or brings one answer too many or too few."""
+    """No flip, cut or insertion ends the process or causes an answer too many or too few."""
     check_lines(talk, b"\n".join(lines))
 
 
@@ -316,7 +316,7 @@ def test_mutated_frames_are_answered_as_what_they_have_become(talk: Talk, lines:
 @EXAMPLES
 @given(lines=st.lists(NEARLY_FRAMES, min_size=1, max_size=4))
 def test_frames_with_arbitrary_values_are_answered_once(talk: Talk, lines: list[bytes]) -> None:
-    """Traps 5, 7 and 11: whatever stands where in a frame, each readable id has one answer, and the process lives."""
+    """Whatever the values in a frame, each readable id has one answer, and the process lives."""
     check_lines(talk, b"\n".join(lines))
 
 
@@ -428,5 +428,8 @@ def test_the_conversation_in_one_write_is_answered_as_it_should_be(talk: Talk) -
 @example(cuts=[at + 1 for at, byte in enumerate(CONVERSATION) if byte == ord("\n")])
 @example(cuts=[at + 2 for at, byte in enumerate(CONVERSATION) if byte == ord("\n")])
 def test_any_chunking_of_a_conversation_gives_the_same_answers(talk: Talk, cuts: list[int]) -> None:
-    """Style 11 and protocol section 1: any chunking of a byte stream gives the same frames, and so the same answers."""
+    """Any chunking of a byte stream gives the same frames, and so the same answers.
+
+    Source: docs/protocol.md, section 1.
+    """
     assert converse(talk, cuts) == converse(talk, [])

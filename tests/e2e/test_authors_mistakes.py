@@ -381,7 +381,7 @@ def outcomes(
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_has_its_exit_code_and_one_message(outcomes: dict[str, Future[Outcome]], name: str) -> None:
-    """Traps 19, 36, 41 and 43: what is wrong is said at once, where it is written, with what to do, and how it exits.
+    """A mistake is reported at once, with its place, with what to do, and with the exit code of its kind.
 
     Nothing reaches the wire, and no traceback shows sepkit's own frames.
     """
@@ -401,7 +401,7 @@ def test_a_mistake_has_its_exit_code_and_one_message(outcomes: dict[str, Future[
 
 
 def test_each_kind_of_mistake_has_an_exit_code_of_its_own() -> None:
-    """Design section 4: named exit codes; a script tells one kind of failure from the other."""
+    """Exit codes have names, so a script can tell one kind of failure from another."""
     codes = [code for code in ExitCode if code not in (ExitCode.OK, ExitCode.FAILED, ExitCode.INTERRUPTED)]
     assert {mistake.code for mistake in MISTAKES.values()} == set(codes)
     assert len({int(code) for code in ExitCode}) == len(ExitCode)
@@ -430,7 +430,7 @@ def test_a_file_may_be_named_like_a_module_of_pythons(tmp_path: Path) -> None:
 
 
 def test_what_an_import_prints_stays_off_the_wire() -> None:
-    """Trap 1: ``print()``, ``os.write(1, …)``, ``os.system("echo x")`` at import put no stray byte on the wire."""
+    """``print()``, ``os.write(1, …)``, ``os.system("echo x")`` at import put no stray byte on the wire."""
     source = """
         import os, subprocess, sys
         print("printed")
@@ -450,7 +450,7 @@ def test_what_an_import_prints_stays_off_the_wire() -> None:
 
 
 def test_what_is_printed_before_a_failed_import_stays_off_the_wire(tmp_path: Path) -> None:
-    """Trap 1: also where the import fails afterwards: stdout stays empty, and the text stands above the message."""
+    """If the import fails later, stdout stays empty and the printed text stands above the message."""
     write(tmp_path, {"app.py": "print('printed')\nimport os\nos.write(1, b'written\\n')\nraise ValueError('boom')\n"})
     outcome = run(tmp_path, "run", "app:app")
     assert (outcome.returncode, outcome.stdout) == (ExitCode.IMPORT_FAILED, "")
@@ -458,7 +458,7 @@ def test_what_is_printed_before_a_failed_import_stays_off_the_wire(tmp_path: Pat
 
 
 def test_a_failed_import_ends_the_process_whatever_threads_it_has_started(tmp_path: Path) -> None:
-    """Trap 19: a module that can't be imported says so at once, not by time-out; its threads are left behind."""
+    """A module that cannot be imported is reported at once, not by a time-out; its threads are left behind."""
     source = (
         "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\nraise ValueError('boom')\n"
     )
@@ -493,7 +493,7 @@ SLOW_IMPORT: Final = {
 def test_ctrl_c_during_a_slow_import_ends_it_without_a_traceback(
     tmp_path: Path, target: str, files: dict[str, str]
 ) -> None:
-    """Trap 15: one Ctrl+C ends it without a traceback; the exit code is the shell's for it, 130."""
+    """One Ctrl+C ends it without a traceback, with the shell's exit code for it, 130."""
     write(tmp_path, files)
     with subprocess.Popen(
         sepkit_command("run", target),
@@ -520,7 +520,7 @@ def test_ctrl_c_during_a_slow_import_ends_it_without_a_traceback(
 
 # ------------------------------------------------------------------------------------------------- the command line
 def test_help_says_what_there_is(tmp_path: Path) -> None:
-    """Design section 4: data on stdout; each verb is listed with what it does."""
+    """The help is on stdout and lists each verb with what it does."""
     outcome = run(tmp_path, "--help")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for expected in ("Usage:", "run", "Serve MODULE:APP", "call", "inspect", "--version"):
@@ -528,7 +528,7 @@ def test_help_says_what_there_is(tmp_path: Path) -> None:
 
 
 def test_version_is_the_packages(tmp_path: Path) -> None:
-    """Design section 4: ``--version`` prints the version that is imported, and nothing else."""
+    """``--version`` prints the version that is imported, and nothing else."""
     outcome = run(tmp_path, "--version")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert outcome.stdout.split() == ["sepkit,", "version", sepkit.__version__]
@@ -550,7 +550,7 @@ def test_version_is_the_packages(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_said_on_stderr(tmp_path: Path, arguments: list[str], says: list[str]) -> None:
-    """Design section 4: human text on stderr, exit code 2, and no traceback; the app is not even looked for."""
+    """The message is on stderr, without a traceback, with exit code 2; the app is not loaded."""
     outcome = run(tmp_path, *arguments)
     assert (outcome.returncode, outcome.stdout) == (ExitCode.USAGE, "")
     for expected in says:

@@ -48,7 +48,7 @@ def tool_call(rid: int, tool: str, **arguments: object) -> bytes:
     )
 
 
-# -- trap 1: nothing else is on the wire -------------------------------------------------------------------------------
+# -- nothing else is on the wire ---------------------------------------------------------------------------------------
 
 LITTER = """
 import atexit, ctypes, os, sys, threading
@@ -123,7 +123,7 @@ PLACES = (
 
 
 def test_whatever_is_printed_goes_to_stderr_and_no_stray_byte_to_the_wire(loop_kind: LoopKind) -> None:
-    """Trap 1: ``print()``, ``os.write(1, …)``, libc ``puts``, ``os.system`` at import, in tools, threads and atexit."""
+    """``print()``, ``os.write(1, …)``, ``puts``, ``os.system`` go to stderr: at import, in tools, threads, atexit."""
     with Extension(LITTER, "--loop", loop_kind) as extension:
         for tool in ("coroutine", "function", "thread"):
             assert extension.tool(tool) == {"content": "done"}
@@ -140,7 +140,7 @@ def test_whatever_is_printed_goes_to_stderr_and_no_stray_byte_to_the_wire(loop_k
 
 
 def test_what_a_module_prints_before_it_fails_to_import_is_not_on_the_wire() -> None:
-    """Trap 1: before the user's module is imported, the wire has moved."""
+    """The wire moves to private descriptors before the user's module is imported."""
     source = """
         import os
         print("printed")
@@ -182,7 +182,7 @@ async def now() -> dict:
 
 
 def test_the_wire_is_on_private_descriptors_before_the_import_and_stays_there(loop_kind: LoopKind) -> None:
-    """Trap 1: private, close-on-exec descriptors, fd 1 points at stderr and fd 0 at the null device, never toggled."""
+    """The wire is on private, close-on-exec descriptors; fd 1 is stderr and fd 0 the null device, from start to end."""
     with Extension(DESCRIPTORS, "--loop", loop_kind) as extension:
         wire = wire_of(extension)
         stderr = link_of(extension.stderr_pipe.fileno())
@@ -194,7 +194,7 @@ def test_the_wire_is_on_private_descriptors_before_the_import_and_stays_there(lo
             assert not any(inheritable for _, inheritable in holders.values())
 
 
-# -- trap 2: subprocesses ----------------------------------------------------------------------------------------------
+# -- subprocesses ------------------------------------------------------------------------------------------------------
 
 
 def link_of(fd: int) -> str:
@@ -266,7 +266,7 @@ async def orphans() -> list[int]:
 
 
 def test_a_subprocess_sees_end_of_file_at_once_and_holds_no_descriptor_of_the_wire(loop_kind: LoopKind) -> None:
-    """Trap 2, however it is started."""
+    """A subprocess reads end-of-file from stdin and holds no descriptor of the wire, however it is started."""
     with Extension(CHILDREN, "--loop", loop_kind) as extension:
         wire = wire_of(extension)
         assert all(pipe in extension.tool("itself")["content"] for pipe in wire), "the search finds what is there"
@@ -278,7 +278,7 @@ def test_a_subprocess_sees_end_of_file_at_once_and_holds_no_descriptor_of_the_wi
 
 
 def test_a_grandchild_that_outlives_the_extension_does_not_keep_the_wire_open(loop_kind: LoopKind) -> None:
-    """Trap 2: both ends of the wire are closed for the host when the extension is gone, whatever it left behind."""
+    """When the extension is gone the host sees both ends of the wire closed, whatever processes it left behind."""
     with Extension(CHILDREN, "--loop", loop_kind) as extension, contextlib.ExitStack() as orphanage:
         orphans = extension.tool("orphans")["details"]
         for pid in orphans:
@@ -292,11 +292,11 @@ def test_a_grandchild_that_outlives_the_extension_does_not_keep_the_wire_open(lo
             os.kill(pid, 0)  # it lives
 
 
-# -- traps 3, 4 and 8: lines -------------------------------------------------------------------------------------------
+# -- lines -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_frame_of_any_size_passes_both_ways(loop_kind: LoopKind) -> None:
-    """Trap 3: frames of 65,535, 65,536, 65,537 bytes and 10 MiB pass both ways with default settings."""
+    """Frames of 65,535, 65,536, 65,537 bytes and 10 MiB pass both ways with default settings."""
     asked = len(tool_call(1, "echo", text=""))
     answered = len(b'{"jsonrpc":"2.0","id":1,"result":{"content":""}}\n')
     with Extension(ECHO, "--loop", loop_kind) as extension:
@@ -317,7 +317,7 @@ def peak_memory(pid: int) -> int:
 
 
 def test_a_line_that_never_ends_is_one_error_in_bounded_memory(loop_kind: LoopKind) -> None:
-    """Trap 4: a line that never ends is capped at ``max_frame_bytes``: one error, the next line is processed."""
+    """A line that never ends is capped at ``max_frame_bytes``: one error, the next line is processed."""
     with Extension(ECHO, "--loop", loop_kind, "--max-frame-bytes", str(MIB)) as extension:
         longest = tool_call(1, "echo", text="")
         longest = longest[:-1] + b" " * (MIB - len(longest) + 1) + b"\n"
@@ -342,7 +342,7 @@ def test_a_line_that_never_ends_is_one_error_in_bounded_memory(loop_kind: LoopKi
 
 
 def test_the_reader_takes_other_line_ends_and_the_writer_writes_one(loop_kind: LoopKind) -> None:
-    r"""Trap 8: the reader takes ``\r\n``, blank lines and one leading BOM; the writer writes exactly ``\n``."""
+    r"""The reader takes ``\r\n``, blank lines and one leading BOM; the writer writes exactly ``\n``."""
     text = "a\r\nb\u2028c\x85ä→🎉\n"
     env = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     with Extension(ECHO, "--loop", loop_kind, env=env, handshake=False) as extension:
@@ -360,7 +360,7 @@ def test_the_reader_takes_other_line_ends_and_the_writer_writes_one(loop_kind: L
 
 
 def test_initialize_and_the_first_call_in_one_write_both_succeed(loop_kind: LoopKind) -> None:
-    """Trap 21, with a lifespan that takes its time and without."""
+    """``initialize`` and a call in one write both succeed, with a slow lifespan and without one."""
     for lifespan in ("", "await asyncio.sleep(0.1)"):
         source = f"""
             import asyncio
@@ -386,7 +386,7 @@ def test_initialize_and_the_first_call_in_one_write_both_succeed(loop_kind: Loop
 
 
 def test_a_call_behind_a_handshake_that_fails_is_refused_and_the_next_handshake_succeeds(loop_kind: LoopKind) -> None:
-    """Trap 21, where the handshake is at fault: -32602 for it, -32600 for what came with it, and all is as before."""
+    """A bad handshake is answered with -32602 and the calls behind it with -32600; the next handshake succeeds."""
     with Extension(ECHO, "--loop", loop_kind, handshake=False) as extension:
         extension.write(frame(1, "initialize", {}) + tool_call(2, "echo", text="too early"))
         assert extension.answer(1)["error"]["code"] == -32602
@@ -397,7 +397,7 @@ def test_a_call_behind_a_handshake_that_fails_is_refused_and_the_next_handshake_
         assert "Traceback" not in extension.stderr
 
 
-# -- trap 13: whatever stdin and stdout are ----------------------------------------------------------------------------
+# -- whatever stdin and stdout are -------------------------------------------------------------------------------------
 
 KINDS = ("pipe", "socketpair", "file", "null", "pty", "closed")
 CARRIES = ("pipe", "socketpair", "file", "pty")
@@ -535,7 +535,7 @@ def ended_orderly(process: subprocess.Popen[bytes], stderr: Collected) -> str:
 def test_stdin_and_stdout_may_be_anything(
     loop_kind: LoopKind, stdin: str, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
-    """Trap 13: a pipe, a socketpair, a regular file, ``/dev/null``, a pty or closed: what can be, is answered."""
+    """Stdin and stdout may be a pipe, a socketpair, a regular file, ``/dev/null``, a pty or closed."""
     ends = Ends(stack)
     running = []
     for stdout in KINDS:
@@ -569,7 +569,7 @@ def test_stdin_and_stdout_may_be_anything(
 def test_a_conversation_in_a_file_is_answered_into_a_file(
     loop_kind: LoopKind, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
-    """Trap 13: a regular file holding a whole conversation as stdin, one as stdout: all answers are in it."""
+    """Stdin may be a regular file with a whole conversation, and stdout one that receives all answers."""
     count = 1000
     with (tmp_path / "in").open("wb") as into:
         into.write(frame(0, "initialize", HANDSHAKE))
@@ -588,7 +588,7 @@ def test_a_conversation_in_a_file_is_answered_into_a_file(
 def test_one_socket_may_be_both_stdin_and_stdout(
     loop_kind: LoopKind, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
-    """Trap 13, as inetd would start it."""
+    """One socket may be both stdin and stdout, as inetd starts a program."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process, stderr = spawn(stack, tmp_path, MARKS, theirs.fileno(), theirs.fileno(), "--loop", loop_kind)
@@ -604,7 +604,7 @@ def test_one_socket_may_be_both_stdin_and_stdout(
 
 
 def test_one_terminal_may_be_all_of_it(loop_kind: LoopKind, tmp_path: Path, stack: contextlib.ExitStack) -> None:
-    """Trap 13: somebody types frames into a terminal that echoes, and ends with Ctrl+D."""
+    """A person can type frames into a terminal that echoes, and end with Ctrl+D."""
     (tmp_path / "app.py").write_text(MARKS)
     host, child = os.openpty()
     stack.callback(os.close, host)

@@ -162,11 +162,11 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-# -- trap 12: end-of-file ----------------------------------------------------------------------------------------------
+# -- end-of-file -------------------------------------------------------------------------------------------------------
 
 
 def test_end_of_file_is_the_end_whatever_hangs(stack: contextlib.ExitStack) -> None:
-    """Trap 12: accepted requests finish within the grace, replies are flushed, lifespans end, exit 0.
+    """At end-of-file accepted requests finish in the grace, replies are flushed, lifespans end, and it exits with 0.
 
     Even with a stuck thread, a task that swallows cancellation, or an open socket.
     """
@@ -194,7 +194,7 @@ def test_end_of_file_is_the_end_whatever_hangs(stack: contextlib.ExitStack) -> N
 
 @pytest.mark.parametrize("calls", [1, 4])
 def test_replies_are_flushed_for_a_host_that_reads_late(stack: contextlib.ExitStack, calls: int) -> None:
-    """Trap 12: what waits for the host when its end-of-file comes has the grace to be read in."""
+    """Replies that wait for the host at end-of-file are kept for the length of the grace."""
     rids = {}
     for extension in start(stack, (Extension(LIFE, "--loop", loop, handshake=False) for loop in LOOPS)):
         extension.tool("big", size=1)
@@ -213,7 +213,7 @@ def test_replies_are_flushed_for_a_host_that_reads_late(stack: contextlib.ExitSt
 
 
 def test_a_host_that_neither_reads_nor_closes_is_left_after_the_grace(stack: contextlib.ExitStack) -> None:
-    """Trap 12: nobody reads stdout, nor stderr; end-of-file on stdin is still the end."""
+    """If nothing reads stdout and stderr, end-of-file on stdin is still the end."""
     began = {}
     options = ("--grace", "1", "--loop")
     for extension in start(
@@ -232,7 +232,7 @@ def test_a_host_that_neither_reads_nor_closes_is_left_after_the_grace(stack: con
 
 
 def test_end_of_file_while_the_lifespan_is_being_entered_is_the_end_too(stack: contextlib.ExitStack) -> None:
-    """Trap 12: what was accepted meanwhile is answered; a lifespan that never gets there is left after the grace."""
+    """A call accepted meanwhile is answered; a lifespan that does not finish its start is left after the grace."""
     source = """
         import asyncio
         from contextlib import asynccontextmanager
@@ -276,7 +276,7 @@ def test_end_of_file_while_the_lifespan_is_being_entered_is_the_end_too(stack: c
         assert ended(extension)
 
 
-# -- trap 14: the host is killed ---------------------------------------------------------------------------------------
+# -- the host is killed ------------------------------------------------------------------------------------------------
 
 HOST = """
 import json, subprocess, sys, threading, time
@@ -358,7 +358,7 @@ def cpu_seconds(pid: int) -> float:
 def test_after_its_host_is_killed_it_is_gone_within_the_grace_and_has_hardly_used_the_cpu(
     loop_kind: LoopKind, tmp_path: Path, tool: str
 ) -> None:
-    """Trap 14: after SIGKILL of the host the extension is gone within the grace and has used < 200 ms of CPU.
+    """After SIGKILL of the host the extension is gone within the grace and has used < 200 ms of CPU.
 
     Whether it finds out when it writes, or only by the end of its input.
     """
@@ -393,7 +393,7 @@ def test_after_its_host_is_killed_it_is_gone_within_the_grace_and_has_hardly_use
 
 
 def test_logging_to_a_dead_stderr_neither_raises_nor_recurses(loop_kind: LoopKind) -> None:
-    """Trap 14, while the wire still lives: calls go on, and the end is orderly."""
+    """A closed stderr is ignored while the wire still works: calls go on, and the end is orderly."""
     source = """
         import logging, sys, warnings
         from sepkit import App
@@ -429,11 +429,11 @@ def test_logging_to_a_dead_stderr_neither_raises_nor_recurses(loop_kind: LoopKin
         assert extension.end() == 0
 
 
-# -- trap 15: signals --------------------------------------------------------------------------------------------------
+# -- signals -----------------------------------------------------------------------------------------------------------
 
 
 def test_sigterm_sigint_and_end_of_file_run_the_same_shutdown(loop_kind: LoopKind, stack: contextlib.ExitStack) -> None:
-    """Trap 15: what was accepted finishes, the lifespan ends, exit 0, without a traceback."""
+    """All three let accepted calls finish and end the lifespan, then exit with 0 and no traceback."""
     ways = ("SIGTERM", "SIGINT", "end-of-file")
     extensions = start(stack, (Extension(LIFE, "--loop", loop_kind, handshake=False) for _ in ways))
     for way, extension in zip(ways, extensions, strict=True):
@@ -460,7 +460,7 @@ def refuses(extension: Extension) -> None:
 def test_one_ctrl_c_ends_it_without_a_traceback_and_a_second_at_once(
     loop_kind: LoopKind, stack: contextlib.ExitStack
 ) -> None:
-    """Trap 15, with a terminal that sends the signals, as it does to all that run in it."""
+    """A terminal signals every process in it: one Ctrl+C leaves no traceback, a second one ends it at once."""
     in_terminal = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
     host, child = os.openpty()
     stack.callback(os.close, host)
@@ -485,7 +485,7 @@ def test_one_ctrl_c_ends_it_without_a_traceback_and_a_second_at_once(
 def test_ctrl_c_outside_of_the_session_leaves_no_traceback_either(
     loop_kind: LoopKind, stack: contextlib.ExitStack
 ) -> None:
-    """Trap 15: while the module is imported, before the handshake, and when only a stuck thread is left."""
+    """Ctrl+C leaves no traceback during the import, before the handshake, or when only a stuck thread is left."""
     source = """
         import sys, time
         print("under way", file=sys.stderr, flush=True)
@@ -507,11 +507,11 @@ def test_ctrl_c_outside_of_the_session_leaves_no_traceback_either(
         assert "Traceback" not in extension.stderr
 
 
-# -- trap 16: stuck threads --------------------------------------------------------------------------------------------
+# -- stuck threads -----------------------------------------------------------------------------------------------------
 
 
 def test_a_sync_tool_in_a_long_sleep_is_left_behind_and_named(stack: contextlib.ExitStack) -> None:
-    """Trap 16: ``time.sleep(3600)`` does not keep the process alive past the grace; the log names it."""
+    """``time.sleep(3600)`` does not keep the process alive past the grace; the log names it."""
     extensions = start(stack, (Extension(LIFE, "--loop", loop, "--grace", "1", handshake=False) for loop in LOOPS))
     rids = [begin(extension, "asleep_for_an_hour") for extension in extensions]
     began = time.monotonic()
@@ -524,11 +524,11 @@ def test_a_sync_tool_in_a_long_sleep_is_left_behind_and_named(stack: contextlib.
         extension.wait_for_stderr("left behind in their threads: asleep_for_an_hour\n")
 
 
-# -- trap 17: the host stops reading -----------------------------------------------------------------------------------
+# -- the host stops reading --------------------------------------------------------------------------------------------
 
 
 def test_a_host_that_closes_its_end_in_the_middle_of_a_reply_is_an_orderly_end(loop_kind: LoopKind) -> None:
-    """Trap 17: in the middle of a 1 MiB reply; exit 0, no traceback, though stdin stays open."""
+    """Exit code 0 and no traceback if the host stops reading within a 1 MiB reply, with stdin still open."""
     with Extension(LIFE, "--loop", loop_kind) as extension:
         begin(extension, "asleep_for_an_hour")
         began = time.monotonic()
@@ -548,7 +548,7 @@ def test_a_host_that_closes_its_end_in_the_middle_of_a_reply_is_an_orderly_end(l
 
 
 def test_shutdown_finishes_what_is_in_flight_ends_the_lifespan_then_answers_then_exits(loop_kind: LoopKind) -> None:
-    """Protocol section 2: the reply is the last thing on the wire."""
+    """The reply is the last thing on the wire. Source: docs/protocol.md, section 2."""
     with Extension(LIFE, "--loop", loop_kind) as extension:
         rid = begin(extension, "slow")
         extension.request("shutdown", {}, "shutdown")
@@ -561,7 +561,10 @@ def test_shutdown_finishes_what_is_in_flight_ends_the_lifespan_then_answers_then
 
 
 def test_shutdown_is_answered_and_over_in_less_than_five_seconds_whatever_hangs() -> None:
-    """Protocol section 2: the host waits up to 5 s for the reply and for the exit, then SIGKILL."""
+    """The host waits 5 s for the reply and the exit before it kills, so both must come earlier.
+
+    Source: docs/protocol.md, section 2.
+    """
     # What this machine does beside it may take the second that is left; the promise is about us.
     assert any(_shut_down_with_hazards() < 5 for _ in range(3))
 
@@ -604,7 +607,7 @@ def _shut_down_with_hazards() -> float:
 
 
 def test_what_comes_after_shutdown_is_refused_and_ping_is_not(loop_kind: LoopKind) -> None:
-    """Decision 5: ``shutdown`` ends. Whether it comes in the same write or later, and a second ``shutdown`` too."""
+    """After ``shutdown`` requests are refused, in the same write or later, a second ``shutdown`` too."""
     with Extension(LIFE, "--loop", loop_kind) as extension:
         slow = begin(extension, "slow")
         call = {"call_id": "1", "tool": "big", "arguments": {"size": 1}, "context": CONTEXT}
@@ -628,7 +631,7 @@ def test_what_comes_after_shutdown_is_refused_and_ping_is_not(loop_kind: LoopKin
 
 
 def test_a_cancelled_shutdown_is_answered_and_ends_it_all_the_same(loop_kind: LoopKind) -> None:
-    """Trap 22, of the one request that cannot be taken back."""
+    """``shutdown`` cannot be taken back: a cancel is answered, and the process still ends."""
     with Extension(LIFE, "--loop", loop_kind) as extension:
         slow = begin(extension, "slow")
         extension.request("shutdown", {}, "shutdown")
@@ -668,7 +671,7 @@ async def slow(ctx: ToolContext) -> None:
 def test_a_lifespan_that_fails_at_its_start_fails_the_handshake_and_the_process(
     loop_kind: LoopKind, stack: contextlib.ExitStack
 ) -> None:
-    """Design section 2: ``initialize`` fails with a clear error, the log has its traceback, and the exit code is 1."""
+    """``initialize`` fails with a clear error, the log has its traceback, and the exit code is 1."""
     call = {"call_id": "1", "tool": "echo", "arguments": {"text": "hi"}, "context": CONTEXT}
     extensions = {}
     for failure in ("raise RuntimeError('planted secret')", "sys.exit('planted secret')", "return"):
@@ -689,7 +692,7 @@ def test_a_lifespan_that_fails_at_its_start_fails_the_handshake_and_the_process(
 
 
 def test_a_handshake_that_is_cancelled_can_be_made_again(loop_kind: LoopKind) -> None:
-    """Trap 22, of ``initialize``: answered once, what waited for it is refused, and the process lives."""
+    """A cancelled ``initialize`` is answered once, the calls behind it are refused, and the process lives."""
     source = FAILING.format(
         before="app.starts = getattr(app, 'starts', 0) + 1\n    if app.starts == 1: await asyncio.sleep(3600)", after=""
     )
@@ -707,7 +710,7 @@ def test_a_handshake_that_is_cancelled_can_be_made_again(loop_kind: LoopKind) ->
 
 
 def test_a_lifespan_that_fails_at_its_end_is_said_and_the_end_is_orderly(stack: contextlib.ExitStack) -> None:
-    """Trap 12: whether it raises, hangs, or hangs and swallows its cancellation; by end-of-file and by ``shutdown``."""
+    """The lifespan may raise, hang, or swallow its cancellation; at end-of-file and at ``shutdown``."""
     hangs = "await asyncio.sleep(3600)"
     swallows = f"while True:\n        try: {hangs}\n        except asyncio.CancelledError: pass"
     endings = (

@@ -1,4 +1,4 @@
-"""Trap 23 over the wire, and a cancel while the handshake lasts."""
+"""A caller that gives up tells the other side, over the wire; and a cancel during the handshake."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def next_id(extension: Extension, method: str) -> object:
 
 
 def test_the_host_hears_within_100_ms_that_a_cancelled_handler_asks_no_more(loop_kind: LoopKind) -> None:
-    """Trap 23: the caller that is cancelled sends ``$/cancel``, and the handler sees it within 100 ms."""
+    """The caller that is cancelled sends ``$/cancel``, and the handler sees it within 100 ms."""
     taken = []
     with Extension(GIVING_UP, "--loop", loop_kind) as extension:
         for _ in range(5):
@@ -62,7 +62,7 @@ def test_the_host_hears_within_100_ms_that_a_cancelled_handler_asks_no_more(loop
 
 @pytest.mark.parametrize("tool", ["limited", "impatient"])
 def test_a_request_that_times_out_is_cancelled_and_its_late_answer_is_nobodys(loop_kind: LoopKind, tool: str) -> None:
-    """Trap 23: the caller that times out sends ``$/cancel``; section 1: its id is not used again."""
+    """A caller that times out sends ``$/cancel``, and does not use the id again."""
     with Extension(GIVING_UP, "--loop", loop_kind) as extension:
         call = extension.start_tool(tool)
         late = next_id(extension, "kv/get")
@@ -97,7 +97,7 @@ async def hello() -> str:
 
 
 def test_a_call_that_waits_for_the_handshake_is_cancelled_at_once_and_so_is_the_handshake(loop_kind: LoopKind) -> None:
-    """Trap 22, at the await of a lifespan: the call is answered before the lifespan goes on."""
+    """A call that waits for the handshake is answered before the lifespan goes on."""
     with Extension(LIFESPAN, "--loop", loop_kind, handshake=False) as extension:
         first = extension.request("initialize", HANDSHAKE)
         call = extension.start_tool("hello")

@@ -335,7 +335,7 @@ BAD_JSON: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("line", BAD_JSON.values(), ids=list(BAD_JSON))
 def test_bad_json_is_one_parse_error_without_id(table: Table, line: bytes) -> None:
-    """Trap 5: bad JSON, bad UTF-8, a NUL, ``NaN`` → one -32700 with id null; 100,000 nested brackets → an error."""
+    """Bad JSON, bad UTF-8, a NUL, ``NaN`` and 100,000 nested brackets are answered with one -32700 and the id null."""
     table.expect(line + b"\n", [(None, PARSE_ERROR)])
 
 
@@ -389,7 +389,7 @@ NO_FRAMES: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("line", NO_FRAMES.values(), ids=list(NO_FRAMES))
 def test_what_is_no_request_is_one_invalid_request_without_id(table: Table, line: bytes) -> None:
-    """Traps 5 and 7: ``null``, a number, a string, ``true``, ``[]``, a batch, a bad id → one -32600 with id null."""
+    """``null``, a number, a string, ``true``, ``[]``, a batch and a bad id are each one -32600 with the id null."""
     table.expect(line + b"\n", [(None, INVALID_REQUEST)])
 
 
@@ -429,7 +429,7 @@ WRONG: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("line", WRONG.values(), ids=list(WRONG))
 def test_a_request_with_a_wrong_part_is_one_invalid_request_with_its_id(table: Table, line: bytes) -> None:
-    """Trap 5: a wrong or missing ``jsonrpc``, method or params → one -32600, with the id where it can be read."""
+    """A wrong or missing ``jsonrpc``, method or params is one -32600, with the id where it can be read."""
     table.expect(line + b"\n", [("r", INVALID_REQUEST)])
 
 
@@ -467,7 +467,7 @@ UNKNOWN: Final = [
 
 @pytest.mark.parametrize("method", UNKNOWN, ids=lambda name: ascii(name)[1:21] + " of a request")
 def test_an_unknown_method_is_method_not_found(table: Table, method: str) -> None:
-    """Trap 6: unknown method → -32601, whatever its params hold, and also for names that are notifications or ours."""
+    """An unknown method is -32601, whatever its params, and also if it is the name of a notification or of ours."""
     table.expect(frame(method, {"call_id": 5}, rid="m") + b"\n", [("m", METHOD_NOT_FOUND)])
 
 
@@ -478,7 +478,7 @@ def test_an_unknown_method_is_method_not_found(table: Table, method: str) -> Non
     ids=lambda name: ascii(name)[1:21] + " of a notification",
 )
 def test_an_unknown_notification_is_not_answered(table: Table, method: str) -> None:
-    """Trap 11: a notification is never answered; nor does one with a request's name do what the request does."""
+    """A notification is never answered, and one with a request's name does not do what the request does."""
     table.expect(frame(method, {"x": 1}) + b"\n" + frame(method) + b"\n", [])
 
 
@@ -510,19 +510,19 @@ IDS: Final[dict[str, object]] = {
 @pytest.mark.parametrize("rid", IDS.values(), ids=list(IDS))
 @pytest.mark.parametrize("method", ["ping", "tool/execute", "unknown"])
 def test_an_id_comes_back_as_it_came(table: Table, rid: object, method: str) -> None:
-    """Trap 7: ids come back as they came, of the same type and to the last digit: from a result and from an error."""
+    """Ids keep their type and every digit, in results and in errors."""
     code = {"ping": RESULT, "tool/execute": INVALID_PARAMS, "unknown": METHOD_NOT_FOUND}[method]
     table.expect(frame(method, {}, rid=rid) + b"\n", [(rid, code)])
 
 
 def test_of_two_equal_keys_the_last_one_counts(table: Table) -> None:
-    """Trap 5's neighbour: duplicate keys are JSON, and give one frame: one answer, to the last id."""
+    """Duplicate keys are valid JSON: the frame has one answer, under the last id."""
     table.expect(b'{"jsonrpc":"2.0","id":1,"method":"unknown","id":"last","method":"ping"}\n', [("last", RESULT)])
     table.expect(b'{"jsonrpc":"2.0","id":"last","id":1.5,"method":"ping"}\n', [(None, INVALID_REQUEST)])
 
 
 def test_fields_that_nobody_knows_are_ignored(table: Table) -> None:
-    """Protocol section 1: unknown fields are ignored, always: beside the method, and in the params."""
+    """Unknown fields are ignored, beside the method and in the params. Source: docs/protocol.md, section 1."""
     table.expect(frame("ping", {"unknown": [1, {}]}, rid="a", unknown={"x": 1}, meta=None) + b"\n", [("a", RESULT)])
     table.expect(frame("ping", {}, rid="b", result={}) + b"\n", [("b", RESULT)])
     table.expect(frame("ping", {}, rid="c", error={"code": 1, "message": "x"}) + b"\n", [("c", RESULT)])
@@ -582,15 +582,17 @@ IGNORED: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("line", IGNORED.values(), ids=list(IGNORED))
 def test_what_asks_nothing_is_not_answered(table: Table, line: bytes) -> None:
-    """Trap 11 and protocol section 8: notifications are never answered, a cancel for an unknown id is a no-op.
+    """Notifications are never answered, and a cancel for an unknown id has no effect.
 
     And what answers (a result or an error, and no method) is never answered, however malformed.
+
+    Source: docs/protocol.md, section 8.
     """
     table.expect(line + b"\n", [])
 
 
 def test_the_unknown_notification_is_one_debug_line(tmp_path: Path) -> None:
-    """Trap 11: an unknown notification is one debug line; on stderr only, and only where debug lines are wanted."""
+    """It is one debug line on stderr, and only if debug lines are wanted."""
     with Extension(APP, "--log-level", "debug") as extension:
         extension.notify("$/sentinel", {"secret": "planted"})
         extension.ping()
@@ -627,7 +629,10 @@ async def say(ctx: ToolContext) -> None:
     ],
 )
 def test_the_host_hears_the_levels_that_are_wanted(level: str, heard: list[str]) -> None:
-    """Protocol section 4, ``log``: each of its levels, also of a call that came together with the handshake."""
+    """``log`` has each level that is wanted, also from a call that came with the handshake.
+
+    Source: docs/protocol.md, section 4.
+    """
     with Extension(LEVELS, "--log-level", level, handshake=False) as extension:
         call = {"call_id": "c", "tool": "say", "arguments": {}, "context": {"token": "t", "tier": "command"}}
         extension.write(
@@ -831,7 +836,7 @@ NOTHING: Final = 1  # in place of a code: no answer
 
 @pytest.mark.parametrize("method", REQUESTS)
 def test_each_missing_field_and_wrong_type_is_invalid_params(table: Table, method: str) -> None:
-    """Trap 6 and protocol section 3: bad params → -32602, never -32600 or -32601.
+    """Bad params are answered with -32602, not with -32600 or -32601. Source: docs/protocol.md, section 3.
 
     Null for an optional field counts as absent; an unknown tool and wrong arguments are a result, for the model.
     """
@@ -842,24 +847,27 @@ def test_each_missing_field_and_wrong_type_is_invalid_params(table: Table, metho
 
 @pytest.mark.parametrize("method", REQUESTS)
 def test_no_mutant_without_an_id_is_answered(table: Table, method: str) -> None:
-    """Trap 11: a notification is never answered, also where it bears a request's name and is wrong besides."""
+    """A notification is never answered, also if it has a request's name and is wrong as well."""
     check_mutants(table, REQUESTS[method], lambda rid, params: frame(method, params), NOTHING)
 
 
 def test_no_event_is_answered_whatever_is_wrong_with_it(table: Table) -> None:
-    """Traps 6 and 11: an event, right or wrong in any position, is never answered; as a request it is unknown."""
+    """An event, right or wrong in any field, is never answered; with an id it is an unknown method."""
     assert check_mutants(table, EVENT, lambda rid, params: frame("event", params), NOTHING) >= 30
     check_mutants(table, EVENT, lambda rid, params: frame("event", params, rid=rid), METHOD_NOT_FOUND)
 
 
 def test_a_second_initialize_is_refused_whatever_it_says(table: Table) -> None:
-    """Protocol section 2: one handshake a life; a second one → -32600, and what the first said stays."""
+    """There is one handshake in a life: a second one is -32600, and what the first said stays.
+
+    Source: docs/protocol.md, section 2.
+    """
     assert check_mutants(table, INITIALIZE, lambda rid, params: frame("initialize", params, rid=rid), INVALID_REQUEST)
     table.expect(frame("initialize", HANDSHAKE, rid="again") + b"\n", [("again", INVALID_REQUEST)])
 
 
 def test_wrong_arguments_are_a_result_for_the_model(table: Table) -> None:
-    """Design section 3, decision 1: an unknown tool and arguments against the schema answer with ``is_error``."""
+    """An unknown tool and arguments against the schema are answered with ``is_error``."""
     for tool, arguments in [
         ("unknown", {}),
         ("", {}),
@@ -878,7 +886,7 @@ def test_wrong_arguments_are_a_result_for_the_model(table: Table) -> None:
 
 
 def test_nesting_to_the_parsers_limit_is_no_trouble(table: Table) -> None:
-    """Trap 5: deep nesting, of which the parser still makes a frame, fails at most its own call."""
+    """Nesting that the parser still accepts fails its own call at most."""
     deep = json.loads("[" * 900 + "]" * 900)
     for method, shape in REQUESTS.items():
         for name in ("arguments", "input", "messages", "provider", "unknown"):
@@ -895,7 +903,7 @@ def test_nesting_to_the_parsers_limit_is_no_trouble(table: Table) -> None:
 
 
 def test_a_million_wrong_values_are_one_answer_of_bounded_size(table: Table) -> None:
-    """Trap 5's neighbour: an answer tells what is wrong, and does not grow with how much is wrong."""
+    """The size of an answer does not grow with the number of faults that it reports."""
     params = {**REQUESTS["provider/complete"].value, "messages": [0] * 200_000}
     seen = table.expect(frame("provider/complete", params, rid="many") + b"\n", [("many", INVALID_PARAMS)])
     assert max(len(json.dumps(one)) for one in seen) < 64 * 1024
@@ -915,7 +923,7 @@ def release(table: Table, name: str) -> bytes:
 
 @pytest.mark.parametrize("rid", [0, 1, -1, 2**63, "", "1", "é✓😀"], ids=repr)
 def test_a_duplicate_of_an_id_in_flight_is_refused_and_the_first_call_lives(table: Table, rid: object) -> None:
-    """Trap 7: a duplicate of an id in flight → -32600, and the first call lives."""
+    """A duplicate of an id in flight is -32600, and the first call goes on."""
     start_hold(table, rid, "first")
     for duplicate in (frame("ping", {}, rid=rid), frame("unknown", {}, rid=rid), frame("tool/execute", {}, rid=rid)):
         table.expect(duplicate + b"\n", [(rid, INVALID_REQUEST)])
@@ -924,7 +932,7 @@ def test_a_duplicate_of_an_id_in_flight_is_refused_and_the_first_call_lives(tabl
 
 
 def test_ids_that_are_equal_in_python_never_meet(table: Table) -> None:
-    """Trap 7: ``1``, ``"1"``, ``true``, ``1.0`` never meet: neither as requests nor in a cancel."""
+    """``1``, ``"1"``, ``true`` and ``1.0`` are different ids, in requests and in a cancel."""
     start_hold(table, 1, "one")
     table.expect(frame("ping", {}, rid="1") + b"\n", [("1", RESULT)])
     table.expect(frame("ping", {}, rid=True) + b"\n", [(None, INVALID_REQUEST)])
@@ -936,7 +944,10 @@ def test_ids_that_are_equal_in_python_never_meet(table: Table) -> None:
 
 
 def test_a_cancelled_call_is_answered_once(table: Table) -> None:
-    """Protocol section 8: a cancelled request is answered once, with -32800; further cancels of it are no-ops."""
+    """A cancelled request is answered once, with -32800; more cancels of it have no effect.
+
+    Source: docs/protocol.md, section 8.
+    """
     for rid in (1, "1", "", 2**63):
         start_hold(table, rid, "cancelled")
         cancel = frame("$/cancel", {"id": rid, "reason": ["unknown fields are ignored"]}) + b"\n"
@@ -965,7 +976,7 @@ MALFORMED_ANSWERS: Final[dict[str, dict[str, object]]] = {
 
 @pytest.mark.parametrize("answer", MALFORMED_ANSWERS.values(), ids=list(MALFORMED_ANSWERS))
 def test_a_malformed_answer_fails_the_call_that_waits_for_it(table: Table, answer: dict[str, object]) -> None:
-    """Trap 5's other side: the caller gets an error, the wire gets none; what bears another id settles nothing."""
+    """The caller gets the error and the wire gets none; an answer with another id settles nothing."""
     params = {"call_id": "asks", "tool": "ask", "arguments": {}, "context": CONTEXT}
     table.send(frame("tool/execute", params, rid="asks"))
     question = table.extension.next_frame()
@@ -984,7 +995,7 @@ def test_a_malformed_answer_fails_the_call_that_waits_for_it(table: Table, answe
 # ------------------------------------------------------------------------------------------------------------- framing
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 def test_a_frame_may_be_split_at_each_byte(table: Table, end: bytes) -> None:
-    """Trap 8 and protocol section 1: a line is what ends with a line end, in whatever pieces it comes."""
+    """A line ends at its line feed, in whatever pieces it arrives. Source: docs/protocol.md, section 1."""
     line = json.dumps({"jsonrpc": "2.0", "id": "é✓😀", "method": "ping"}, ensure_ascii=False).encode() + end
     for cut in range(1, len(line)):
         table.extension.write(line[:cut])
@@ -1029,7 +1040,7 @@ BLANKS: Final[dict[str, tuple[bytes, Answers]]] = {
 
 @pytest.mark.parametrize(("data", "expected"), BLANKS.values(), ids=list(BLANKS))
 def test_lines_are_told_apart_whatever_stands_between_them(table: Table, data: bytes, expected: Answers) -> None:
-    """Trap 8: the reader takes CRLF and blank lines; each line has its own answer, a blank one none."""
+    """The reader takes CRLF and blank lines; each line has its own answer, a blank one none."""
     table.expect(data, expected)
 
 
@@ -1037,7 +1048,7 @@ def test_lines_are_told_apart_whatever_stands_between_them(table: Table, data: b
     ("pieces", "before"), [(False, b""), (True, b"\r\n\n")], ids=["in one piece", "byte by byte, then blank lines"]
 )
 def test_one_leading_bom_is_taken(new_table: Table, pieces: bool, before: bytes) -> None:
-    """Trap 8: the reader takes one leading BOM, and only one, and only where the stream begins."""
+    """One leading BOM is skipped, and only at the start of the stream."""
     data = b"\xef\xbb\xbf" + before + PING + b"\n"
     for piece in [data[i : i + 1] for i in range(len(data))] if pieces else [data]:
         new_table.extension.write(piece)
@@ -1047,12 +1058,12 @@ def test_one_leading_bom_is_taken(new_table: Table, pieces: bool, before: bytes)
 
 
 def test_two_leading_boms_are_bad_json(new_table: Table) -> None:
-    """Trap 8: one leading BOM is taken; the second is no JSON, and fails its line alone."""
+    """One leading BOM is skipped; a second one is not JSON, and fails its own line."""
     new_table.expect(b"\xef\xbb\xbf\xef\xbb\xbf" + PING + b"\n" + PING + b"\n", [(None, PARSE_ERROR), (1, RESULT)])
 
 
 def test_a_last_frame_without_a_line_end_is_answered(new_table: Table) -> None:
-    """Trap 12: what was sent before end-of-file is accepted, also where its line end is missing."""
+    """A frame sent before end-of-file is accepted even without its line end."""
     extension = new_table.extension
     extension.write(PING)
     extension.wait_until_read()
@@ -1061,7 +1072,7 @@ def test_a_last_frame_without_a_line_end_is_answered(new_table: Table) -> None:
 
 
 def test_a_last_line_that_is_cut_is_one_error(new_table: Table) -> None:
-    """Traps 5 and 12: a line that end-of-file cuts is bad JSON, and the end is orderly."""
+    """A line that end-of-file cuts is bad JSON, and the end is orderly."""
     extension = new_table.extension
     extension.write(PING[:-1])
     assert extension.end() == 0
@@ -1095,7 +1106,7 @@ def in_pieces(extension: Extension, data: bytes, size: int) -> None:
 def test_a_line_of_max_frame_bytes_passes_and_one_byte_more_is_refused(
     small: Table, trickled: bool, end: bytes
 ) -> None:
-    """Trap 4: a line is capped at ``max_frame_bytes``: one error, and the next line is processed.
+    """A line longer than ``max_frame_bytes`` is one error, and the next line is processed.
 
     The carriage return of a line end belongs to the line.
     """
@@ -1111,7 +1122,7 @@ def test_a_line_of_max_frame_bytes_passes_and_one_byte_more_is_refused(
 
 @pytest.mark.parametrize("factor", [2, 10])
 def test_an_over_long_line_is_one_error_however_long_it_is(small: Table, factor: int) -> None:
-    """Trap 4: a line that never ends: one error when it passes the limit, nothing more when it ends at last."""
+    """A line that never ends is one error when it passes the limit, and no more when it ends."""
     line = line_of(factor * LIMIT, "big")
     small.extension.write(line)
     small.extension.wait_until_read()
@@ -1124,7 +1135,7 @@ def test_an_over_long_line_is_one_error_however_long_it_is(small: Table, factor:
 
 
 def test_the_memory_that_a_line_without_an_end_costs_is_bounded() -> None:
-    """Trap 4: memory is bounded while a line of 96 MiB comes in and at most 1 MiB of it is taken."""
+    """Memory is bounded while a line of 96 MiB arrives and at most 1 MiB of it is accepted."""
     status = "/proc/{}/status"
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
@@ -1146,7 +1157,7 @@ def test_the_memory_that_a_line_without_an_end_costs_is_bounded() -> None:
 
 # ------------------------------------------------------------------------------------------------ before the handshake
 def test_before_the_handshake_only_initialize_and_ping_are_answered(new_table: Table) -> None:
-    """Design section 3, decision 3: requests other than ``initialize`` and ``ping`` before the handshake → -32600.
+    """Requests other than ``initialize`` and ``ping`` before the handshake are answered with -32600.
 
     Unknown methods too, since nothing is known yet. Notifications are ignored, and bad lines refused as ever.
     """
@@ -1166,7 +1177,7 @@ def test_before_the_handshake_only_initialize_and_ping_are_answered(new_table: T
 
 
 def test_a_bad_handshake_is_invalid_params_and_may_be_repeated(new_table: Table) -> None:
-    """Trap 6 and protocol section 3: each missing field and wrong type in ``initialize`` → -32602.
+    """Each missing field and wrong type in ``initialize`` is answered with -32602. Source: docs/protocol.md, section 3.
 
     Then a good one succeeds, with null for what is optional and fields that nobody knows.
     """
@@ -1194,7 +1205,10 @@ def test_a_bad_handshake_is_invalid_params_and_may_be_repeated(new_table: Table)
 
 
 def test_shutdown_ends_it_whatever_its_params_hold(new_table: Table) -> None:
-    """Protocol sections 1 and 3: ``shutdown`` ignores what it is given; hostile lines behind it change nothing."""
+    """``shutdown`` ignores its params; hostile lines behind it change nothing.
+
+    Source: docs/protocol.md, sections 1 and 3.
+    """
     new_table.expect(frame("initialize", HANDSHAKE, rid="i") + b"\n", [("i", RESULT)])
     extension = new_table.extension
     extension.write(frame("shutdown", {"unknown": [1], "grace": "x"}, rid="s") + b"\n")

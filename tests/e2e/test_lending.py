@@ -74,7 +74,7 @@ async def free_all() -> str:
 
 @pytest.mark.parametrize("who", ["tool", "provider", "left behind"])
 def test_a_call_that_asks_the_host_many_things_lends_its_one_slot_and_no_more(loop_kind: LoopKind, who: str) -> None:
-    """Trap 31: with one slot, one other call runs while the host is asked; what outlives a call has none to lend."""
+    """With one slot, one other call runs while the host is asked; code that outlives its call lends no slot."""
     count = 4
     with Extension(LENDING, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         if who == "tool":
@@ -106,4 +106,4 @@ def test_a_call_that_asks_the_host_many_things_lends_its_one_slot_and_no_more(lo
         assert extension.rest() == []
 
 
-# -- trap 32: threads, and who blocks the loop -------------------------------------------------------------------------
+# -- threads, and who blocks the loop ----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-# -- trap 9: many large replies ----------------------------------------------------------------------------------------
+# -- many large replies ------------------------------------------------------------------------------------------------
 
 LARGE = """
 import asyncio, logging, threading
@@ -104,7 +104,7 @@ def repeated(number: int, size: int) -> str:
 
 
 def test_two_hundred_large_replies_at_once_are_whole_lines(loop_kind: LoopKind) -> None:
-    """Trap 9: 200 replies of 256 KiB at once, with notifications from threads between them: every line parses."""
+    """200 replies of 256 KiB at once, with notifications from threads between them: every line parses."""
     count = 200
     with Extension(LARGE, "--loop", loop_kind) as extension:
         chat = extension.start_tool("chat", threads=4)
@@ -133,7 +133,7 @@ def test_two_hundred_large_replies_at_once_are_whole_lines(loop_kind: LoopKind) 
 
 
 def test_sixteen_threads_tell_their_progress_at_once(loop_kind: LoopKind) -> None:
-    """Traps 9 and 26: nothing is lost below the mark, each thread's updates keep their order, and all come first."""
+    """Nothing is lost below the mark, each thread's updates keep their order, and all precede the reply."""
     threads, count = 16, 500  # together below the mark, wherever the host stands
     with Extension(LARGE, "--loop", loop_kind) as extension:
         for _ in range(2):
@@ -148,7 +148,7 @@ def test_sixteen_threads_tell_their_progress_at_once(loop_kind: LoopKind) -> Non
             assert told == {str(name): list(range(count)) for name in range(threads)}
 
 
-# -- trap 27: nobody reads stderr --------------------------------------------------------------------------------------
+# -- nobody reads stderr -----------------------------------------------------------------------------------------------
 
 LOGS = """
 import asyncio, logging
@@ -173,7 +173,7 @@ async def in_loop(count: int) -> None:
 
 @pytest.mark.parametrize("tool", ["in_thread", "in_loop"])
 def test_logging_for_nobody_delays_nothing(loop_kind: LoopKind, tool: str) -> None:
-    """Trap 27: nobody reads our stderr: 10 MiB of ``logging.info`` does not delay a ping by > 100 ms.
+    """If nothing reads stderr, 10 MiB of ``logging.info`` delays a ping by less than 100 ms.
 
     What was dropped is counted and said once.
     """
@@ -208,7 +208,7 @@ def test_logging_for_nobody_delays_nothing(loop_kind: LoopKind, tool: str) -> No
     assert MIB <= len(said) < 2 * MIB, "what fits is kept"
 
 
-# -- trap 29: the peer does not read -----------------------------------------------------------------------------------
+# -- the peer does not read --------------------------------------------------------------------------------------------
 
 FIREHOSE = """
 import asyncio, time
@@ -270,7 +270,7 @@ async def report() -> dict:
 
 
 def test_a_host_that_does_not_read_holds_up_the_senders_and_nothing_else(stack: contextlib.ExitStack) -> None:
-    """Trap 29: the peer does not read for 5 s with 10 MiB waiting.
+    """The peer does not read for 5 s with 10 MiB waiting: the loop runs on, and senders wait.
 
     The loop's lag stays < 50 ms, senders wait, memory stays under the mark, order holds.
     """
@@ -335,12 +335,12 @@ def held_up(extensions: list[Extension]) -> dict[Extension, float]:
     return lags
 
 
-# -- trap 30: both at once ---------------------------------------------------------------------------------------------
+# -- both at once ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pieces", [1, 160])
 def test_both_sides_send_ten_mebibytes_at_the_same_moment(loop_kind: LoopKind, pieces: int) -> None:
-    """Trap 30: and both finish, even if the host reads nothing until it has written everything."""
+    """Both sides finish, even if the host reads nothing until it has written everything."""
     size = 10 * MIB // pieces
     with Extension(LARGE, "--loop", loop_kind) as extension:
         extension.pause()
@@ -361,7 +361,7 @@ def test_both_sides_send_ten_mebibytes_at_the_same_moment(loop_kind: LoopKind, p
             assert extension.answer(rid)["result"]["details"] == size
 
 
-# -- trap 31: more calls than slots ------------------------------------------------------------------------------------
+# -- more calls than slots ---------------------------------------------------------------------------------------------
 
 BUSY = """
 import asyncio
@@ -407,7 +407,7 @@ async def most_at_once() -> int:
 
 
 def test_calls_past_the_limit_wait_and_past_that_are_refused_and_nothing_else_waits(loop_kind: LoopKind) -> None:
-    """Trap 31: calls past ``max_concurrency`` wait in a bounded queue; past that they are refused at once.
+    """Calls past ``max_concurrency`` wait in a bounded queue; past that they are refused at once.
 
     As overloaded, that is; ping, cancel, hooks, commands and replies never wait.
     """
@@ -452,7 +452,7 @@ def test_calls_past_the_limit_wait_and_past_that_are_refused_and_nothing_else_wa
         assert extension.end() == 0
 
 
-# -- trap 32: threads, and who blocks the loop -------------------------------------------------------------------------
+# -- threads, and who blocks the loop ----------------------------------------------------------------------------------
 
 THREADS = """
 import asyncio, contextvars, time
@@ -487,7 +487,7 @@ async def waits(seconds: float) -> None:
 
 
 def test_def_handlers_run_side_by_side_and_see_context_variables(loop_kind: LoopKind) -> None:
-    """Trap 32: three ``def`` handlers take less than 1.6 times as long as one; contextvars are seen."""
+    """Three ``def`` handlers take less than 1.6 times as long as one; contextvars are seen."""
     seconds = 0.5
     with Extension(THREADS, "--loop", loop_kind) as extension:
 
@@ -503,7 +503,7 @@ def test_def_handlers_run_side_by_side_and_see_context_variables(loop_kind: Loop
 
 
 def test_an_async_handler_that_blocks_the_loop_is_named_once(stack: contextlib.ExitStack) -> None:
-    """Trap 32: for > 250 ms, on stderr; one that awaits, or runs in a thread, is not."""
+    """A handler that blocks for more than 250 ms is named on stderr; one that awaits or runs in a thread is not."""
     extensions = [stack.enter_context(Extension(THREADS, "--loop", loop)) for loop in LOOPS]
     waiting = [(each, each.start_tool(tool, seconds=0.6)) for each in extensions for tool in ("waits", "sleeps")]
     for each, rid in waiting:
@@ -522,7 +522,7 @@ def test_an_async_handler_that_blocks_the_loop_is_named_once(stack: contextlib.E
         ]
 
 
-# -- trap 33: many calls -----------------------------------------------------------------------------------------------
+# -- many calls --------------------------------------------------------------------------------------------------------
 
 MANY = """
 import asyncio, gc, threading
@@ -643,7 +643,7 @@ def mixed_calls(extension: Extension, rounds: int, window: int = 10) -> None:
 
 @pytest.mark.timeout(600 if SOAK else 60)
 def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(loop_kind: LoopKind) -> None:
-    """Trap 33: mixed of success, error, time-out, cancel and late replies; memory has grown < 5 MiB."""
+    """After successes, errors, time-outs, cancels and late replies memory has grown by less than 5 MiB."""
     calls = 100_000 if SOAK else 5_000
     with Extension(MANY, "--loop", loop_kind, "--log-level", "error") as extension:
         mixed_calls(extension, 100)  # code is loaded and caches are filled

@@ -50,7 +50,7 @@ def answers_until_ping(extension: Extension) -> list[tuple[object, object]]:
     raise AssertionError("stdout ended before the ping was answered")
 
 
-# -- trap 22: cancelling -----------------------------------------------------------------------------------------------
+# -- cancelling --------------------------------------------------------------------------------------------------------
 
 POINTS = """
 import asyncio, contextlib, threading
@@ -228,7 +228,7 @@ POINT_NAMES = (
 
 
 def test_a_cancel_at_any_await_gives_one_answer_and_a_live_process(loop_kind: LoopKind) -> None:
-    """Trap 22: at every kind of await point; with one slot, so that each call shows that the last one's is free."""
+    """There is one slot, so each call shows that the slot of the one before is free."""
     with Extension(POINTS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         for point in POINT_NAMES:
             rid = extension.start_tool("stop_at", point=point)
@@ -250,7 +250,7 @@ def test_a_cancel_at_any_await_gives_one_answer_and_a_live_process(loop_kind: Lo
 
 
 def test_a_cancel_at_each_step_of_a_conversation_gives_one_answer(loop_kind: LoopKind) -> None:
-    """Trap 22: before, together with and after each answer that the call waits for."""
+    """The cancel comes before, with and after each answer that the call waits for."""
     count = 4
     with Extension(POINTS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         for step in range(count + 1):
@@ -276,7 +276,7 @@ def test_a_cancel_at_each_step_of_a_conversation_gives_one_answer(loop_kind: Loo
 
 
 def test_a_cancel_in_the_same_write_as_its_call_gives_one_answer(loop_kind: LoopKind) -> None:
-    """Trap 22: before its first step, whether it would have to wait or not, and whether it is there at all."""
+    """The cancel may come before the first step of a call, which may wait, or may not exist at all."""
     with Extension(POINTS, "--loop", loop_kind) as extension:
         tools = ("blank", "stop_with_timeout", "unknown", "stop_at")
         write, rids = b"", []
@@ -296,7 +296,7 @@ def test_a_cancel_in_the_same_write_as_its_call_gives_one_answer(loop_kind: Loop
 
 
 def test_a_cancel_for_what_is_not_there_is_ignored(loop_kind: LoopKind) -> None:
-    """Protocol section 8: a cancel for an unknown id is a no-op; nor does ``1`` cancel ``"1"``."""
+    """A cancel for an unknown id has no effect; ``1`` does not cancel ``"1"``. Source: docs/protocol.md, section 8."""
     with Extension(POINTS, "--loop", loop_kind) as extension:
         for rid in (1, "1"):
             extension.write(call_line(rid, "stop_at", point="event"))
@@ -312,7 +312,7 @@ def test_a_cancel_for_what_is_not_there_is_ignored(loop_kind: LoopKind) -> None:
 
 
 def test_a_cancel_never_waits_behind_what_it_cancels(loop_kind: LoopKind) -> None:
-    """Trap 22: neither behind the one slot, nor in the queue for it, nor where replies wait for a host to read them."""
+    """It waits neither for the one slot, nor in its queue, nor for replies that the host does not read."""
     with Extension(POINTS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         running = extension.start_tool("stop_at", point="event")
         until(extension, "tool/update")
@@ -358,7 +358,7 @@ async def release() -> None:
 
 
 def test_a_cancel_at_the_moment_of_its_turn_loses_no_slot(loop_kind: LoopKind) -> None:
-    """Trap 22: whoever is cancelled just when the slot is handed over hands it on."""
+    """A call that is cancelled just when it gets the slot hands the slot on."""
     with Extension(TURNS, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         params = {"command": "release", "context": CONTEXT}
         release = line({"id": "release", "method": "command/execute", "params": params})
@@ -436,7 +436,7 @@ async def open_gate() -> None:
 
 
 def test_whatever_a_host_asks_can_be_cancelled(loop_kind: LoopKind) -> None:
-    """Trap 22, of hooks, commands, completions, providers in the middle of a stream, and OAuth: the handlers see it."""
+    """Hooks, commands, completions, streams and logins can be cancelled, and their handlers see it."""
     asks: dict[str, dict[str, Any]] = {
         "hook": {"hook": "input", "context": CONTEXT, "input": {}},
         "command/execute": {"command": "command", "context": CONTEXT},
@@ -457,7 +457,7 @@ def test_whatever_a_host_asks_can_be_cancelled(loop_kind: LoopKind) -> None:
 
 
 def test_a_cancelled_def_tool_is_answered_at_once(loop_kind: LoopKind) -> None:
-    """Trap 22: while its thread, which nothing can stop, still runs; what that returns is dropped."""
+    """It is answered while its thread, which cannot be stopped, still runs; the thread's result is dropped."""
     with Extension(EVERYTHING, "--loop", loop_kind, "--max-concurrency", "2") as extension:
         rid = extension.start_tool("in_thread")
         deadline = time.monotonic() + PATIENCE
@@ -473,7 +473,7 @@ def test_a_cancelled_def_tool_is_answered_at_once(loop_kind: LoopKind) -> None:
         assert extension.end() == 0
 
 
-# -- trap 24: calling back ---------------------------------------------------------------------------------------------
+# -- calling back ------------------------------------------------------------------------------------------------------
 
 NESTED = """
 from sepkit import App, CommandContext, HookContext, ProviderContext, ToolContext
@@ -523,7 +523,7 @@ def ask_nested(extension: Extension, tool: str, level: int) -> str:
 
 @pytest.mark.parametrize("slots", [1, 256])
 def test_calls_that_call_back_work_five_deep(loop_kind: LoopKind, slots: int) -> None:
-    """Trap 24: extension → host → extension → host, five deep, works with ``max_concurrency=1``."""
+    """Extension → host → extension → host, five deep, works with ``max_concurrency=1``."""
     with Extension(NESTED, "--loop", loop_kind, "--max-concurrency", str(slots)) as extension:
         assert ask_nested(extension, "by_kv", 5) == "5 4 3 2 1 0"
         assert ask_nested(extension, "by_ui", 5) == "5 False"
@@ -531,7 +531,7 @@ def test_calls_that_call_back_work_five_deep(loop_kind: LoopKind, slots: int) ->
 
 
 def test_every_kind_of_handler_can_be_called_back_into(loop_kind: LoopKind) -> None:
-    """Trap 24, through a tool, a command, a hook, a provider and a tool again, with one slot."""
+    """A tool, a command, a hook, a provider and a tool call back into each other with one slot."""
     with Extension(NESTED, "--loop", loop_kind, "--max-concurrency", "1") as extension:
         provider = {"request_id": "1", "provider": "provider", "model": "m", "messages": [], "context": CONTEXT}
         stack = []
@@ -551,7 +551,7 @@ def test_every_kind_of_handler_can_be_called_back_into(loop_kind: LoopKind) -> N
         assert answer == "0...."
 
 
-# -- trap 25: events ---------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------------
 
 OBSERVERS = """
 import asyncio, threading
@@ -616,7 +616,7 @@ async def release() -> None:
 
 
 def test_events_reach_each_handler_in_order_and_one_at_a_time(loop_kind: LoopKind) -> None:
-    """Trap 25: in the wire's order, one at a time per handler; a slow handler delays nothing else."""
+    """Events keep the wire's order, one at a time for each handler; a slow handler delays nothing else."""
     count = 400
     odd = list(range(1, count, 2))
     with Extension(OBSERVERS, "--loop", loop_kind, "--log-level", "error") as extension:
@@ -638,7 +638,7 @@ def test_events_reach_each_handler_in_order_and_one_at_a_time(loop_kind: LoopKin
         wait_for("slow", odd)
 
 
-# -- trap 26: progress -------------------------------------------------------------------------------------------------
+# -- progress ----------------------------------------------------------------------------------------------------------
 
 PROGRESS = """
 import asyncio, sys, threading, time
@@ -735,7 +735,7 @@ async def stream(request: dict):
 
 
 def test_progress_is_on_the_wire_before_the_reply_or_not_at_all(loop_kind: LoopKind) -> None:
-    """Trap 26: progress sent before ``return`` is on the wire before the reply; progress after it is dropped."""
+    """Progress sent before ``return`` is on the wire before the reply; progress after it is dropped."""
     with Extension(PROGRESS, "--loop", loop_kind, "--log-level", "error") as extension:
         tools: dict[Any, str] = {}
         for tool in ("coroutine", "function", "helped", "joined", "fails", "leaves_a_thread"):
@@ -762,7 +762,7 @@ def test_progress_is_on_the_wire_before_the_reply_or_not_at_all(loop_kind: LoopK
 
 
 def test_deltas_are_on_the_wire_before_the_reply(loop_kind: LoopKind) -> None:
-    """Trap 26, of a provider's stream."""
+    """Deltas of a stream are on the wire before the result; later ones are dropped."""
     params = {"request_id": "1", "provider": "provider", "model": "m", "messages": [], "stream": True}
     with Extension(PROGRESS, "--loop", loop_kind) as extension:
         rid = extension.request("provider/complete", params)

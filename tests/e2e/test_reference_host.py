@@ -87,7 +87,10 @@ async def until_turns(host: Any, expected: str) -> None:
 
 @pytest.mark.asyncio
 async def test_a_tool_is_called_and_its_progress_arrives_before_its_result(loaded: tuple[Any, Delegate]) -> None:
-    """Protocol sections 3 and 4: ``tool/execute`` is answered with content, after its ``tool/update`` notifications."""
+    """``tool/execute`` is answered with content, after its ``tool/update`` notifications.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
     host, delegate = loaded
     greet = tool_named(host, "hello.greet")
     assert greet.description == "Greet someone by name."
@@ -103,7 +106,7 @@ async def test_a_tool_is_called_and_its_progress_arrives_before_its_result(loade
 
 @pytest.mark.asyncio
 async def test_arguments_that_break_the_schema_are_a_result_with_is_error(loaded: tuple[Any, Delegate]) -> None:
-    """Design section 3.1: the model can correct itself; the reference host raises such a result as RuntimeError."""
+    """Such a result lets the model correct itself; the reference host raises it as RuntimeError."""
     host, _ = loaded
     with pytest.raises(RuntimeError, match=r"\$\.times: expected integer"):
         await tool_named(host, "hello.greet").execute({"name": "Ada", "times": 11})
@@ -111,7 +114,10 @@ async def test_arguments_that_break_the_schema_are_a_result_with_is_error(loaded
 
 @pytest.mark.asyncio
 async def test_the_gate_blocks_and_lets_pass(loaded: tuple[Any, Delegate]) -> None:
-    """Protocol section 6: a block ends the chain with its reason, continue leaves the call as it was."""
+    """A block ends the chain with its reason; continue leaves the call as it was.
+
+    Source: docs/protocol.md, section 6.
+    """
     host, _ = loaded
     blocked = await host.run_tool_call_hook("bash", {"command": "rm -rf /"})
     assert blocked.blocked
@@ -124,7 +130,7 @@ async def test_the_gate_blocks_and_lets_pass(loaded: tuple[Any, Delegate]) -> No
 
 @pytest.mark.asyncio
 async def test_a_hook_that_fails_blocks_and_can_be_told_from_a_denial(loaded: tuple[Any, Delegate]) -> None:
-    """Trap 34: "denied" and "failed" can be told apart: a ``tool_call`` without a tool fails closed."""
+    """A ``tool_call`` without a tool fails closed, and its reason says that the hook failed, not that it denied."""
     host, _ = loaded
     failed = await host.run_hook(reference.HookType.TOOL_CALL, {"arguments": {}})
     assert failed.blocked
@@ -133,7 +139,7 @@ async def test_a_hook_that_fails_blocks_and_can_be_told_from_a_denial(loaded: tu
 
 @pytest.mark.asyncio
 async def test_an_event_is_observed(loaded: tuple[Any, Delegate]) -> None:
-    """Protocol section 7: a subscribed event reaches its handler, whose effect a command tells."""
+    """A subscribed event reaches its handler; a command shows its effect. Source: docs/protocol.md, section 7."""
     host, _ = loaded
     assert host.has_subscriber("turn_start")
     assert await run_turns(host) == "0 turns"
@@ -144,7 +150,10 @@ async def test_an_event_is_observed(loaded: tuple[Any, Delegate]) -> None:
 
 @pytest.mark.asyncio
 async def test_a_command_runs_and_completes(loaded: tuple[Any, Delegate]) -> None:
-    """Protocol section 3: ``command/execute`` and ``command/complete``."""
+    """``command/execute`` and ``command/complete`` are answered as the host expects.
+
+    Source: docs/protocol.md, section 3.
+    """
     host, _ = loaded
     assert [(ext, command.name) for ext, command in host.commands()] == [("hello", "turns")]
     assert await host.run_command(None, "turns", {"unit": "dozens"}) == {"content": "0.0 dozen turns"}
@@ -154,7 +163,10 @@ async def test_a_command_runs_and_completes(loaded: tuple[Any, Delegate]) -> Non
 
 @pytest.mark.asyncio
 async def test_a_reload_gives_a_fresh_extension(loaded: tuple[Any, Delegate]) -> None:
-    """Protocol section 2: respawned in place, handshake again, nothing of the old state."""
+    """A reload starts a new process and handshake, with nothing of the old state.
+
+    Source: docs/protocol.md, section 2.
+    """
     host, _ = loaded
     host.dispatch_event("turn_start", {})
     await until_turns(host, "1 turns")
@@ -166,7 +178,10 @@ async def test_a_reload_gives_a_fresh_extension(loaded: tuple[Any, Delegate]) ->
 
 @pytest.mark.asyncio
 async def test_shutdown_is_answered_inside_the_hosts_grace(extensions: Path, tmp_path: Path) -> None:
-    """Protocol section 2: the reply comes, and the process exits by itself, well inside 5 s; the lifespan has ended."""
+    """The reply comes and the process exits by itself, well inside 5 s; the lifespan has ended.
+
+    Source: docs/protocol.md, section 2.
+    """
     ended = tmp_path / "ended"
     folder = extensions / "leaves-a-mark"
     folder.mkdir()

@@ -33,7 +33,7 @@ FOREIGN = (
 
 
 def test_run_loads_nothing_that_it_does_not_need() -> None:
-    """Trap 48: ``run`` loads no host, test or pretty-printing code, and nothing that reads docstrings."""
+    """``run`` loads no host, test or pretty-printing code, and nothing that reads docstrings."""
     with Extension(APP, python=(sys.executable, "-X", "importtime")) as extension:
         assert extension.tool("echo", text="x") == {"content": "x"}
         assert extension.end() == 0
@@ -52,7 +52,7 @@ def _seconds_to_import(code: str) -> float:
 
 
 def test_importing_sepkit_adds_little_over_its_dependencies() -> None:
-    """Trap 48: ``import sepkit`` adds ≤ 40 ms over ``import asyncio, uvloop, orjson, attrs, cattrs``."""
+    """``import sepkit`` adds ≤ 40 ms over ``import asyncio, uvloop, orjson, attrs, cattrs``."""
     libraries = "import asyncio, uvloop, orjson, attrs, cattrs"
     _seconds_to_import("import sepkit")  # write the bytecode
     rounds: list[tuple[float, float]] = []

@@ -105,7 +105,7 @@ RAISED = {
 
 
 def test_whatever_a_task_raises_it_is_restarted_and_nobody_else_hears_of_it(loop_kind: LoopKind) -> None:
-    """Background tasks section 2: an exception, of any kind, never reaches a task, the connection or the process."""
+    """No exception reaches another task, the connection or the process."""
     with contextlib.ExitStack() as stack:
         extension = start(stack, RAISING, loop_kind)
         for kind in RAISED:
@@ -157,7 +157,7 @@ async def wait_for(kind: str) -> str:
 
 
 def test_children_that_exit_end_neither_the_process_nor_anybody_elses_call(loop_kind: LoopKind) -> None:
-    """Background tasks section 2. asyncio ends a loop with a SystemExit or KeyboardInterrupt out of any task of it."""
+    """A loop of asyncio ends on a SystemExit or KeyboardInterrupt from any of its tasks; sepkit goes on."""
     with contextlib.ExitStack() as stack:
         extension = start(stack, CHILDREN, loop_kind)
         for kind in ("exit", "interrupt"):
@@ -230,7 +230,7 @@ async def one_of_many(ctx: TaskContext) -> None:
 
 
 def test_tasks_that_will_not_end_hold_up_neither_the_connection_nor_the_end(stack: contextlib.ExitStack) -> None:
-    """Background tasks section 2: the ladder is bounded and names the culprit. Trap 12: ``shutdown`` within 5 s."""
+    """The time for stopping is bounded, the task is named, and ``shutdown`` takes less than 5 s."""
     extensions = [start(stack, STUBBORN, loop) for loop in LOOPS]
     for each in extensions:
         for number in range(50):
@@ -255,7 +255,7 @@ def test_tasks_that_will_not_end_hold_up_neither_the_connection_nor_the_end(stac
 
 
 def test_a_stop_of_a_task_that_will_not_end_is_answered_and_holds_up_nobody(stack: contextlib.ExitStack) -> None:
-    """Background tasks section 2: signal, ``stop_grace``, cancel, wait again, go on; a second run is refused."""
+    """After ``stop_grace`` the run is cancelled, and the stop is answered in bounded time; a second run is refused."""
     source = STUBBORN.replace("@app.task\n", "@app.task(stop_grace=0.2)\n")
     extensions = [start(stack, source, loop) for loop in LOOPS]
     asked = []
@@ -320,7 +320,10 @@ def said(extension: Extension, task_id: str) -> int:
 
 @pytest.mark.parametrize("name", REPORTERS)
 def test_ten_thousand_reports_a_second_hold_up_nobody(name: str, loop_kind: LoopKind) -> None:
-    """Background tasks sections 1 and 3: a host that reads gets them in their order, and its answers beside them."""
+    """A host that reads gets the reports in order, and its answers between them.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     with contextlib.ExitStack() as stack:
         extension = start(stack, REPORTING, loop_kind)
         extension.ask("task/start", {"name": name, "payload": 10**9})
@@ -337,7 +340,10 @@ def test_ten_thousand_reports_a_second_hold_up_nobody(name: str, loop_kind: Loop
 
 
 def test_reports_to_a_host_that_does_not_read_do_not_pile_up(loop_kind: LoopKind) -> None:
-    """Background tasks section 3: coalesced to the newest of each task; 10,000 a second, from loop and thread."""
+    """10,000 reports a second, from loop and thread, become the newest one of each task.
+
+    Source: docs/tasks.md, "On the wire".
+    """
     with contextlib.ExitStack() as stack:
         extension = start(stack, REPORTING, loop_kind)
         for name in REPORTERS:
@@ -383,7 +389,7 @@ async def waits(ctx: TaskContext) -> None:
 
 
 def test_a_task_that_blocks_the_loop_is_named_once(stack: contextlib.ExitStack) -> None:
-    """Trap 32: for > 250 ms, on stderr, however often it does it; one that waits is not."""
+    """Blocking for more than 250 ms is told on stderr, once; a task that waits is not named."""
     extensions = [start(stack, BLOCKING, loop) for loop in LOOPS]
     for each in extensions:
         until(lambda each=each: tasks(each)["blocks"].get("last_health_status") == "2")  # type: ignore[misc]
@@ -413,7 +419,7 @@ async def feed(ctx: TaskContext) -> None:
 
 
 def test_after_the_process_is_killed_its_tasks_begin_anew_with_the_next(loop_kind: LoopKind) -> None:
-    """Scenario: the process dies with tasks running. They come back with the process, and of the old ones nothing."""
+    """Tasks come back with the next process, and nothing of the old ones is kept."""
     for ended in (signal.SIGKILL, None):
         with contextlib.ExitStack() as stack:
             extension = start(stack, REMEMBERING, loop_kind)

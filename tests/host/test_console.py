@@ -81,7 +81,7 @@ def at_a_terminal(folder: Path, answers: list[tuple[str, str]]) -> tuple[str, in
 
 
 def test_a_person_at_a_terminal_is_asked_and_shown_each_kind(folder: Path) -> None:
-    """Host, item 6: select, confirm and input at the terminal, status, widgets and progress drawn."""
+    """Select, confirm and input are asked at the terminal; status, widgets and progress are drawn."""
     answers = [("Number (nothing to dismiss): ", "7"), ("1 to 2, please: ", "2")]
     answers += [("(y/n, nothing to dismiss)", "maybe"), ("y or n, please: ", "y"), ("For whom? [Ada]", "")]
     shown, code = at_a_terminal(folder, answers)
@@ -97,7 +97,10 @@ def test_a_person_at_a_terminal_is_asked_and_shown_each_kind(folder: Path) -> No
 
 
 def test_what_is_dismissed_is_none(folder: Path) -> None:
-    """Protocol section 4: any kind may come back ``cancelled``."""
+    """A question of any kind may be dismissed, which is answered with ``cancelled``.
+
+    Source: docs/protocol.md, section 4.
+    """
     answers = [("Number (nothing to dismiss): ", ""), ("(y/n, nothing to dismiss)", ""), ("For whom?", "Bo")]
     shown, code = at_a_terminal(folder, answers)
     assert code == 0
@@ -105,7 +108,7 @@ def test_what_is_dismissed_is_none(folder: Path) -> None:
 
 
 def test_without_a_terminal_nothing_is_asked_and_lines_are_plain(folder: Path) -> None:
-    """Host, item 6: plain lines when it is not a terminal; what needs a person is NoUI."""
+    """Output that is not a terminal gets plain lines; a question to the user raises NoUI."""
     done = subprocess.run(
         [sys.executable, "-m", "sepkit", "call", "app:app", "order"],
         cwd=folder,
@@ -140,12 +143,15 @@ def test_without_a_terminal_nothing_is_asked_and_lines_are_plain(folder: Path) -
     ids=lambda value: value.get("kind", "none") if isinstance(value, dict) else "",
 )
 def test_each_block_has_a_plain_form(block: dict[str, object], lines: list[str]) -> None:
-    """Protocol section 8: render blocks; each may carry ``text``, the plain fallback."""
+    """Each render block may carry ``text``, the plain fallback, and has one without it.
+
+    Source: docs/protocol.md, section 8.
+    """
     assert list(plain(block)) == lines
 
 
 def test_one_question_at_a_time() -> None:
-    """Host, item 4: requests of extensions are served side by side; a terminal has one person."""
+    """Requests of extensions are served side by side, but questions to the one user are queued."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -202,7 +208,7 @@ def test_an_answer_belongs_to_the_question_that_is_shown() -> None:
 
 
 def test_a_console_without_a_person_says_so() -> None:
-    """Protocol section 4: -32001."""
+    """A question to a console without a user is answered with -32001. Source: docs/protocol.md, section 4."""
 
     async def ask() -> None:
         console = Console(stdin=io.StringIO("y\n"), stderr=io.StringIO())

@@ -210,7 +210,10 @@ def test_the_child_that_does_it_is_well_otherwise() -> None:
 
 
 def test_an_extension_that_cannot_live_has_failed_and_can_be_left() -> None:
-    """Protocol section 2: 1, 5 and 25 s, then failed; a reload begins anew."""
+    """It is restarted after 1, 5 and 25 s, then it has failed; a reload resets the count.
+
+    Source: docs/protocol.md, section 2.
+    """
 
     async def main() -> None:
         async with Host(store=KvStore(), restart_delays=(0.01, 0.02, 0.03)) as host:

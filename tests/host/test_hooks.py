@@ -1,4 +1,4 @@
-"""The chain of hooks against a model of its own, written from protocol section 6; and what the guards let pass."""
+"""The chain of hooks against a separate model, written from docs/protocol.md, section 6; and what the guards accept."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def all_answers() -> Iterator[list[tuple[str, str]]]:
 
 @pytest.mark.parametrize("hook", sorted(HOOKS))
 def test_all_answers_of_up_to_three_extensions_come_to_what_the_protocol_says(hook: str) -> None:
-    """Protocol section 6, exhaustively: 1,464 chains a hook. Traps 34 and 35."""
+    """All 1,464 chains of a hook fold as the protocol says. Source: docs/protocol.md, section 6."""
     guard = guard_of({"a.t": "a", "b.t": "b"}, SCHEMA) if hook == "tool_call" else None
     seen = 0
     for answers in all_answers():
@@ -100,7 +100,10 @@ def test_all_answers_of_up_to_three_extensions_come_to_what_the_protocol_says(ho
 
 
 def test_what_did_not_count_is_noted_with_its_reason() -> None:
-    """Protocol section 6: it quietly continues; whoever looks is told why."""
+    """The host goes on without a modify that it does not accept, and its log says why.
+
+    Source: docs/protocol.md, section 6.
+    """
     guard = guard_of({"b.t": "b"}, SCHEMA)
     folded = Folded(CALL)
     for extension, answer in (("a", "rewrite"), ("b", "other tool"), ("b", "rewrite against the schema")):
@@ -114,7 +117,7 @@ def test_what_did_not_count_is_noted_with_its_reason() -> None:
 
 
 def test_the_time_of_a_hook_follows_from_what_its_silence_means() -> None:
-    """Protocol section 6: 60 s where it fails closed, 5 s where it fails open."""
+    """A hook has 60 s if it fails closed, and 5 s if it fails open. Source: docs/protocol.md, section 6."""
     assert {hook: hooks.default_timeout(hook) for hook in HOOKS} == {
         **dict.fromkeys(HOOKS, 5.0),
         "tool_call": 60.0,
@@ -127,7 +130,7 @@ def test_the_time_of_a_hook_follows_from_what_its_silence_means() -> None:
 
 @pytest.mark.parametrize("owner", ["a", "a.b"])
 def test_an_extension_whose_name_begins_like_anothers_does_not_own_its_tools(owner: str) -> None:
-    """Protocol section 6: the tool must belong to the acting extension; names may have dots."""
+    """The tool must belong to the acting extension, also if its name has dots. Source: docs/protocol.md, section 6."""
     guard = guard_of({"a.b.t": owner}, {"type": "object"})
     before, after = {"tool": "a.b.t", "arguments": {}}, {"tool": "a.b.t", "arguments": {"x": 1}}
     allowed = {extension for extension in ("a", "a.b", "a.", "", "a.b.t") if not guard(extension, before, after)}
@@ -136,7 +139,10 @@ def test_an_extension_whose_name_begins_like_anothers_does_not_own_its_tools(own
 
 @pytest.mark.parametrize("order", [["a", "a.b"], ["a.b", "a"], ["a", "a.b", "a"]])
 def test_no_extension_takes_a_tool_of_another_by_a_name_with_dots(order: list[str]) -> None:
-    """Protocol section 6: ``<ext>.<tool>`` says whose a tool is; the longer name of an extension wins."""
+    """``<ext>.<tool>`` says which extension owns a tool; of two that match, the longer name wins.
+
+    Source: docs/protocol.md, section 6.
+    """
     host = Host(store=KvStore())
     tools = {"a": ["t", "b.t"], "a.b": ["t"]}
     for name, names in tools.items():
@@ -151,7 +157,10 @@ def test_no_extension_takes_a_tool_of_another_by_a_name_with_dots(order: list[st
 
 @pytest.mark.parametrize("arguments", [None, [], "{}", 1])
 def test_arguments_that_are_no_object_are_not_taken(arguments: object) -> None:
-    """Protocol section 6: ``tool_call`` {tool, arguments}; a tool unknown to the host is checked so far, too."""
+    """The arguments of a ``tool_call`` are an object, also for a tool that the host does not know.
+
+    Source: docs/protocol.md, section 6.
+    """
     for guard in (guard_of({"b.t": "b"}, {}), guard_of({}, {})):
         assert guard("b", CALL, {"tool": "b.t", "arguments": arguments}) is not None
 
@@ -164,7 +173,7 @@ def test_a_call_whose_tool_is_no_text_is_nobodys(tool: object) -> None:
 
 
 def test_a_schema_that_is_none_lets_no_rewrite_pass() -> None:
-    """Trap 35: a rewritten input is checked again; what cannot be checked is not taken."""
+    """A rewritten input is checked again; if it cannot be checked, it is refused."""
     for schema in ({"type": "nonsense"}, {"properties": 1}, {"pattern": "("}):
         assert guard_of({"b.t": "b"}, schema)("b", CALL, CALL) is not None
 
@@ -236,7 +245,7 @@ async def inputs_of(host: Host, name: str) -> Any:
 
 
 def test_each_extension_sees_what_the_one_before_made_of_it(tmp_path: Path) -> None:
-    """Trap 35, in real processes: by name, one after another, until the first block."""
+    """In real processes, extensions are asked by name, one after another, until the first block."""
 
     async def main() -> None:
         answers = {
@@ -260,7 +269,10 @@ def test_each_extension_sees_what_the_one_before_made_of_it(tmp_path: Path) -> N
 
 
 def test_a_rewritten_call_is_checked_against_the_schema_of_its_tool(tmp_path: Path) -> None:
-    """Trap 35 and protocol section 6, in real processes: own and fitting, or not at all."""
+    """In real processes, a modify counts only for an own tool and with arguments that fit its schema.
+
+    Source: docs/protocol.md, section 6.
+    """
 
     async def came_to(answer: object, tool: str) -> object:
         async with Host(store=tmp_path / "kv") as host:
@@ -299,7 +311,10 @@ BAD_ANSWERS: list[object] = [
 
 @pytest.mark.parametrize("hook", ["tool_call", "user_bash", "tool_result", "input"])
 def test_a_bad_answer_blocks_or_lets_pass_as_silence_does(tmp_path: Path, hook: HookName) -> None:
-    """Protocol section 6: on a bad reply; "denied" and "failed" are told apart (trap 34)."""
+    """A bad reply blocks ``tool_call`` and ``user_bash``; the reason says that the hook failed.
+
+    Source: docs/protocol.md, section 6.
+    """
 
     async def main() -> None:
         async with Host(store=tmp_path / "kv") as host:
@@ -321,7 +336,10 @@ def test_a_bad_answer_blocks_or_lets_pass_as_silence_does(tmp_path: Path, hook: 
 
 
 def test_an_extension_that_declares_hooks_is_not_asked_for_others(tmp_path: Path) -> None:
-    """Protocol section 6: it lets the host skip the ones that it does not handle."""
+    """An extension that registers hooks is not asked for the hooks that it does not handle.
+
+    Source: docs/protocol.md, section 6.
+    """
 
     async def main() -> None:
         async with Host(store=tmp_path / "kv") as host:

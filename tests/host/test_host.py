@@ -90,7 +90,7 @@ ANSWERED: Final[list[tuple[str, object, int | None]]] = [
 
 @pytest.mark.parametrize("loop_kind", LOOPS)
 def test_each_wrong_line_has_its_one_answer_and_the_next_is_heard(loop_kind: LoopKind) -> None:
-    """Traps 5, 6 and 7, of the host: each line is answered before the next is sent, with its code and its id."""
+    """The host answers each line before the next is sent, with the right code and id."""
 
     async def main() -> None:
         async with Host(store=KvStore()) as host:
@@ -120,7 +120,7 @@ def test_each_wrong_line_has_its_one_answer_and_the_next_is_heard(loop_kind: Loo
 
 
 def test_many_long_replies_at_once_with_notifications_between_them() -> None:
-    """Trap 9, of the host: 200 replies of 256 KiB both ways, logs and events between; all whole, each to its call."""
+    """200 replies of 256 KiB pass both ways with logs and events between them, each to its call."""
 
     class Listener(Delegate):
         logged = 0
@@ -175,7 +175,7 @@ for line in sys.stdin:
 
 
 def test_what_an_ended_life_still_says_is_dropped() -> None:
-    """Host, item 2: generation guards; what it says while it is being ended is not taken for the next life's."""
+    """What an extension says while it is being ended is not taken for the next process's."""
 
     class Listener(Delegate):
         def __init__(self) -> None:
@@ -201,7 +201,7 @@ def test_what_an_ended_life_still_says_is_dropped() -> None:
 
 @pytest.mark.parametrize("loop_kind", LOOPS)
 def test_an_end_is_not_held_up_by_a_grandchild_with_the_pipes(loop_kind: LoopKind) -> None:
-    """Trap 18: it returns even if a grandchild, gone from the session, holds all pipes, and what waits in them."""
+    """Stopping returns even if a grandchild outside the session holds all pipes and what waits in them."""
     source = """
 import json, subprocess, sys, time
 held = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True)
@@ -234,7 +234,7 @@ time.sleep(60)
 
 
 def test_who_gives_up_loading_leaves_no_process_behind() -> None:
-    """Trap 18: a load that is cancelled ends what it has begun; what was ready stays, until the host is closed."""
+    """A load that is cancelled ends what it has begun; extensions that are ready stay until the host is closed."""
 
     async def main() -> None:
         async with Host(store=KvStore()) as host:

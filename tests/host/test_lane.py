@@ -65,7 +65,7 @@ def large(number: int = 0) -> dict[str, Any]:
 
 
 def test_an_event_carries_its_name_number_context_and_payload(run: Run) -> None:
-    """Protocol sections 3, 5 and 7."""
+    """An event has its name, number, context and payload. Source: docs/protocol.md, sections 3, 5 and 7."""
 
     async def main() -> None:
         reader = Reader().start()
@@ -82,7 +82,7 @@ def test_an_event_carries_its_name_number_context_and_payload(run: Run) -> None:
 
 
 def test_nothing_is_lost_while_the_extension_reads(run: Run) -> None:
-    """Protocol section 7: 20,000 events, all of them, in their order."""
+    """20,000 events arrive, all of them in order. Source: docs/protocol.md, section 7."""
 
     async def main() -> None:
         reader = Reader().start()
@@ -99,7 +99,10 @@ def test_nothing_is_lost_while_the_extension_reads(run: Run) -> None:
 
 
 def test_what_is_shed_are_the_oldest_and_is_said_before_what_is_left(run: Run) -> None:
-    """Protocol section 7: at most 1,024 unsent, a gap in ``seq``, ``events_lost`` without one."""
+    """At most 1,024 unsent events are kept; the gap in ``seq`` is announced by ``events_lost``, which has no ``seq``.
+
+    Source: docs/protocol.md, section 7.
+    """
 
     async def main() -> None:
         reader = Reader().start()
@@ -126,7 +129,7 @@ def test_what_is_shed_are_the_oldest_and_is_said_before_what_is_left(run: Run) -
 
 
 def test_exactly_1024_are_kept(run: Run) -> None:
-    """Protocol section 7: the 1,024th is kept, the 1,025th sheds one."""
+    """The 1,024th event is kept, and the 1,025th drops one. Source: docs/protocol.md, section 7."""
 
     async def main(count: int) -> tuple[list[int], int]:
         reader = Reader().start()
@@ -149,7 +152,7 @@ def test_exactly_1024_are_kept(run: Run) -> None:
 @given(steps=st.lists(st.integers(0, 900) | st.sampled_from(["pause", "resume", "turn"]), max_size=30))
 @settings(max_examples=60, deadline=None)
 def test_each_gap_is_announced_and_as_wide_as_was_said(steps: list[int | str]) -> None:
-    """Protocol section 7: in any mix of bursts, pauses and turns of the loop; order holds throughout."""
+    """Order holds in any mix of bursts, pauses and turns of the loop. Source: docs/protocol.md, section 7."""
 
     async def main() -> None:
         reader = Reader().start()
@@ -183,7 +186,10 @@ def test_each_gap_is_announced_and_as_wide_as_was_said(steps: list[int | str]) -
 
 
 def test_to_dispatch_never_waits_and_holds_no_more_than_1024(run: Run) -> None:
-    """Protocol section 7: memory is bounded; a dispatch costs microseconds even where nobody reads."""
+    """Memory is bounded, and a dispatch takes microseconds even if nothing reads.
+
+    Source: docs/protocol.md, section 7.
+    """
 
     async def main() -> None:
         reader = Reader().start()
@@ -215,7 +221,7 @@ def test_to_dispatch_never_waits_and_holds_no_more_than_1024(run: Run) -> None:
 
 
 def test_an_extension_that_reads_again_is_told_of_each_loss_once(run: Run) -> None:
-    """Protocol section 7: the count begins anew after each marker."""
+    """The count starts again after each marker. Source: docs/protocol.md, section 7."""
 
     async def main() -> None:
         reader = Reader().start()
@@ -235,7 +241,10 @@ def test_an_extension_that_reads_again_is_told_of_each_loss_once(run: Run) -> No
 
 
 def test_a_loss_while_it_catches_up_is_told_where_it_happened(run: Run) -> None:
-    """Protocol section 7: events that fill the wire again while the old ones leave."""
+    """New events fill the wire again while the old ones leave, and the marker stands at the gap.
+
+    Source: docs/protocol.md, section 7.
+    """
 
     async def main() -> None:
         reader = Reader().start()

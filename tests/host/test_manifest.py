@@ -94,7 +94,7 @@ allow_domains = ["example.org"]
 
 
 def test_all_that_a_manifest_may_say_is_read(tmp_path: Path) -> None:
-    """Protocol section 10; unknown fields are ignored (section 1)."""
+    """Every field of the manifest is read, and unknown fields are ignored. Source: docs/protocol.md, section 10."""
     said = read(written(tmp_path, "hello", WHOLE.encode()))
     assert (said.name, said.version, said.protocol, said.hook_timeout, said.disabled) == (
         "hello",
@@ -115,7 +115,10 @@ def test_all_that_a_manifest_may_say_is_read(tmp_path: Path) -> None:
 
 
 def test_what_a_manifest_leaves_out_grants_nothing(tmp_path: Path) -> None:
-    """Protocol section 10: only name, version and the command are required."""
+    """Only name, version and the command are required; what is left out grants nothing.
+
+    Source: docs/protocol.md, section 10.
+    """
     said = read(written(tmp_path, "small"))
     assert (said.protocol, said.hook_timeout, said.disabled, said.sandbox) == (1, None, False, None)
     assert said.capabilities.grants() == dict.fromkeys(GROUPS, False)
@@ -132,7 +135,10 @@ def test_secrets_are_not_in_the_text_of_a_manifest(tmp_path: Path) -> None:
 
 
 def test_home_is_smooth_home_else_in_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Protocol section 10: ``$SMOOTH_HOME``, else ``~/.smooth``; an empty variable is none."""
+    """The folder is ``$SMOOTH_HOME``, else ``~/.smooth``; an empty variable counts as not set.
+
+    Source: docs/protocol.md, section 10.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SMOOTH_HOME", "/somewhere")
     assert home_folder() == Path("/somewhere")
@@ -144,7 +150,7 @@ def test_home_is_smooth_home_else_in_the_users(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_extensions_of_both_places_are_found_in_the_order_of_their_names(home: Path, workspace: Path) -> None:
-    """Protocol section 10: order is by name, not by folder."""
+    """Extensions are in the order of their names, not of their folders. Source: docs/protocol.md, section 10."""
     written(home / "extensions", "folder-1", name="zebra")
     written(home / "extensions", "folder-2", name="bear")
     written(workspace / ".smooth" / "extensions", "folder-0", name="cat")
@@ -155,7 +161,10 @@ def test_extensions_of_both_places_are_found_in_the_order_of_their_names(home: P
 
 
 def test_on_the_same_name_the_trusted_projects_wins(home: Path, workspace: Path) -> None:
-    """Protocol section 10."""
+    """If both places have an extension of one name, that of the trusted workspace is taken.
+
+    Source: docs/protocol.md, section 10.
+    """
     written(home / "extensions", "gate", version="global")
     written(workspace / ".smooth" / "extensions", "gate", version="project")
     assert [one.version for one in discover(workspace).chosen(trusted=True)] == ["project"]
@@ -184,7 +193,7 @@ def test_an_untrusted_project_takes_no_part(home: Path, workspace: Path) -> None
 
 
 def test_a_host_starts_nothing_of_an_untrusted_project_and_says_so(home: Path, workspace: Path) -> None:
-    """Protocol section 10: project extensions load only in a trusted workspace."""
+    """Project extensions load only in a trusted workspace. Source: docs/protocol.md, section 10."""
 
     async def main() -> None:
         plain(workspace / ".smooth" / "extensions", "spy")
@@ -204,7 +213,10 @@ def test_a_host_starts_nothing_of_an_untrusted_project_and_says_so(home: Path, w
 
 
 def test_a_disabled_extension_is_found_and_not_loaded(home: Path, workspace: Path) -> None:
-    """Protocol section 10: ``disabled``; a trusted project may switch off one of its user's."""
+    """``disabled`` is respected; a trusted workspace may switch off an extension of its user.
+
+    Source: docs/protocol.md, section 10.
+    """
     written(home / "extensions", "off", disabled=True)
     written(home / "extensions", "replaced")
     written(workspace / ".smooth" / "extensions", "replaced", disabled=True)
@@ -297,7 +309,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_manifest_is_reported_with_its_file_and_every_fault(home: Path, kind: str) -> None:
-    """Protocol section 10: a bad manifest is reported and the rest load. Trap 44: all of it at once."""
+    """A bad manifest is reported, with all faults at once, and the rest load. Source: docs/protocol.md, section 10."""
     text, said = BAD[kind]
     written(home / "extensions", "good")
     assert isinstance(text, bytes)
@@ -403,7 +415,7 @@ def test_what_may_not_be_read_is_reported_and_the_rest_load() -> None:
 
 
 def test_bad_ones_are_told_by_the_host_and_the_rest_are_ready(home: Path) -> None:
-    """Protocol section 10."""
+    """The host reports a bad manifest, and loads the rest. Source: docs/protocol.md, section 10."""
 
     async def main() -> None:
         plain(home / "extensions", "good")
@@ -437,20 +449,23 @@ def test_bad_ones_are_told_by_the_host_and_the_rest_are_ready(home: Path) -> Non
     ],
 )
 def test_a_variable_of_the_host_stands_where_it_is_asked_for(written_as: str, becomes: str) -> None:
-    """Protocol section 10: unset is empty, an unclosed ``${env:`` stays as it is; what is put in is not looked at."""
+    """A variable that is not set is empty, an unclosed ``${env:`` stays, and values are not expanded again.
+
+    Source: docs/protocol.md, section 10.
+    """
     assert expand(written_as, {"SET": "value", "NESTED": "${env:SET}"}) == becomes
 
 
 @given(st.lists(st.tuples(st.text("ab$ ", max_size=3), st.sampled_from(["A", "B", "NONE", ""])), max_size=5))
 def test_text_around_variables_is_kept(parts: list[tuple[str, str]]) -> None:
-    """Protocol section 10."""
+    """Text around ``${env:…}`` is kept. Source: docs/protocol.md, section 10."""
     values = {"A": "${env:B}", "B": "}"}
     text = "".join(f"{before}${{env:{name}}}" for before, name in parts)
     assert expand(text, values) == "".join(before + values.get(name, "") for before, name in parts)
 
 
 def test_the_environment_is_the_allow_list_and_what_the_manifest_names(tmp_path: Path) -> None:
-    """Trap 49."""
+    """The child's environment is the allow-list and what the manifest names."""
     host = {
         **{name: name.lower() for name in ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM")},
         "SystemRoot": "C:",
@@ -474,7 +489,10 @@ def test_the_environment_is_the_allow_list_and_what_the_manifest_names(tmp_path:
 
 
 def test_a_planted_secret_does_not_reach_the_child(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trap 49, in a real process; and it starts in its own folder (protocol section 10)."""
+    """A planted secret is absent from a real child's environment, and the child starts in its own folder.
+
+    Source: docs/protocol.md, section 10.
+    """
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("WANTED", "given")
 
@@ -511,7 +529,10 @@ def hashed(folder: Path, command: str, sha256: str) -> Manifest:
 
 
 def test_a_command_that_hashes_as_it_should_passes(tmp_path: Path, marked: Path) -> None:
-    """Protocol section 10; by its path, within its folder, or found on PATH; in capitals, too."""
+    """The hash is checked for a command by path, in the folder or on PATH; upper-case digits are accepted.
+
+    Source: docs/protocol.md, section 10.
+    """
     right = hashlib.sha256(marked.read_bytes()).hexdigest()
     for text in (right, right.upper()):
         for command in (str(marked), "../marks", "./../marks", "marks"):
@@ -536,21 +557,21 @@ def test_the_command_that_is_hashed_is_the_one_that_will_run(
 
 @pytest.mark.parametrize("sha256", ["00", "", "0" * 64])
 def test_a_command_that_hashes_otherwise_is_refused(tmp_path: Path, marked: Path, sha256: str) -> None:
-    """Protocol section 10."""
+    """A command with another hash is refused. Source: docs/protocol.md, section 10."""
     right = hashlib.sha256(marked.read_bytes()).hexdigest()
     with pytest.raises(ManifestError, match=right):
         hashed(tmp_path, str(marked), sha256).check_hash({})
 
 
 def test_a_command_that_cannot_be_hashed_is_refused(tmp_path: Path) -> None:
-    """Protocol section 10: nothing that was not checked is run."""
+    """A command that could not be checked is not run. Source: docs/protocol.md, section 10."""
     for command in ("no-such-command", "./no-such-command", str(tmp_path)):
         with pytest.raises(ManifestError, match="sha256 cannot be checked"):
             hashed(tmp_path, command, "00").check_hash({"PATH": str(tmp_path)})
 
 
 def test_a_refused_command_is_not_run(tmp_path: Path, marked: Path) -> None:
-    """Protocol section 10: the host refuses it."""
+    """The host does not start a command that it refused. Source: docs/protocol.md, section 10."""
 
     async def main() -> None:
         async with Host(store=tmp_path / "kv") as host:
@@ -587,7 +608,10 @@ ALL = {
     ids=lambda value: repr(sorted(value) if isinstance(value, set) else value),  # the same in each process
 )
 def test_what_was_not_granted_is_not_registered(home: Path, granted: str, kept: set[str]) -> None:
-    """Protocol section 10: capabilities; hooks and flags cannot be withheld, a gate must not be dropped."""
+    """A capability that was not granted registers nothing; hooks and flags cannot be withheld, so no gate is lost.
+
+    Source: docs/protocol.md, section 10.
+    """
 
     async def main() -> None:
         plain(home / "extensions", "ext", {"registrations": ALL}, f"[capabilities]\n{granted}\n")
@@ -612,7 +636,7 @@ def test_what_was_not_granted_is_not_registered(home: Path, granted: str, kept: 
     ids=repr,
 )
 def test_subscriptions_stay_within_the_bound_of_the_manifest(home: Path, events: list[str], kept: list[str]) -> None:
-    """Protocol section 10: ``events`` is the outer bound; [] is without one."""
+    """``events`` bounds the subscriptions; [] sets no bound. Source: docs/protocol.md, section 10."""
 
     async def main() -> None:
         plain(home / "extensions", "ext", {"registrations": ALL}, f"[capabilities]\nevents = {events}\n")
@@ -624,7 +648,10 @@ def test_subscriptions_stay_within_the_bound_of_the_manifest(home: Path, events:
 
 
 def test_the_handshake_tells_what_was_granted(home: Path) -> None:
-    """Protocol section 3: ``capabilities_enabled``; kinds of ui only to who may use them."""
+    """``capabilities_enabled`` says what was granted; only an extension that may use ui is told its kinds.
+
+    Source: docs/protocol.md, section 3.
+    """
     said = read(written(home, "ext", f"{RUN}[capabilities]\nkv = true\n"))
     handshake: messages.InitializeParams = Host(store=home / "kv")._handshake(said)
     assert handshake.capabilities_enabled == {**dict.fromkeys(GROUPS, False), "kv": True, "tasks": True}
@@ -632,7 +659,7 @@ def test_the_handshake_tells_what_was_granted(home: Path) -> None:
 
 
 def test_hook_timeout_ms_overrides_the_time_of_a_hook(home: Path) -> None:
-    """Protocol section 6: without it ``tool_call`` would wait for 60 s."""
+    """Without ``hook_timeout_ms`` a ``tool_call`` would wait for 60 s. Source: docs/protocol.md, section 6."""
 
     async def main() -> None:
         said = {
@@ -681,7 +708,10 @@ def an_msb(folder: Path, note: Path) -> Path:
 def test_a_sandbox_is_passed_to_msb_when_isolation_is_asked_for(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Protocol section 10: ``[sandbox]``; what the manifest names for its environment is for the inside."""
+    """``[sandbox]`` becomes options of msb; the manifest's environment is for the inside.
+
+    Source: docs/protocol.md, section 10.
+    """
     note = tmp_path / "note"
     monkeypatch.setenv("PATH", f"{an_msb(tmp_path / 'bin', note)}{os.pathsep}{os.environ['PATH']}")
     plain(home / "extensions", "ext", more=f'env = {{ TOKEN = "a b", LD_PRELOAD = "./evil.so" }}\n{SANDBOX}')

@@ -147,7 +147,7 @@ def pid_of(host: Host) -> int:
 
 
 def test_a_gate_that_is_reloaded_blocks(tmp_path: Path) -> None:
-    """Protocol section 6: ``tool_call`` fails closed; a reload is no hole in it."""
+    """``tool_call`` fails closed, also during a reload. Source: docs/protocol.md, section 6."""
 
     async def test() -> None:
         async with Host(store=KvStore()) as host:
@@ -174,7 +174,7 @@ async def cancelled(work: Awaitable[object], after: float) -> None:
 
 @pytest.mark.parametrize("call", ["unload", "reload", "aclose"])
 def test_who_gives_up_an_end_leaves_no_process_behind(call: str, tmp_path: Path) -> None:
-    """Trap 49: nothing of the child's session is left; also where nobody waits for its orderly end any more."""
+    """Nothing of the child's session is left, even if the caller no longer waits for its orderly end."""
 
     async def test() -> None:
         host = Host(store=KvStore())

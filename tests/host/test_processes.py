@@ -356,7 +356,10 @@ def test_who_stops_reading_a_stream_cancels_it(tmp_path: Path) -> None:
 
 
 def test_a_hook_s_decisions_and_a_gate_that_is_down(tmp_path: Path) -> None:
-    """Protocol section 6: denied and failed are told apart, a rewritten input is checked, a dead gate blocks."""
+    """A denial and a failure can be told apart, a rewritten input is checked, and a dead gate blocks.
+
+    Source: docs/protocol.md, section 6.
+    """
 
     async def main() -> None:
         async with hosting(restart_delays=(0.3,)) as host:
@@ -390,7 +393,10 @@ def test_a_hook_s_decisions_and_a_gate_that_is_down(tmp_path: Path) -> None:
 
 
 def test_what_a_life_was_given_is_worth_nothing_to_the_next(tmp_path: Path) -> None:
-    """Host, item 2: in-place reload with a new epoch, generation guards; protocol section 5."""
+    """A reload starts a new epoch: old tokens and what the old process still says no longer count.
+
+    Source: docs/protocol.md, section 5.
+    """
 
     async def main() -> None:
         async with hosting(delegate=Person(), shutdown_grace=0.3) as host:
@@ -423,7 +429,7 @@ def test_what_a_life_was_given_is_worth_nothing_to_the_next(tmp_path: Path) -> N
 
 
 def test_tasks_fail_with_their_process_and_come_back_with_it(tmp_path: Path) -> None:
-    """Host, item 5: when a process dies its tasks show as failed, and those that should run come back with it."""
+    """If a process dies its tasks show as failed, and those that should run come back with it."""
 
     async def main() -> None:
         async with hosting(restart_delays=(0.3, 0.3)) as host:
@@ -462,7 +468,10 @@ def test_tasks_fail_with_their_process_and_come_back_with_it(tmp_path: Path) -> 
 
 
 def test_the_bus_reaches_the_others_and_not_the_sender(tmp_path: Path) -> None:
-    """Protocol sections 4 and 9: ``bus/publish`` fans out to every other extension that listens."""
+    """``bus/publish`` reaches every other extension that subscribed, and not the sender.
+
+    Source: docs/protocol.md, sections 4 and 9.
+    """
 
     async def main() -> None:
         async with hosting() as host:
@@ -478,7 +487,10 @@ def test_the_bus_reaches_the_others_and_not_the_sender(tmp_path: Path) -> None:
 
 
 def test_what_is_not_granted_is_refused_and_not_shown(tmp_path: Path) -> None:
-    """Protocol section 10 and -32004: the manifest bounds what an extension registers and what it may ask."""
+    """The manifest bounds what an extension registers and what it may ask; the rest is -32004.
+
+    Source: docs/protocol.md, section 10.
+    """
     source = """
         from sepkit import App, ToolContext
         from sepkit.errors import CapabilityDisabled
@@ -518,7 +530,7 @@ def test_what_is_not_granted_is_refused_and_not_shown(tmp_path: Path) -> None:
 
 
 def test_one_bad_extension_fails_alone_and_says_why(tmp_path: Path) -> None:
-    """Traps 19 and 50: a module that cannot be imported fails at once, a command that is not there names the PATH."""
+    """A module that cannot be imported fails at once; a missing command is reported with the PATH."""
     broken = app_in(tmp_path, "broken", "import nothing_of_that_name\n")
     absent = Manifest(name="absent", version="1", root=tmp_path, run=Run(command="no-such-program"))
     silent = plain("silent", "import sys; sys.stdin.read()", tmp_path)
@@ -558,7 +570,7 @@ def test_one_bad_extension_fails_alone_and_says_why(tmp_path: Path) -> None:
 
 
 def test_ten_slow_extensions_are_ready_in_two_seconds_and_a_hanging_one_fails_alone(tmp_path: Path) -> None:
-    """Trap 51."""
+    """Ten extensions that need 1 s each are ready in less than 2 s; a hanging one fails alone."""
     sluggish = """
         import json, sys, time
         time.sleep(1)
@@ -595,7 +607,7 @@ def test_ten_slow_extensions_are_ready_in_two_seconds_and_a_hanging_one_fails_al
 
 
 def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trap 49."""
+    """The child's environment is the allow-list and what its manifest names."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("TOKEN", "t")
     monkeypatch.setenv("LANG", "C.UTF-8")
@@ -616,7 +628,10 @@ def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monke
 
 
 def test_extensions_are_found_where_users_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protocol section 10: the manifests of the plugins as they are, found, trusted or not, and loaded."""
+    """The manifests of the plugins are found, trusted or not, and loaded as they are.
+
+    Source: docs/protocol.md, section 10.
+    """
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     home, workspace = tmp_path / "home", tmp_path / "work"
     shutil.copytree(PLUGINS / "hello", home / "extensions" / "hello")
@@ -663,7 +678,7 @@ STUBBORN: Final = """
 
 
 def test_a_stubborn_extension_is_ended_with_all_of_its_session(tmp_path: Path) -> None:
-    """Trap 18: close stdin, SIGTERM, SIGKILL; the host survives, and nothing of the child's session is left."""
+    """Closed stdin, then SIGTERM, then SIGKILL; the host survives, and nothing of the child's session is left."""
 
     async def main() -> None:
         host = hosting(shutdown_grace=0.3)
@@ -681,7 +696,7 @@ def test_a_stubborn_extension_is_ended_with_all_of_its_session(tmp_path: Path) -
 
 @ON_BOTH_LOOPS
 def test_a_death_fails_all_that_waits_at_once_with_the_last_of_its_stderr(loop_kind: LoopKind, tmp_path: Path) -> None:
-    """Trap 19: within 1 s, with exit code and the tail of stderr; nobody gets an ExceptionGroup (trap 20)."""
+    """Calls fail within 1 s, with the exit code and the tail of stderr, and without an ExceptionGroup."""
 
     async def main() -> None:
         async with hosting(restart_delays=()) as host:
@@ -707,7 +722,7 @@ def test_a_death_fails_all_that_waits_at_once_with_the_last_of_its_stderr(loop_k
 
 
 def test_stderr_is_read_to_its_end_and_kept_to_a_tail(tmp_path: Path) -> None:
-    """Trap 28: the host drains stderr until its end, keeps a bounded tail, and hands lines to a callback."""
+    """The host drains stderr until its end, keeps a bounded tail, and hands lines to a callback."""
 
     async def main() -> None:
         person = Person()
@@ -728,7 +743,7 @@ def test_stderr_is_read_to_its_end_and_kept_to_a_tail(tmp_path: Path) -> None:
 
 
 def test_who_is_silent_is_asked_and_who_does_not_answer_has_died() -> None:
-    """Protocol section 2: ping after idle; two missed pongs count as a crash."""
+    """An idle extension is pinged; two missed answers count as a crash. Source: docs/protocol.md, section 2."""
 
     async def main() -> None:
         async with hosting(ping_after=0.1, ping_timeout=0.2, restart_delays=(0.01,)) as host:
@@ -750,7 +765,7 @@ def test_who_is_silent_is_asked_and_who_does_not_answer_has_died() -> None:
 
 
 def test_the_count_of_restarts_begins_anew_after_a_healthy_life() -> None:
-    """Host, item 2: restart with the count reset by uptime, and ``failed`` that can be left."""
+    """The count of restarts is reset by uptime, and ``failed`` can be left."""
 
     async def main() -> None:
         async with hosting(restart_delays=(0.01, 0.02), healthy_after=0.5) as host:
@@ -784,7 +799,7 @@ def test_the_count_of_restarts_begins_anew_after_a_healthy_life() -> None:
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 10 * 1024 * 1024])
 def test_long_frames_pass_both_ways(size: int, tmp_path: Path) -> None:
-    """Traps 3 and 30: with default settings; and both sides at the same moment."""
+    """Long frames pass with default settings, also from both sides at the same moment."""
 
     async def main() -> None:
         async with hosting() as host:
@@ -803,7 +818,7 @@ def test_long_frames_pass_both_ways(size: int, tmp_path: Path) -> None:
 
 @ON_BOTH_LOOPS
 def test_who_gives_up_tells_the_extension_within_a_tenth_of_a_second(loop_kind: LoopKind, tmp_path: Path) -> None:
-    """Traps 20, 22 and 23: the caller that times out or is cancelled sends ``$/cancel``; nobody else notices."""
+    """A caller that times out or is cancelled sends ``$/cancel``; no other call is affected."""
 
     async def main() -> None:
         async with hosting() as host:
@@ -831,7 +846,7 @@ def test_who_gives_up_tells_the_extension_within_a_tenth_of_a_second(loop_kind: 
 
 
 def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(tmp_path: Path) -> None:
-    """Trap 33, of the host: success, error, time-out, cancel and late replies."""
+    """After successes, errors, time-outs, cancels and late replies the host's tables are empty."""
     calls = 100_000 if SOAK else 3_000
 
     async def main() -> None:
@@ -877,7 +892,7 @@ def test_after_many_mixed_calls_every_table_is_empty_and_memory_has_not_grown(tm
 
 @pytest.mark.timeout(60)
 def test_an_extension_that_does_not_read_holds_up_its_own_calls_alone(tmp_path: Path) -> None:
-    """Trap 29, of the host: senders wait, events are shed and counted, and nobody else notices."""
+    """Senders to it wait, events are dropped and counted, and no other extension is affected."""
 
     async def main() -> None:
         async with hosting(restart_delays=()) as host:
@@ -904,7 +919,7 @@ def test_an_extension_that_does_not_read_holds_up_its_own_calls_alone(tmp_path: 
 
 
 def test_no_public_call_raises_what_is_not_the_caller_s(tmp_path: Path) -> None:
-    """Trap 20: no ExceptionGroup, and no CancelledError but one's own; whatever happens to the extension."""
+    """A public call raises no ExceptionGroup, and no CancelledError but the caller's own."""
 
     async def main() -> None:
         async with hosting(restart_delays=(0.05,) * 10) as host:
@@ -939,7 +954,7 @@ def test_no_public_call_raises_what_is_not_the_caller_s(tmp_path: Path) -> None:
 
 
 def test_the_store_is_an_extension_s_own(tmp_path: Path) -> None:
-    """Host, item 4: kv in SQLite, one namespace an extension; it is there when the host comes again."""
+    """The keys are in SQLite, with a namespace for each extension, and is there when the host starts again."""
     source = """
         from sepkit import App, ToolContext
         app = App("a")

@@ -26,7 +26,7 @@ CONTEXT = {"token": "2-command", "tier": "command"}
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Work = Callable[[], Coroutine[Any, Any, Any]]
 
-# Each method of protocol section 4 that is answered: its group (None: cannot be withheld), and params that are right.
+# Each method of an extension that is answered: its group (None: cannot be withheld), and params that are right.
 # Optional ones are marked with `?`, which is taken off.
 ASKED: dict[str, tuple[str | None, dict[str, Any]]] = {
     "ping": (None, {}),
@@ -159,7 +159,7 @@ class Setup:
 
 
 def test_each_method_is_answered_in_the_protocols_form(run: Run) -> None:
-    """Protocol section 4."""
+    """Each method of an extension is answered in its result's shape. Source: docs/protocol.md, section 4."""
     expected: dict[str, object] = {
         **{method: {} for method in ASKED},
         "ui/request": {"value": "a"},
@@ -208,7 +208,7 @@ def test_values_do_not_pile_up_for_who_does_not_read_them(run: Run) -> None:
 
 
 def test_no_other_method_is_known(run: Run) -> None:
-    """Trap 6: what the host asks of extensions is not asked of the host."""
+    """A method that hosts call on extensions is unknown to the host."""
 
     async def main() -> None:
         async with Setup() as setup:
@@ -219,7 +219,7 @@ def test_no_other_method_is_known(run: Run) -> None:
 
 
 def test_what_was_asked_reaches_the_program_as_it_was_said(run: Run) -> None:
-    """Protocol section 4, defaults included."""
+    """Params reach the program as they were sent, with the defaults filled in. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         context = messages.Context(**CONTEXT)  # type: ignore[arg-type]
@@ -273,7 +273,7 @@ def broken() -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def test_params_that_do_not_fit_are_refused_with_their_path(run: Run) -> None:
-    """Protocol section 8: -32602, and nothing is done; trap 44: the message has the path."""
+    """Bad params are -32602 with the path of the fault, and nothing is done. Source: docs/protocol.md, section 8."""
 
     async def main() -> None:
         async with Setup() as setup:
@@ -295,7 +295,10 @@ def test_params_that_do_not_fit_are_refused_with_their_path(run: Run) -> None:
 
 @pytest.mark.parametrize("method", [method for method, (group, _) in ASKED.items() if group])
 def test_a_method_of_a_group_that_was_not_granted_is_refused(method: str) -> None:
-    """Protocol section 10: -32004, with the group's name; and the grant of that group alone is enough."""
+    """The error is -32004 with the group's name; the grant of that group alone is enough.
+
+    Source: docs/protocol.md, section 10.
+    """
     group, params = ASKED[method]
 
     async def main() -> None:
@@ -328,7 +331,7 @@ def test_a_method_of_a_group_that_was_not_granted_is_refused(method: str) -> Non
     ids=["of an event", "forged tier", "own tier given away", "earlier life", "empty", "nearly"],
 )
 def test_a_context_that_gives_no_right_to_act_is_refused(method: str, context: dict[str, str]) -> None:
-    """Protocol section 5: -32003."""
+    """The event tier and an old token are answered with -32003. Source: docs/protocol.md, section 5."""
 
     async def main() -> None:
         async with Setup() as setup:
@@ -357,7 +360,7 @@ def test_by_default_a_program_grants_nothing(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", UI)
 def test_a_kind_of_ui_that_the_program_cannot_show_is_refused(kind: UiKind) -> None:
-    """Protocol section 4: -32001; the others are shown."""
+    """The kind is answered with -32001; the other kinds are shown. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         delegate = Everything()
@@ -385,7 +388,10 @@ def test_a_kind_of_ui_that_the_program_cannot_show_is_refused(kind: UiKind) -> N
     ids=repr,
 )
 def test_what_the_user_answered_is_on_the_wire(answer: messages.UiResult, wire: dict[str, Any]) -> None:
-    """Protocol section 4: ``value`` · ``confirmed`` · ``text`` · ``{}``, or ``cancelled``; no is an answer."""
+    """``value``, ``confirmed``, ``text`` or ``{}``, or ``cancelled``; "no" is an answer.
+
+    Source: docs/protocol.md, section 4.
+    """
 
     async def main() -> None:
         delegate = Everything()
@@ -397,7 +403,10 @@ def test_what_the_user_answered_is_on_the_wire(answer: messages.UiResult, wire: 
 
 
 def test_a_user_who_thinks_long_delays_nothing_else(run: Run) -> None:
-    """Host: requests are served side by side; the reference host awaits each in its reader (protocol section 9)."""
+    """Requests are served side by side; the Python reference host serves them one by one in its reader.
+
+    Source: docs/protocol.md, section 9.
+    """
 
     async def main() -> None:
         thinking = asyncio.Event()
@@ -418,7 +427,7 @@ def test_a_user_who_thinks_long_delays_nothing_else(run: Run) -> None:
 
 
 def test_a_question_that_is_withdrawn_is_answered_once_when_the_program_has_stopped(run: Run) -> None:
-    """Trap 22 and protocol section 8: -32800; the delegate's coroutine is cancelled."""
+    """The answer is -32800, once the delegate's coroutine has been cancelled. Source: docs/protocol.md, section 8."""
 
     async def main() -> None:
         asked, ended = asyncio.Event(), asyncio.Event()
@@ -466,7 +475,10 @@ def test_who_asks_too_much_at_once_is_told_so(run: Run) -> None:
 
 
 def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> None:
-    """Protocol sections 7 and 8: widgets within widgets and stacks, too; one that was refused is nobody's."""
+    """Widgets inside widgets and stacks count too; one that was refused has no owner.
+
+    Source: docs/protocol.md, sections 7 and 8.
+    """
 
     async def main() -> None:
         def widget(name: object, body: object) -> dict[str, Any]:
@@ -495,7 +507,10 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
 
 
 def test_a_key_reaches_the_owner_of_its_widget() -> None:
-    """Protocol section 7: even without a subscription; ``widget_id`` where it is one, else an extension's name."""
+    """A key needs no subscription. It goes to the owner of ``widget_id``, else to the extension of that name.
+
+    Source: docs/protocol.md, section 7.
+    """
     pressed: list[tuple[str, str, dict[str, Any]]] = []
 
     def extension(name: str) -> Any:
@@ -518,7 +533,10 @@ def test_a_key_reaches_the_owner_of_its_widget() -> None:
 
 
 def test_keys_and_values_pass_the_wire_unchanged(run: Run) -> None:
-    """Protocol section 4, ``kv/*``; in the extension's own namespace."""
+    """``kv/*`` keeps keys and values as they are, in the extension's own namespace.
+
+    Source: docs/protocol.md, section 4.
+    """
 
     async def main() -> None:
         async with Setup() as setup:
@@ -584,7 +602,7 @@ def test_a_store_that_fails_says_so_to_who_asked(tmp_path: Path) -> None:
 
 
 def test_the_bus_takes_requests_and_notifications(run: Run) -> None:
-    """Protocol section 9: as a host accept both."""
+    """The host accepts ``bus/publish`` as a request and as a notification. Source: docs/protocol.md, section 9."""
 
     async def main() -> None:
         async with Setup() as setup:
@@ -596,7 +614,10 @@ def test_the_bus_takes_requests_and_notifications(run: Run) -> None:
 
 
 def test_a_notification_on_the_bus_needs_its_grant_and_its_params(caplog: pytest.LogCaptureFixture) -> None:
-    """Protocol section 10; trap 11: it is never answered, but the log tells."""
+    """A notification that is refused is never answered, but the host's log says so.
+
+    Source: docs/protocol.md, section 10.
+    """
 
     async def main() -> None:
         async with Setup(withheld="bus") as setup:
@@ -616,7 +637,7 @@ def test_a_notification_on_the_bus_needs_its_grant_and_its_params(caplog: pytest
 
 
 def test_what_an_extension_tells_of_itself_arrives_in_order(run: Run) -> None:
-    """Protocol section 4: ``registry/update``, ``log``; background tasks, section 3: ``task/update``."""
+    """``registry/update``, ``log`` and ``task/update`` arrive in their order. Source: docs/protocol.md, section 4."""
     health = {"task_id": "1", "name": "t", "user_id": None, "status": "running", "restart_count": 0}
 
     async def main() -> None:
@@ -635,7 +656,7 @@ def test_what_an_extension_tells_of_itself_arrives_in_order(run: Run) -> None:
 
 
 def test_what_is_malformed_is_ignored_and_the_next_is_taken(caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 11: a notification is never answered; the host's log names the extension, and what was wrong."""
+    """A notification is never answered; the host's log names the extension and the fault."""
 
     async def main() -> None:
         async with Setup() as setup:
@@ -671,7 +692,10 @@ def test_what_is_malformed_is_ignored_and_the_next_is_taken(caplog: pytest.LogCa
 def test_the_active_tools_are_clamped_and_never_widened(
     allowed: list[str] | None, wanted: list[str], active: list[str]
 ) -> None:
-    """Protocol section 4, ``tools/set_active``: what there is and is allowed, and the model sees just that."""
+    """``tools/set_active`` gives the tools that exist and are allowed, and the model sees just those.
+
+    Source: docs/protocol.md, section 4.
+    """
     host = Host(store=KvStore(), active_tools=allowed)
     tool = messages.ToolRegistration("t", "", {})
     host._tools = {name: (cast(Any, SimpleNamespace(name="ext")), tool) for name in ("ext.a", "ext.b")}
@@ -689,7 +713,7 @@ def test_the_active_tools_are_clamped_and_never_widened(
 def test_what_nobody_foresaw_crosses_as_a_fixed_text(
     method: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Trap 45: a secret is not on the wire; the log has it, under the id that crossed. Trap 46: SystemExit, too."""
+    """The wire has no secret; the log has it, under the id that crossed. SystemExit is contained too."""
 
     async def fail() -> None:
         raise error("planted secret")

@@ -51,7 +51,7 @@ async def patiently(work: Awaitable[Any]) -> Any:
 
 
 def test_what_was_set_is_read_until_it_is_deleted(path: Path, run: Run) -> None:
-    """Protocol section 4: ``kv/get``, ``kv/set``, ``kv/delete``, ``kv/list``."""
+    """``kv/get``, ``kv/set``, ``kv/delete`` and ``kv/list`` work as described. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         store = KvStore(path)
@@ -104,7 +104,7 @@ def test_a_store_without_a_path_is_gone_when_it_is_closed() -> None:
 
 
 def test_what_is_written_is_there_in_the_next_process(path: Path) -> None:
-    """Protocol section 4: keys outlive a session; and the file is a SQLite one with a write-ahead log."""
+    """Keys outlive a session; the file is SQLite with a write-ahead log. Source: docs/protocol.md, section 4."""
 
     async def write() -> None:
         store = KvStore(path)
@@ -146,7 +146,7 @@ ODD_KEYS = ["", " ", "a\0b", "a\0c", "a", "%", "%a", "_", "_a", "'; DROP TABLE k
 
 
 def test_any_text_is_a_key(path: Path) -> None:
-    """Protocol section 4: a key is a string, and nothing is said of which."""
+    """Any string is a key. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         store = KvStore(path)
@@ -170,7 +170,7 @@ texts = st.text(st.sampled_from("ab%_*?[]^\\'\0é\ud7ff\ue000\U0010ffff"), max_s
 @given(keys=st.sets(texts, max_size=12), prefix=texts)
 @settings(max_examples=150, deadline=None)
 def test_a_list_has_exactly_the_keys_with_that_prefix(keys: set[str], prefix: str) -> None:
-    """Protocol section 4, ``kv/list``: no wildcards, whatever is in a prefix; NUL ends no text."""
+    """``kv/list`` knows no wildcards in a prefix, and a NUL does not end one. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         store = KvStore()
@@ -187,7 +187,7 @@ def test_a_list_has_exactly_the_keys_with_that_prefix(keys: set[str], prefix: st
     ids=repr,
 )
 def test_any_json_is_a_value(value: object) -> None:
-    """Protocol section 4: the value is any JSON."""
+    """Any JSON is a value. Source: docs/protocol.md, section 4."""
 
     async def main() -> None:
         store = KvStore()
@@ -200,7 +200,7 @@ def test_any_json_is_a_value(value: object) -> None:
 
 
 def test_a_value_of_10_mib_comes_back_whole(path: Path) -> None:
-    """Trap 3: 10 MiB pass; what a frame holds the store keeps."""
+    """10 MiB pass: the store keeps whatever fits in a frame."""
 
     async def main() -> None:
         store = KvStore(path)

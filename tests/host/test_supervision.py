@@ -10,7 +10,10 @@ from sepkit.host.supervision import DELAYS, HEALTHY_AFTER, Restarts
 
 
 def test_it_is_started_again_after_1_5_and_25_seconds_and_then_has_failed() -> None:
-    """Protocol section 2."""
+    """It is started again after 1, 5 and 25 s; after the next death it has failed.
+
+    Source: docs/protocol.md, section 2.
+    """
     restarts = Restarts()
     assert [restarts.after_death(0.1) for _ in range(5)] == [1.0, 5.0, 25.0, None, None]
     assert restarts.count == 3
@@ -53,7 +56,7 @@ def test_delays_may_be_others_or_none_at_all() -> None:
 
 @given(st.lists(st.floats(0, 200) | st.just("by hand"), max_size=40))
 def test_any_life_follows_the_same_rule(uptimes: list[float | str]) -> None:
-    """Protocol section 2: the n-th death in a row waits for the n-th delay."""
+    """The n-th death in a row is followed by the n-th delay. Source: docs/protocol.md, section 2."""
     restarts = Restarts()
     in_a_row = 0
     for uptime in uptimes:

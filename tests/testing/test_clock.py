@@ -28,7 +28,7 @@ def real_seconds(work: Any) -> float:
 
 
 def test_an_hour_of_timers_takes_milliseconds() -> None:
-    """Design decision 9: time is the loop's clock."""
+    """Time is the loop's clock, so no test has to wait."""
 
     async def main() -> None:
         for _ in range(3600):
@@ -57,7 +57,7 @@ def test_an_hour_of_a_hosted_app_takes_milliseconds() -> None:
 
 
 def test_the_back_off_of_a_hosted_task_passes_at_once() -> None:
-    """Background tasks section 1: 1, 2, 4 s between runs, to the millisecond."""
+    """1, 2 and 4 s pass between the runs, to the millisecond."""
     app = App("t")
     begun: list[float] = []
 
@@ -122,7 +122,7 @@ def test_time_stands_still_while_a_thread_works(way: str) -> None:
 
 
 def test_a_def_tool_is_waited_for() -> None:
-    """Trap 32: ``def`` handlers run in threads; the time limit of the call, two minutes, is not jumped to."""
+    """The virtual clock does not jump to the call's time limit of two minutes while the thread works."""
     app = App("t")
 
     @app.tool

@@ -65,7 +65,10 @@ Drive = Callable[..., None]
 
 
 def test_a_tool_answers_with_what_it_told_before(drive: Drive) -> None:
-    """Protocol sections 3 and 4: content, is_error and details, and the updates in their order."""
+    """The result has content, is_error and details, and the updates in order.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
 
     async def test(host: TestHost) -> None:
         told: list[str | None] = []
@@ -85,7 +88,7 @@ def test_a_tool_answers_with_what_it_told_before(drive: Drive) -> None:
 
 
 def test_a_tool_that_takes_too_long_is_cancelled(drive: Drive) -> None:
-    """Trap 23: the caller that times out sends ``$/cancel``; its late answer is no second one."""
+    """The caller that times out sends ``$/cancel``; the late answer does not count."""
     app = sample()
 
     async def test(host: TestHost) -> None:
@@ -99,7 +102,7 @@ def test_a_tool_that_takes_too_long_is_cancelled(drive: Drive) -> None:
 
 
 def test_hooks_decide(drive: Drive) -> None:
-    """Protocol section 6: continue, block, modify; a failing hook is an error."""
+    """A hook continues, blocks or modifies; one that fails raises. Source: docs/protocol.md, section 6."""
 
     async def test(host: TestHost) -> None:
         outcomes = [await host.call_hook("tool_call", {"tool": tool, "arguments": {}}) for tool in ("ls", "bash")]
@@ -116,7 +119,7 @@ def test_hooks_decide(drive: Drive) -> None:
 
 
 def test_commands_run_and_are_completed(drive: Drive) -> None:
-    """Protocol section 3, ``command/*``."""
+    """``command/execute`` and ``command/complete`` have a method each. Source: docs/protocol.md, section 3."""
 
     async def test(host: TestHost) -> None:
         assert await host.run_command("count", {"upto": 3}) == "1 2 3"
@@ -133,7 +136,10 @@ def test_commands_run_and_are_completed(drive: Drive) -> None:
 
 
 def test_events_have_been_handled_when_they_were_sent(drive: Drive) -> None:
-    """Protocol section 7: numbered, in the event tier; ``events_lost`` has no number. They wait, unless told not to."""
+    """Events are numbered and in the event tier; ``events_lost`` has no number. Sending waits, unless told not to.
+
+    Source: docs/protocol.md, section 7.
+    """
     app = sample()
 
     async def test(host: TestHost) -> None:
@@ -156,7 +162,7 @@ def test_events_have_been_handled_when_they_were_sent(drive: Drive) -> None:
 
 
 def test_keys_and_news_reach_their_handlers(drive: Drive) -> None:
-    """Protocol section 7, ``widget/key`` and ``bus/event``."""
+    """``widget/key`` and ``bus/event`` can be sent. Source: docs/protocol.md, section 7."""
     app = sample()
 
     async def test(host: TestHost) -> None:
@@ -169,7 +175,10 @@ def test_keys_and_news_reach_their_handlers(drive: Drive) -> None:
 
 
 def test_a_provider_streams_and_answers(drive: Drive) -> None:
-    """Protocol sections 3 and 4: deltas in their order, then the whole; none without a stream."""
+    """Deltas come in order, then the whole result; without a stream there are none.
+
+    Source: docs/protocol.md, sections 3 and 4.
+    """
 
     async def test(host: TestHost) -> None:
         said = [{"role": "user", "content": "hi"}]
@@ -197,7 +206,10 @@ def test_a_provider_streams_and_answers(drive: Drive) -> None:
 
 
 def test_a_provider_logs_in(drive: Drive) -> None:
-    """Protocol section 3, ``provider/oauth_login`` and ``provider/oauth_refresh``."""
+    """``provider/oauth_login`` and ``provider/oauth_refresh`` have a method each.
+
+    Source: docs/protocol.md, section 3.
+    """
 
     async def test(host: TestHost) -> None:
         first = await host.oauth_login("acme")
@@ -210,7 +222,7 @@ def test_a_provider_logs_in(drive: Drive) -> None:
 
 
 def test_tasks_are_started_watched_and_stopped(drive: Drive) -> None:
-    """Background tasks section 3; the handshake asks for them."""
+    """The handshake asks for tasks, and the test starts and stops them. Source: docs/tasks.md, "On the wire"."""
 
     async def test(host: TestHost) -> None:
         assert [task.name for task in host.registrations.tasks] == ["watch"]
@@ -229,7 +241,10 @@ def test_tasks_are_started_watched_and_stopped(drive: Drive) -> None:
 
 
 def test_what_the_extension_did_is_there_to_see(drive: Drive) -> None:
-    """Protocol section 4: session, bus, logs, active tools and registrations, each as its record."""
+    """Session, bus, logs, active tools and registrations are there, each as its record.
+
+    Source: docs/protocol.md, section 4.
+    """
 
     async def test(host: TestHost) -> None:
         assert host.extension == messages.ExtensionInfo("sample", "1.2")
@@ -257,7 +272,7 @@ def test_what_the_extension_did_is_there_to_see(drive: Drive) -> None:
 
 
 def test_whatever_runs_may_set_the_active_tools(drive: Callable[..., None]) -> None:
-    """Protocol section 4, ``tools/set_active``, has no context: no tier (section 5) is asked for."""
+    """``tools/set_active`` has no context, so it needs no tier. Source: docs/protocol.md, sections 4 and 5."""
     app = App("setters")
 
     @app.on("model_select")
@@ -283,7 +298,7 @@ def test_whatever_runs_may_set_the_active_tools(drive: Callable[..., None]) -> N
 
 
 def test_the_store_holds_what_it_was_given_and_what_was_set(drive: Drive) -> None:
-    """Protocol section 4, ``kv/*``."""
+    """``kv/*`` reads and writes a store that the test can fill and read. Source: docs/protocol.md, section 4."""
 
     async def test(host: TestHost) -> None:
         answer = await host.call_tool("keep")
@@ -294,7 +309,7 @@ def test_the_store_holds_what_it_was_given_and_what_was_set(drive: Drive) -> Non
 
 
 def test_registrations_grow_while_it_is_served() -> None:
-    """Protocol section 4, ``registry/update``: merged by name, the last wins; what it does not name stays."""
+    """``registry/update`` is merged by name; what it does not name stays. Source: docs/protocol.md, section 4."""
     app = App("growing")
 
     @app.tool
@@ -326,7 +341,7 @@ def test_registrations_grow_while_it_is_served() -> None:
 
 
 def test_an_update_wins_over_what_has_its_name() -> None:
-    """Protocol section 4, ``registry/update``: merged by name, the last wins."""
+    """``registry/update`` is merged by name, and the last one wins. Source: docs/protocol.md, section 4."""
     from sepkit.capabilities.registrations import merged
 
     def tool(name: str, description: str) -> messages.ToolRegistration:
@@ -350,7 +365,10 @@ def told(host: BlockingTestHost) -> Any:
 
 
 def test_the_user_answers_from_a_table() -> None:
-    """Protocol section 4, ``ui/request``: by kind; a list is used up in its order, None is a dismissal."""
+    """``ui/request`` is answered by kind; a list is used up in its order, and None is a dismissal.
+
+    Source: docs/protocol.md, section 4.
+    """
     with TestHost(sample(), ui={"confirm": [True, None, False], "select": "b", "input": "Eve"}) as host:
         assert [asked(host, "confirm") for _ in range(3)] == [True, None, False]
         assert [asked(host, "select") for _ in range(2)] == ["b", "b"]
@@ -363,7 +381,10 @@ def test_the_user_answers_from_a_table() -> None:
 
 
 def test_a_kind_without_an_answer_cannot_be_shown() -> None:
-    """Protocol section 4: what is not in ``ui_capabilities`` is answered with -32001, however it is asked for."""
+    """A kind that is not in ``ui_capabilities`` is answered with -32001, however it is asked for.
+
+    Source: docs/protocol.md, section 4.
+    """
     with TestHost(sample(), ui={}) as host:
         assert asked(host, "show") is False
         assert "NoUI" in error_of(host, "ui/request", {"kind": "confirm", "prompt": "?"})
@@ -413,7 +434,10 @@ def test_the_user_answers_as_a_function_says(is_async: bool) -> None:
 
 
 def test_nobody_is_there_by_default() -> None:
-    """Protocol section 4: headless, ``ui_capabilities`` is empty, and every request is answered with -32001."""
+    """By default ``ui_capabilities`` is empty, and every ``ui/request`` is answered with -32001.
+
+    Source: docs/protocol.md, section 4.
+    """
     with TestHost(sample()) as host:
         assert host.call_tool("ask").is_error
         assert (told(host)["ui"], told(host)["mode"]) == ([], "headless")
@@ -454,7 +478,10 @@ def test_what_a_script_raises_fails_the_test() -> None:
 
 
 def test_commands_are_denied_unless_they_are_scripted() -> None:
-    """Protocol section 4, ``exec/run``: -32002, and what was asked for can be seen."""
+    """``exec/run`` is answered with -32002, and the test can see what was asked for.
+
+    Source: docs/protocol.md, section 4.
+    """
     with TestHost(sample()) as host:
         assert host.call_tool("execute", {"args": ["status"]}).is_error
         assert "NotTrusted(code=-32002" in _raised[-1]
@@ -486,7 +513,7 @@ def test_commands_are_denied_unless_they_are_scripted() -> None:
     ],
 )
 def test_what_is_switched_off_is_refused(method: str, params: dict[str, Any]) -> None:
-    """Design decision 6: -32004, also for an extension that asks in spite of the handshake."""
+    """The answer is -32004, also if the extension asks in spite of the handshake."""
     groups = dict.fromkeys(("kv", "ui", "exec", "bus", "session", "tools"), False)
     with TestHost(sample(), capabilities=groups, ui={}) as host:
         assert "CapabilityDisabled(code=-32004" in error_of(host, method, params)
@@ -494,7 +521,7 @@ def test_what_is_switched_off_is_refused(method: str, params: dict[str, Any]) ->
 
 
 def test_tasks_can_be_switched_off() -> None:
-    """Background tasks section 3: to a host that did not ask, none of it is sent."""
+    """Nothing of tasks is sent to a host that did not ask for them. Source: docs/tasks.md, "On the wire"."""
     with TestHost(sample(), capabilities={"tasks": False}) as host:
         assert host.registrations.tasks == []
         with pytest.raises(Exception, match="no method 'task/start'"):
@@ -513,7 +540,7 @@ CONTEXT_METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", CONTEXT_METHODS)
 def test_who_may_only_observe_may_not_act(method: str) -> None:
-    """Protocol section 5: -32003 from the event tier, and with a token of another host."""
+    """The event tier, and a token of another host, are answered with -32003. Source: docs/protocol.md, section 5."""
     params = CONTEXT_METHODS[method]
     with TestHost(sample(), exec={"ls": ""}) as host:
         host.send_event("turn_end", {"raw": method, "params": params})
@@ -525,7 +552,7 @@ def test_who_may_only_observe_may_not_act(method: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ the form
 def test_what_is_exported_is_sorted_and_there() -> None:
-    """Style (stamina): a sorted ``__all__``; each name is imported at its first use."""
+    """``sepkit.testing.__all__`` is sorted, and each name is imported at its first use."""
     assert testing.__all__ == sorted(testing.__all__)
     assert {name for names in testing._HOMES.values() for name in names} == set(testing.__all__)
     assert all(hasattr(testing, name) for name in testing.__all__)
@@ -567,7 +594,7 @@ def test_the_blocking_form_does_not_stop_a_running_loop() -> None:
 
 
 def test_ctrl_c_ends_the_wait_and_the_call() -> None:
-    """Trap 23: who gives up says so; the extension is not left at work behind a test that has ended."""
+    """The call is cancelled: no work goes on behind a test that has ended."""
     app, waiting = sample(), threading.get_ident()
     with TestHost(app) as host:
         with pytest.raises(KeyboardInterrupt):
@@ -591,7 +618,7 @@ def test_the_blocking_form_leaves_no_thread() -> None:
 
 
 def test_options_reach_the_handshake_and_the_dispatcher() -> None:
-    """Protocol section 3, ``initialize``; the dispatcher's bound on running calls."""
+    """The options end up in ``initialize`` and in the bound on running calls. Source: docs/protocol.md, section 3."""
     app = App("options")
     running = most = 0
 

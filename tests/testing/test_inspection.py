@@ -61,7 +61,10 @@ VIOLATIONS: dict[str, tuple[object, str]] = {
 
 @pytest.mark.parametrize("name", VIOLATIONS)
 def test_a_violation_fails_the_test_and_names_the_frame(name: str) -> None:
-    """Protocol sections 1 to 4. The test fails at the end of its block, and the host goes on until then."""
+    """The test fails at the end of its block, and the host goes on until then.
+
+    Source: docs/protocol.md, sections 1 to 4.
+    """
     frame, problem = VIOLATIONS[name]
 
     async def test() -> None:
@@ -87,7 +90,7 @@ def test_a_violation_fails_the_test_and_names_the_frame(name: str) -> None:
 
 
 def test_a_second_question_under_one_id_is_a_violation() -> None:
-    """Protocol section 1: an id is unique among those in flight; after its answer it is free."""
+    """An id is unique among those in flight; after its answer it is free. Source: docs/protocol.md, section 1."""
 
     async def later(asked: object) -> None:
         await answered.wait()
@@ -129,7 +132,7 @@ def test_a_long_frame_is_shown_in_part() -> None:
 
 
 def test_each_method_of_an_extension_is_known() -> None:
-    """Protocol section 4: the host knows all of them, so that none is taken for a mistake."""
+    """The host knows all methods, so none is taken for a mistake. Source: docs/protocol.md, section 4."""
     to_the_extension = {methods.INITIALIZE, methods.SHUTDOWN, methods.EVENT, methods.HOOK, methods.TOOL_EXECUTE}
     to_the_extension |= {methods.COMMAND_EXECUTE, methods.COMMAND_COMPLETE, methods.PROVIDER_COMPLETE}
     to_the_extension |= {methods.PROVIDER_OAUTH_LOGIN, methods.PROVIDER_OAUTH_REFRESH}

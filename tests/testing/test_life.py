@@ -33,7 +33,10 @@ async def others() -> set[asyncio.Task[Any]]:
 
 @on_each_loop
 async def test_the_app_is_served_within_the_block_and_ended_with_it() -> None:
-    """Protocol section 2: handshake, shutdown; and again with the same app, as the tests of one module do."""
+    """Handshake and shutdown; and again with the same app, as the tests of one module do.
+
+    Source: docs/protocol.md, section 2.
+    """
     app = sample()
     before = await others()
     for _ in range(2):
@@ -69,7 +72,7 @@ async def test_it_may_begin_and_end_in_different_tasks() -> None:
 
 @on_each_loop
 async def test_what_the_block_raises_is_not_replaced() -> None:
-    """Trap 20: neither by a fault of the extension's, nor by a group; what there is to add is a note."""
+    """It is replaced neither by an error of the extension nor by a group; additions are notes."""
     raised = KeyError("mine")
 
     async def block() -> None:
@@ -86,7 +89,7 @@ async def test_what_the_block_raises_is_not_replaced() -> None:
 
 @on_each_loop
 async def test_of_several_faults_the_first_is_raised_with_the_others() -> None:
-    """Trap 20: no ExceptionGroup."""
+    """The caller gets no ExceptionGroup."""
 
     async def block() -> None:
         async with TestHost(sample()) as host:
@@ -118,7 +121,7 @@ async def test_a_lifespan_that_fails_is_the_cause() -> None:
 
 @on_each_loop
 async def test_a_block_that_is_cancelled_still_ends_the_app() -> None:
-    """Trap 20: the cancellation is the caller's own, and goes through."""
+    """The cancellation is the caller's own and goes through."""
     app = sample()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), TestHost(app) as host:
@@ -142,7 +145,7 @@ async def test_a_scope_that_cancels_again_and_again_still_ends_the_app() -> None
 
 @on_each_loop
 async def test_a_call_that_is_left_behind_ends_with_the_grace() -> None:
-    """Design decision 5: accepted calls finish within the grace, then they are cancelled."""
+    """Accepted calls finish within the grace, then they are cancelled."""
     app = sample()
     async with TestHost(app, grace=0.1) as host:
         left = asyncio.ensure_future(host.call_tool("forever"))

@@ -344,7 +344,7 @@ def test_until_it_is_used(sepkit_host):
 
 @pytest.mark.timeout(120)
 def test_the_test_host_is_typed_as_its_users_expect() -> None:
-    """Design section 1: mypy --strict; an accepted mistake is an unused ignore, a refused right use an error."""
+    """Under ``--strict`` mypy reports each wrong use: an accepted mistake would be an unused ignore."""
     project = Path(__file__).parents[2]
     command = [sys.executable, "-m", "mypy", "--config-file", "setup.cfg", "--no-error-summary"]
     file = str(Path(__file__).parent / "typed_sample.py")

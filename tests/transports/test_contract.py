@@ -91,7 +91,7 @@ def line_of(size: int, letter: bytes = b"x") -> bytes:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_lines_arrive_in_order_and_whole_in_any_write_chunking(run: Run, kind: Kind, size: int) -> None:
-    """Protocol section 1: one message a line; whatever pieces it is written in."""
+    """A message is one line, in whatever pieces it is written. Source: docs/protocol.md, section 1."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -111,7 +111,7 @@ def test_lines_arrive_in_order_and_whole_in_any_write_chunking(run: Run, kind: K
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 3 * 1024 * 1024])
 def test_large_lines_pass_both_ways(run: Run, kind: Kind, size: int) -> None:
-    """Trap 3: frames of 65,535, 65,536, 65,537 bytes and more pass both ways."""
+    """Frames of 65,535, 65,536, 65,537 bytes and more pass both ways."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -160,7 +160,7 @@ def test_two_ends_that_answer_each_other_at_once_go_on_and_on(run: Run, kind: Ki
 
 
 def test_both_ends_send_10_mib_at_once_and_both_finish(run: Run, kind: Kind) -> None:
-    """Trap 30: both sides send 10 MiB at the same moment, and both finish."""
+    """Both sides send 10 MiB at the same moment, and both finish."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -179,7 +179,7 @@ def test_both_ends_send_10_mib_at_once_and_both_finish(run: Run, kind: Kind) -> 
 
 @pytest.mark.parametrize("size", [1, 5, 100_000])
 def test_an_over_long_line_is_one_error_and_the_next_line_is_whole(run: Run, kind: Kind, size: int) -> None:
-    """Trap 4: a line over ``max_frame_bytes`` is one error; the lines around it are processed."""
+    """A line over ``max_frame_bytes`` is one error; the lines around it are processed."""
 
     async def main() -> None:
         async with linked(kind, max_frame_bytes=10) as (one, two):
@@ -223,7 +223,7 @@ def test_a_transport_is_congested_above_the_high_water_mark(run: Run, kind: Kind
 
 
 def test_drain_waits_while_the_other_end_does_not_read_and_goes_on_when_it_does(run: Run, kind: Kind) -> None:
-    """Trap 29: senders wait, order holds."""
+    """Senders wait, and order holds."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -246,7 +246,7 @@ def test_drain_waits_while_the_other_end_does_not_read_and_goes_on_when_it_does(
 
 @pytest.mark.parametrize("meanwhile", [0, 10])
 def test_a_cancelled_drain_takes_nobody_with_it(run: Run, kind: Kind, meanwhile: int) -> None:
-    """Trap 29: who gives up waiting, be it in the moment of going on, leaves the others and the bytes on their way."""
+    """A caller that gives up, even just when it may go on, affects no other caller and no bytes."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -270,7 +270,7 @@ def test_a_cancelled_drain_takes_nobody_with_it(run: Run, kind: Kind, meanwhile:
 
 
 def test_aclose_sends_what_waits_and_then_closes(run: Run, kind: Kind) -> None:
-    """Trap 12: replies are flushed. The other end gets all of it, then the end, once."""
+    """Replies are flushed. The other end gets all of them, then the end, once."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):
@@ -379,7 +379,7 @@ def test_nothing_raises_after_the_end_but_drain(run: Run, kind: Kind) -> None:
 
 
 def test_a_drain_that_waits_when_the_other_end_closes_raises_connection_closed(run: Run, kind: Kind) -> None:
-    """Trap 17: the host closing its read end in the middle of a large reply is an orderly end."""
+    """The host closing its read end in the middle of a large reply is an orderly end."""
 
     async def main() -> None:
         async with linked(kind) as (one, two):

@@ -67,7 +67,7 @@ def read_all(fd: int, count: int) -> bytes:
 
 
 def test_a_regular_file_is_read_to_its_end(run: Run, tmp_path: Path) -> None:
-    """Trap 13: stdin may be a regular file (asyncio's own pipe transport raises on one); its end is told."""
+    """Stdin may be a regular file (asyncio's own pipe transport raises on one), and its end is seen."""
 
     async def main() -> None:
         path = tmp_path / "in"
@@ -92,7 +92,7 @@ def test_a_regular_file_is_read_to_its_end(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_regular_file_is_written_to_its_end(run: Run, tmp_path: Path) -> None:
-    """Trap 13: stdout may be a regular file; all of it is there after ``aclose``, behind what was there before."""
+    """Stdout may be a regular file; all of it is there after ``aclose``, behind its old contents."""
 
     async def main() -> None:
         path = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_a_regular_file_is_written_to_its_end(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_null_device_ends_at_once_and_takes_everything(run: Run) -> None:
-    """Trap 13: ``/dev/null`` both ways; its end is told (asyncio's ``connect_read_pipe`` never tells of it)."""
+    """``/dev/null`` works both ways, and its end is seen (asyncio's ``connect_read_pipe`` never reports it)."""
 
     async def main() -> None:
         transport = DescriptorTransport(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY))
@@ -130,7 +130,7 @@ def test_the_null_device_ends_at_once_and_takes_everything(run: Run) -> None:
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
 def test_a_terminal_is_read_and_written(run: Run, terminal: tuple[int, int], blocking: bool) -> None:
-    """Trap 13: stdin and stdout may be a pty; also one that an earlier program left in non-blocking mode."""
+    """Stdin and stdout may be a pty, also one that an earlier program left in non-blocking mode."""
 
     async def main() -> None:
         master, slave = terminal
@@ -154,7 +154,7 @@ def test_a_terminal_is_read_and_written(run: Run, terminal: tuple[int, int], blo
 
 
 def test_a_large_reply_reaches_a_terminal_in_non_blocking_mode(run: Run, terminal: tuple[int, int]) -> None:
-    """Trap 13: a full terminal in non-blocking mode is waited for; nothing is lost."""
+    """A full terminal in non-blocking mode is waited for, and nothing is lost."""
 
     async def main() -> None:
         master, slave = terminal
@@ -171,7 +171,7 @@ def test_a_large_reply_reaches_a_terminal_in_non_blocking_mode(run: Run, termina
 
 
 def test_reading_the_dead_side_of_a_terminal_is_the_end(run: Run, terminal: tuple[int, int]) -> None:
-    """Trap 13: EIO, which a terminal says when its other side is gone, is an end like any other."""
+    """EIO, which a terminal reports when its other side is gone, is an end like any other."""
 
     async def main() -> None:
         master, slave = terminal
@@ -192,7 +192,7 @@ def test_reading_the_dead_side_of_a_terminal_is_the_end(run: Run, terminal: tupl
 
 
 def test_a_socket_that_is_reset_has_ended(run: Run) -> None:
-    """Trap 13: a socket says ECONNRESET where its other end closed with something unread; an end like any other."""
+    """A socket reports ECONNRESET if its other end closed with unread data; it is an end like any other."""
 
     async def main() -> None:
         ours, theirs = socket.socketpair()
@@ -210,7 +210,7 @@ def test_a_socket_that_is_reset_has_ended(run: Run) -> None:
 
 
 def test_a_closed_stdin_is_the_end_of_input(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 13: stdin may be closed: the end comes, not before ``start`` has returned, and what is written goes out."""
+    """Stdin may be closed: the end comes after ``start`` has returned, and what is written goes out."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -228,7 +228,7 @@ def test_a_closed_stdin_is_the_end_of_input(run: Run, pipe: tuple[int, int]) -> 
 
 
 def test_a_closed_stdout_is_lost_at_the_first_write(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 13: stdout may be closed: who writes is told that the connection is lost, once; nothing raises."""
+    """Stdout may be closed: the first writer is told that the connection is lost, and nothing else raises."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -250,7 +250,7 @@ def test_a_closed_stdout_is_lost_at_the_first_write(run: Run, pipe: tuple[int, i
 
 
 def test_both_closed_is_an_end_too(run: Run) -> None:
-    """Trap 13: stdin and stdout may both be closed."""
+    """Stdin and stdout may both be closed."""
 
     async def main() -> None:
         transport = DescriptorTransport(None, None)
@@ -264,7 +264,7 @@ def test_both_closed_is_an_end_too(run: Run) -> None:
 
 
 def test_a_file_is_read_no_faster_than_it_is_taken(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trap 4: memory stays bounded where a thread reads: a few pieces wait for a busy loop, and no more."""
+    """Memory is bounded where a thread reads: a few pieces wait for a busy loop, and no more."""
     path = tmp_path / "in"
     path.write_bytes(b"line\n" * 2_000_000)
     reads: list[int] = []
@@ -299,7 +299,7 @@ def test_a_file_is_read_no_faster_than_it_is_taken(run: Run, tmp_path: Path, mon
 
 
 def test_a_reader_that_goes_in_the_middle_of_a_large_write_is_an_orderly_end(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 17: the host closing its read end in the middle of a 1 MiB reply is an orderly end (EPIPE)."""
+    """The host closing its read end in the middle of a 1 MiB reply is an orderly end (EPIPE)."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -326,7 +326,7 @@ def test_a_reader_that_goes_in_the_middle_of_a_large_write_is_an_orderly_end(run
 
 
 def test_input_may_end_while_output_goes_on(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 12: after end-of-file on stdin the replies are still flushed."""
+    """After end-of-file on stdin the replies are still flushed."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -351,7 +351,7 @@ def test_input_may_end_while_output_goes_on(run: Run, pipe: tuple[int, int]) -> 
 def test_an_input_that_has_ended_is_not_looked_at_again(
     run: Run, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap 14: an end that stays readable for ever costs no CPU while the last calls finish."""
+    """An end that stays readable for ever costs no CPU while the last calls finish."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -377,7 +377,7 @@ def test_an_input_that_has_ended_is_not_looked_at_again(
 
 
 def test_output_may_end_while_input_goes_on(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 18: stop = close stdin → wait: what the other side says after its input's end is still received."""
+    """What the other side sends after the end of its input is still received."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -406,7 +406,7 @@ def test_output_may_end_while_input_goes_on(run: Run, pipe: tuple[int, int]) -> 
 
 
 def test_an_end_of_output_that_is_cancelled_ends_it_at_once(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 18: a child that does not read delays its own end no further: what waits for it is thrown away."""
+    """A child that does not read does not delay its end: output that waits for it is thrown away."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -430,7 +430,7 @@ def test_an_end_of_output_that_is_cancelled_ends_it_at_once(run: Run, pipe: tupl
 
 
 def test_senders_go_on_below_the_low_water_mark(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 29: senders wait until the peer has taken all but ``LOW_WATER`` bytes, not for each single byte."""
+    """Senders wait until the peer has taken all but ``LOW_WATER`` bytes, not for each single byte."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -563,7 +563,7 @@ def test_a_reader_that_is_gone_is_told_of_in_the_next_turn_of_the_loop(run: Run,
 
 
 def test_the_loop_is_free_while_a_reader_keeps_up_with_a_large_reply(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 29: 10 MiB to a reader that is as quick as we are is not one turn of the loop: others run in between."""
+    """10 MiB to a fast reader take more than one turn of the loop: other work runs in between."""
 
     async def main() -> None:
         read_fd, write_fd = pipe
@@ -587,7 +587,7 @@ def test_the_loop_is_free_while_a_reader_keeps_up_with_a_large_reply(run: Run, p
 
 
 def test_a_peer_that_asks_and_never_reads_is_no_longer_read_from(run: Run, pipe: tuple[int, int]) -> None:
-    """Trap 29: memory stays under a mark though the peer asks on; when it reads, all of its questions are answered."""
+    """Memory stays under the mark though the peer asks on; when it reads, every request is answered."""
 
     async def main() -> None:
         replies, write_fd = pipe
@@ -635,7 +635,7 @@ def test_a_peer_that_asks_and_never_reads_is_no_longer_read_from(run: Run, pipe:
 
 
 def test_two_large_messages_that_cross_are_no_flood(run: Run) -> None:
-    """Trap 30: two transports that each send many MiB in few frames go on reading, however little has been taken."""
+    """Both go on reading while each sends many MiB in few frames, however little has been taken."""
 
     async def main() -> None:
         ours, theirs = socket.socketpair()

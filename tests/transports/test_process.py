@@ -55,7 +55,7 @@ def wait_until_gone(pid: int, seconds: float = PATIENCE) -> None:
 
 
 def test_a_command_that_cannot_be_found_is_reported_with_the_path_that_was_searched() -> None:
-    """Trap 50: a command that can't be spawned is reported with the PATH that was searched."""
+    """A command that can't be spawned is reported with the PATH that was searched."""
     with pytest.raises(SpawnError, match=re.escape("'no-such-command'")) as caught:
         ChildProcess(["no-such-command", "--flag"], env={"PATH": "/nowhere:/neither"})
     assert "(searched PATH: /nowhere:/neither)" in str(caught.value)
@@ -98,7 +98,7 @@ def test_a_child_whose_pipes_cannot_be_kept_is_not_left_behind(monkeypatch: pyte
 
 
 def test_a_command_with_a_path_is_reported_without_the_path_variable(tmp_path: Path) -> None:
-    """Trap 50: what was not searched is not named; what is wrong, is."""
+    """The PATH was not searched and is not named; the real fault is."""
     program = tmp_path / "program"
     with pytest.raises(SpawnError, match=os.strerror(2)) as caught:
         ChildProcess([str(program)])
@@ -110,14 +110,17 @@ def test_a_command_with_a_path_is_reported_without_the_path_variable(tmp_path: P
 
 
 def test_a_folder_that_is_not_there_is_what_is_reported(tmp_path: Path) -> None:
-    """Trap 50: where the folder to start in is missing, the command is not what could not be found."""
+    """If the folder to start in is missing, the message says so, and does not blame the command."""
     with pytest.raises(SpawnError, match=re.escape(str(tmp_path / "nowhere"))) as caught:
         ChildProcess(["sh"], cwd=tmp_path / "nowhere")
     assert "PATH" not in str(caught.value)
 
 
 def test_a_child_speaks_over_its_pipes(run: Run, tmp_path: Path) -> None:
-    """Protocol section 1: its stdin and stdout are the wire, in the folder and the environment that were given."""
+    """Its stdin and stdout are the wire, in the folder and the environment that were given.
+
+    Source: docs/protocol.md, section 1.
+    """
 
     async def main() -> None:
         (tmp_path / "here").touch()
@@ -137,7 +140,7 @@ def test_a_child_speaks_over_its_pipes(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_child_that_ends_when_its_stdin_ends_is_not_killed(run: Run) -> None:
-    """Trap 18: stop = close stdin → wait; its own exit code comes back, whatever it does last is done, and read."""
+    """Stdin is closed, then it is waited for; its own exit code and its last output are received."""
 
     async def main() -> None:
         child = shell("echo ready; cat; echo last words; exit 7")
@@ -154,7 +157,7 @@ def test_a_child_that_ends_when_its_stdin_ends_is_not_killed(run: Run) -> None:
 
 
 def test_the_exit_code_is_there_as_soon_as_it_has_exited(run: Run) -> None:
-    """Trap 19: the child's death is seen at once, with its exit code; ``wait`` gives None while it runs."""
+    """The child's death is seen at once; ``wait`` returns None while it runs."""
 
     async def main() -> None:
         child = shell("echo ready; read line; exit 3")
@@ -172,7 +175,7 @@ def test_the_exit_code_is_there_as_soon_as_it_has_exited(run: Run) -> None:
 
 
 def test_what_it_said_last_is_received_though_it_has_exited_already(run: Run) -> None:
-    """Trap 19: the tail of what a dying child said is in its pipe, and is not thrown away with it."""
+    """The tail of a dying child's output is in its pipe, and is still read."""
 
     async def main() -> None:
         child = shell("echo ready; read line; echo last words; exit 3")
@@ -189,7 +192,7 @@ def test_what_it_said_last_is_received_though_it_has_exited_already(run: Run) ->
 
 
 def test_a_child_that_ignores_the_end_of_its_stdin_gets_sigterm(run: Run) -> None:
-    """Trap 18: stop = close stdin → wait → SIGTERM to the group."""
+    """Stdin is closed, then it is waited for, then its group gets SIGTERM."""
 
     async def main() -> None:
         child = shell(f"echo ready; exec sleep {LONG}")
@@ -201,7 +204,7 @@ def test_a_child_that_ignores_the_end_of_its_stdin_gets_sigterm(run: Run) -> Non
 
 
 def test_a_child_that_ends_in_order_on_sigterm_is_not_killed(run: Run) -> None:
-    """Trap 18: → wait after SIGTERM: its handler has time, and its exit code comes back."""
+    """After SIGTERM its handler has time, and its exit code is received."""
 
     async def main() -> None:
         child = shell(f"trap 'sleep 0.1; exit 4' TERM; echo ready; while :; do sleep {LONG} & wait; done")
@@ -212,7 +215,7 @@ def test_a_child_that_ends_in_order_on_sigterm_is_not_killed(run: Run) -> None:
 
 
 def test_a_child_that_ignores_everything_is_killed() -> None:
-    """Trap 18: → wait → SIGKILL; also where it does not read what is written to it."""
+    """After SIGTERM and a wait comes SIGKILL, also if it does not read what is written to it."""
 
     async def main() -> None:
         child = python(
@@ -229,7 +232,7 @@ def test_a_child_that_ignores_everything_is_killed() -> None:
 
 
 def test_a_grandchild_is_gone_when_the_child_has_been_stopped(run: Run) -> None:
-    """Trap 18: nothing of the child's session is left, also where the child ends in order and leaves it behind."""
+    """Nothing of the child's session is left, also if the child itself ends in order."""
 
     async def main() -> None:
         child = shell(f"sleep {LONG} & echo $!; cat")
@@ -243,7 +246,7 @@ def test_a_grandchild_is_gone_when_the_child_has_been_stopped(run: Run) -> None:
 
 
 def test_a_grandchild_in_a_group_of_its_own_is_gone_too(run: Run) -> None:
-    """Trap 18: nothing of the child's *session* is left: a shell with job control gives each job its own group."""
+    """A shell with job control gives each job its own group; the whole *session* is ended."""
 
     async def main() -> None:
         child = python(
@@ -265,7 +268,7 @@ def test_a_grandchild_in_a_group_of_its_own_is_gone_too(run: Run) -> None:
 
 
 def test_a_grandchild_that_left_and_holds_the_pipe_delays_nothing(run: Run) -> None:
-    """Trap 18: it returns even if a grandchild holds the pipe (asyncio's ``wait()`` does not)."""
+    """Stopping returns even if a grandchild holds the pipe (asyncio's ``wait()`` does not)."""
 
     async def main() -> None:
         child = python(
@@ -286,7 +289,7 @@ def test_a_grandchild_that_left_and_holds_the_pipe_delays_nothing(run: Run) -> N
 
 
 def test_a_child_has_a_session_of_its_own(run: Run) -> None:
-    """Trap 18: own session, so the host survives a signal to the group, and a Ctrl+C at the host is not the child's."""
+    """A signal to its group does not reach the host, and a Ctrl+C at the host does not reach the child."""
 
     async def main() -> None:
         child = shell(f"echo ready; exec sleep {LONG}")
@@ -300,7 +303,7 @@ def test_a_child_has_a_session_of_its_own(run: Run) -> None:
 
 
 def test_a_child_inherits_no_other_childs_pipes(run: Run) -> None:
-    """Trap 19: the end of one child's stdin or stdout is seen, though another was spawned after it and still runs."""
+    """The end of a child's stdin or stdout is seen, though another was spawned after it and still runs."""
 
     async def main() -> None:
         first = shell("echo ready; cat; exit 5")
@@ -316,7 +319,7 @@ def test_a_child_inherits_no_other_childs_pipes(run: Run) -> None:
 
 
 def test_stderr_goes_where_it_is_sent(run: Run, tmp_path: Path) -> None:
-    """Protocol section 1: stderr is not the wire."""
+    """Stderr is not the wire. Source: docs/protocol.md, section 1."""
 
     async def main() -> None:
         with (tmp_path / "log").open("wb") as log:

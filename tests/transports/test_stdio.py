@@ -89,7 +89,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, ...], d
 def test_the_wire_moves_to_private_descriptors(
     closed: tuple[int, ...], reports: dict[tuple[int, ...], dict[str, Any]]
 ) -> None:
-    """Traps 1 and 13: private, close-on-exec descriptors; fd 1 is stderr, fd 0 the null device; in all combinations."""
+    """The descriptors are private and close-on-exec; fd 1 is stderr, fd 0 the null device, in all combinations."""
     report = reports[closed]
     assert [found is None for found in report["before"]] == [fd in closed for fd in (0, 1, 2)], "the test's own set-up"
     # The wire is what was stdin and stdout, and nothing where that was closed.
@@ -105,7 +105,7 @@ def test_the_wire_moves_to_private_descriptors(
 
 
 def test_the_wire_is_claimed_once_per_process(tmp_path: Path) -> None:
-    """Trap 1: once per process, never toggled: a second claim is the first one, and moves nothing."""
+    """A second claim is the first one again, and moves nothing."""
     claim = Claim(
         tmp_path,
         """
@@ -122,7 +122,7 @@ def test_the_wire_is_claimed_once_per_process(tmp_path: Path) -> None:
 
 
 def test_whatever_is_printed_lands_on_stderr_at_once(tmp_path: Path) -> None:
-    """Trap 1: ``print()``, ``os.write(1, …)``, libc ``puts``, ``os.system("echo x")`` put no stray byte on the wire."""
+    """``print()``, ``os.write(1, …)``, libc ``puts``, ``os.system("echo x")`` put no stray byte on the wire."""
     claim = Claim(
         tmp_path,
         r"""
@@ -143,7 +143,7 @@ def test_whatever_is_printed_lands_on_stderr_at_once(tmp_path: Path) -> None:
 
 
 def test_a_subprocess_reads_nothing_and_holds_no_descriptor_of_the_wire(tmp_path: Path) -> None:
-    """Trap 2: a subprocess sees end-of-file on stdin at once and holds no descriptor of the wire."""
+    """A subprocess sees end-of-file on stdin at once and holds no descriptor of the wire."""
     claim = Claim(
         tmp_path,
         """
@@ -172,7 +172,7 @@ def test_a_subprocess_reads_nothing_and_holds_no_descriptor_of_the_wire(tmp_path
 
 
 def test_a_forked_child_has_no_wire(tmp_path: Path) -> None:
-    """Trap 2: a bare fork (multiprocessing) lets go of the wire, so that the host sees its end when we are gone."""
+    """A bare fork (multiprocessing) closes the wire in the child, so the host sees its end when the parent is gone."""
     claim = Claim(
         tmp_path,
         """
@@ -195,7 +195,7 @@ def test_a_forked_child_has_no_wire(tmp_path: Path) -> None:
 
 
 def test_the_claimed_transport_carries_lines(tmp_path: Path) -> None:
-    """Trap 1: what goes over the claimed descriptors is the wire: lines in, lines out, then the end."""
+    """The claimed descriptors are the wire: lines in, lines out, then the end."""
     claim = Claim(
         tmp_path,
         """

@@ -22,7 +22,7 @@ def mypy(file: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(120)
 def test_the_public_api_is_typed_as_its_users_expect() -> None:
-    """Design section 1: mypy --strict; an accepted mistake is an unused ignore, a refused right use an error."""
+    """Under ``--strict`` mypy reports each wrong use: an accepted mistake would be an unused ignore."""
     done = mypy(API)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 

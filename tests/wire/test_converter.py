@@ -289,7 +289,7 @@ def faults(data: object, cls: Any, read: Any = structure) -> list[tuple[str, str
 # ------------------------------------------------------------------------------------------------------------- records
 @pytest.mark.parametrize(("cls", "valid", "_wrong"), FIXTURES, ids=_name)
 def test_a_full_instance_goes_through_a_record_unchanged(cls: Any, valid: dict[str, Any], _wrong: object) -> None:
-    """Protocol sections 3 and 4: nothing is lost on the way in and out."""
+    """Nothing is lost on the way in and out. Source: docs/protocol.md, sections 3 and 4."""
     made = structure(valid, cls)
     assert structure_exactly(valid, cls) == made
     assert unstructure(made) == valid
@@ -297,7 +297,7 @@ def test_a_full_instance_goes_through_a_record_unchanged(cls: Any, valid: dict[s
 
 @pytest.mark.parametrize(("cls", "valid", "path", "value"), WRONG)
 def test_a_wrong_field_is_a_fault_at_its_path(cls: Any, valid: dict[str, Any], path: str, value: Any) -> None:
-    """Trap 44: path, expected and received; both directions of strictness agree on wrong types."""
+    """A fault has path, expected and received type; both readings agree on wrong types."""
     found = faults(_put(valid, path, value), cls)
     assert all(place.startswith((f"$.{path}", "$")) for place, _, _ in found)
     assert any(place.startswith(f"$.{path}") for place, _, _ in found)
@@ -308,7 +308,7 @@ def test_a_wrong_field_is_a_fault_at_its_path(cls: Any, valid: dict[str, Any], p
 def test_an_unknown_field_is_ignored_at_run_time_and_told_by_exactness(
     cls: Any, valid: dict[str, Any], _wrong: object
 ) -> None:
-    """Protocol section 1: unknown fields are ignored, always; the schemas refuse them."""
+    """Unknown fields are ignored when frames are read; the schemas refuse them. Source: docs/protocol.md, section 1."""
     more = {**valid, "of_a_later_version": 5}
     assert structure(more, cls) == structure(valid, cls)
     assert faults(more, cls, structure_exactly) == [("$", "no field 'of_a_later_version'", "integer")]
@@ -317,7 +317,7 @@ def test_an_unknown_field_is_ignored_at_run_time_and_told_by_exactness(
 @pytest.mark.parametrize(("cls", "valid", "_wrong"), FIXTURES, ids=_name)
 @pytest.mark.parametrize("data", [None, True, 1, "x", [], [["token", "x"]]], ids=repr)
 def test_what_is_no_object_is_no_record(cls: Any, valid: object, _wrong: object, data: object) -> None:
-    """Trap 5, one level up: a record is read from an object and from nothing else."""
+    """A record is read from an object and from nothing else."""
     received = {"NoneType": "null", "bool": "boolean", "int": "integer", "str": "string", "list": "array"}
     expected = [("$", "object", received[type(data).__name__])]
     assert faults(data, cls) == faults(data, cls, structure_exactly) == expected
@@ -334,7 +334,7 @@ def test_each_record_has_a_fixture() -> None:
 
 
 def test_null_for_a_field_that_may_be_absent_counts_as_absent() -> None:
-    """Protocol section 9: hosts that serialise their optional fields send nulls."""
+    """Hosts that write their optional fields send nulls. Source: docs/protocol.md, section 9."""
     assert structure(
         {"event": "turn_start", "context": CONTEXT, "seq": None, "payload": None}, m.EventParams
     ) == m.EventParams("turn_start", m.Context("epoch-7", "command"))
@@ -357,7 +357,7 @@ def test_null_for_a_field_that_must_be_there_is_a_fault() -> None:
 
 
 def test_all_faults_are_told_at_once_with_their_paths() -> None:
-    """Trap 44."""
+    """All faults are reported, not only the first, each with its path."""
     data = {"call_id": 5, "arguments": [], "context": {"tier": "root"}}
     assert faults(data, m.ToolExecuteParams) == [
         ("$.call_id", "string", "integer"),
@@ -369,7 +369,7 @@ def test_all_faults_are_told_at_once_with_their_paths() -> None:
 
 
 def test_paths_lead_through_arrays_and_odd_keys() -> None:
-    """Trap 44: a path is what one would write to get there."""
+    """A path is what one would write to reach the value."""
     data = {
         "tools": [{"name": "a", "description": "", "parameters": {}}, {"name": 1, "description": "", "parameters": 2}]
     }
@@ -384,7 +384,7 @@ def test_paths_lead_through_arrays_and_odd_keys() -> None:
 
 
 def test_a_range_is_named_in_the_fault() -> None:
-    """Protocol section 4, `progress` 0..1; also what a fault should help with."""
+    """`progress` is 0..1, and the fault says so. Source: docs/protocol.md, section 4."""
     assert faults({"call_id": "c", "progress": 1.5}, m.ToolUpdateParams) == [
         ("$.progress", "number between 0 and 1", "number")
     ]
@@ -392,7 +392,7 @@ def test_a_range_is_named_in_the_fault() -> None:
 
 
 def test_no_fault_holds_a_value() -> None:
-    """Trap 45: what is received may be a secret; only its type may be told."""
+    """A received value may be a secret, so a fault has its type only."""
     secret = "planted-secret"
 
     @attrs.frozen
@@ -414,7 +414,7 @@ def test_no_fault_holds_a_value() -> None:
 
 
 def test_nothing_is_coerced() -> None:
-    """Trap 40 speaks of arguments; on the protocol's own fields cattrs' leniency must be off everywhere."""
+    """By default cattrs is lenient; on the protocol's own fields that is off everywhere."""
     values: list[object] = [None, True, 0, 1, 1.0, 0.5, "", "1", "true", [], [1], {}, {"1": 1}]
     admitted: dict[Any, list[object]] = {
         str: ["", "1", "true"],
@@ -443,7 +443,7 @@ def test_nothing_is_coerced() -> None:
 
 
 def test_an_integer_field_takes_no_fraction_even_if_it_is_zero() -> None:
-    """Trap 7: 1.0 and 1 never meet. Draft 2020-12 would let 1.0 pass; the difference is wanted."""
+    """1.0 and 1 are different. Draft 2020-12 accepts 1.0 as an integer; we do not."""
     assert faults({"id": 1.0}, m.CancelParams) == [("$.id", "integer or string", "number")]
     assert faults({"event": "e", "context": CONTEXT, "seq": 1.0}, m.EventParams) == [
         ("$.seq", "integer at least 0", "number")
@@ -451,7 +451,7 @@ def test_an_integer_field_takes_no_fraction_even_if_it_is_zero() -> None:
 
 
 def test_a_tag_that_is_missing_or_unknown_is_told_with_what_is_known() -> None:
-    """Protocol section 6: outcomes are told apart by `action`."""
+    """Outcomes are told apart by `action`. Source: docs/protocol.md, section 6."""
     assert faults({}, m.HookOutcome) == [("$", "a field 'action'", "nothing")]
     assert faults({"action": ["block"]}, m.HookOutcome) == [
         ("$.action", "one of 'continue', 'block', 'modify'", "array")
@@ -460,7 +460,7 @@ def test_a_tag_that_is_missing_or_unknown_is_told_with_what_is_known() -> None:
 
 
 def test_blocks_hold_blocks() -> None:
-    """Protocol section 8: stacks and widgets nest, faults point through them."""
+    """Stacks and widgets nest, and faults point into them. Source: docs/protocol.md, section 8."""
     block: dict[str, Any] = {"kind": "markdown", "text": "deep"}
     for _ in range(20):
         block = {"kind": "stack", "children": [block]}
@@ -473,7 +473,7 @@ def test_blocks_hold_blocks() -> None:
 
 @pytest.mark.parametrize("read", [structure, structure_exactly])
 def test_nesting_without_end_is_a_fault_and_no_recursion_error(read: Any) -> None:
-    """Trap 5: 100,000 nested brackets are an error of the data, at this level too."""
+    """100,000 nested brackets are an error of the data, at this level too."""
     block: dict[str, Any] = {"kind": "markdown", "text": "deep"}
     for _ in range(5_000):
         block = {"kind": "stack", "children": [block]}
@@ -481,7 +481,10 @@ def test_nesting_without_end_is_a_fault_and_no_recursion_error(read: Any) -> Non
 
 
 def test_usage_keeps_what_a_provider_counts_besides() -> None:
-    """Protocol section 3: `usage` is an open object; as a stream event it has a type, in a result it has none."""
+    """`usage` is an open object; as a stream event it has a type, in a result it has none.
+
+    Source: docs/protocol.md, section 3.
+    """
     usage: Any = structure({"type": "Usage", "prompt_tokens": 3, "audio": {"in": 1}}, m.StreamEvent)
     assert usage == m.Usage(prompt_tokens=3, extra={"audio": {"in": 1}})
     assert unstructure(usage) == {"prompt_tokens": 3, "audio": {"in": 1}}
@@ -578,7 +581,7 @@ def test_a_payload_is_read_as_the_class_its_handler_declares(data: object, cls: 
 def test_a_payload_that_does_not_fit_is_told_like_a_record(
     data: object, cls: Any, expected: list[tuple[str, str, str]]
 ) -> None:
-    """Trap 44, for the classes of users."""
+    """All faults of a user's class are reported with path, expected and received type."""
     assert faults(data, cls) == expected
 
 
@@ -597,7 +600,7 @@ def test_a_type_that_nothing_can_be_read_as_is_known_beforehand() -> None:
     PLAIN | st.dictionaries(st.sampled_from(["id", "key", "kind", "action", "type", "content", "context"]), PLAIN),
 )
 def test_whatever_is_read_raises_nothing_but_invalid_data(cls: Any, data: Any) -> None:
-    """Trap 6: bad params are one kind of error; the two readings agree that there is a fault."""
+    """All bad params raise one kind of error, and the two readings agree that there is a fault."""
     try:
         structure(data, cls)
     except InvalidData:

@@ -70,19 +70,19 @@ STREAMS: Final = st.lists(
 
 @given(data=st.data(), stream=STREAMS, limit=st.integers(1, 12))
 def test_any_chunking_of_a_byte_stream_gives_the_same_lines(data: st.DataObject, stream: bytes, limit: int) -> None:
-    """Protocol section 1, traps 4 and 8: whatever the pieces, the lines are those of the whole stream."""
+    """In whatever pieces it comes, a stream has the same lines. Source: docs/protocol.md, section 1."""
     places = data.draw(st.lists(st.integers(0, len(stream)), max_size=12))
     assert split(cut(stream, places), limit) == lines_of(stream, limit)
 
 
 @given(stream=STREAMS | st.binary(max_size=60), limit=st.integers(1, 12))
 def test_a_stream_that_comes_byte_by_byte_gives_the_same_lines(stream: bytes, limit: int) -> None:
-    """Traps 4 and 8, in the chunking that has a seam everywhere."""
+    """Over-long lines, CRLF, blank lines and a BOM are read alike with a seam at every byte."""
     assert split((stream[i : i + 1] for i in range(len(stream))), limit) == lines_of(stream, limit)
 
 
 def test_an_over_long_line_is_one_error_and_the_next_line_is_whole() -> None:
-    """Trap 4: a line that never ends is capped: one error, the next line is processed; in every chunking there is."""
+    """It is so in every chunking that there is."""
     stream = b"1234\n-----\n56\n7"
     for marks in range(2 ** (len(stream) - 1)):
         pieces = cut(stream, [place for place in range(1, len(stream)) if marks >> (place - 1) & 1])
@@ -90,7 +90,7 @@ def test_an_over_long_line_is_one_error_and_the_next_line_is_whole() -> None:
 
 
 def test_the_error_of_an_over_long_line_comes_before_its_end() -> None:
-    """Trap 4: a line that never ends is one error, though its end never comes."""
+    """The error comes as soon as the limit is passed, though the line's end never comes."""
     splitter = LineSplitter(8)
     (error,) = splitter.feed(b"123456789")
     assert isinstance(error, FrameError)
@@ -126,7 +126,7 @@ def test_an_answer_that_is_too_long_is_known_by_its_start(start: bytes, answers:
 
 @pytest.mark.parametrize("size", [1, 2, 100, 4_095, 65_536])
 def test_a_line_that_never_ends_takes_bounded_memory(size: int) -> None:
-    """Trap 4: memory is bounded by the limit, in pieces of any size, before the line is given up and after."""
+    """Memory is bounded by the limit, in pieces of any size, before the line is given up and after."""
     limit = 64 * 1024
     splitter = LineSplitter(limit)
     errors = 0
@@ -142,7 +142,7 @@ def test_a_line_that_never_ends_takes_bounded_memory(size: int) -> None:
 
 
 def test_a_64_mib_line_in_pieces_costs_little_more_than_in_one() -> None:
-    """Trap 4: a 64 MiB line in 8 KiB pieces costs < 3 times the same line in one piece."""
+    """A 64 MiB line in 8 KiB pieces costs less than 3 times the same line in one piece."""
     line = b"x" * (MAX_FRAME_BYTES - 1) + b"\n"
     pieces = cut(line, range(8_192, len(line), 8_192))
 
@@ -160,7 +160,7 @@ def test_a_64_mib_line_in_pieces_costs_little_more_than_in_one() -> None:
 
 
 def test_a_line_of_exactly_the_limit_passes() -> None:
-    """Trap 4: the cap is ``max_frame_bytes`` itself, and the line's end does not count."""
+    """The limit is ``max_frame_bytes`` itself, without the line's end."""
     for pieces in ([b"12345678\n"], [b"1234", b"5678", b"\n"], [b"12345678", b"\n"]):
         assert split(pieces, limit=8) == [b"12345678"]
         assert split([b"x", *pieces], limit=8) == [TOO_LONG]
@@ -169,13 +169,13 @@ def test_a_line_of_exactly_the_limit_passes() -> None:
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\n\n", b"\r\n \r\n\n"])
 @pytest.mark.parametrize("places", [[], [1], [2], [1, 2], [1, 2, 3], [3], [2, 4]])
 def test_the_reader_takes_crlf_blank_lines_and_one_leading_bom(ending: bytes, places: list[int]) -> None:
-    r"""Trap 8: the reader takes ``\r\n``, blank lines and one leading BOM (in pieces too)."""
+    r"""The reader takes ``\r\n``, blank lines and one leading BOM (in pieces too)."""
     lines = split(cut(BOM + (PING + ending) * 2, places))
     assert [decode(line) for line in lines if isinstance(line, bytes) and line.strip()] == [orjson.loads(PING)] * 2
 
 
 def test_only_the_streams_first_bytes_are_a_bom() -> None:
-    """Trap 8: *one leading* BOM. A second one is no JSON, and no second one is looked for."""
+    """*One leading* BOM is skipped. A second one is not JSON."""
     assert split([BOM + BOM + b"{}\n"]) == [BOM + b"{}"]
     assert split([b"{}\n" + BOM + b"{}\n"]) == [b"{}", BOM + b"{}"]
     assert split([BOM[:2]]) == [BOM[:2]], "a stream that ends within a BOM"
@@ -200,7 +200,7 @@ PARAMS: Final = st.dictionaries(st.text(), VALUES, max_size=3)
 
 
 def decoded(line: bytes) -> Frame:
-    """The frame in ``line``, which must be one line with exactly one end (trap 8)."""
+    """The frame in ``line``, which must be one line with exactly one end."""
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     return decode(line[:-1])
@@ -213,26 +213,26 @@ def same(one: object, other: object) -> bool:
 
 @given(rid=IDS, method=st.text(), params=PARAMS)
 def test_an_encoded_request_decodes_to_itself(rid: int | str, method: str, params: dict[str, Any]) -> None:
-    """Protocol section 1: ``decode(encode(f)) == f``."""
+    """``decode(encode(f)) == f``. Source: docs/protocol.md, section 1."""
     frame = {"jsonrpc": "2.0", "id": rid, "method": method, "params": params}
     assert same(decoded(encode_request(rid, method, params)), frame)
 
 
 @given(method=st.text(), params=PARAMS)
 def test_an_encoded_notification_decodes_to_itself(method: str, params: dict[str, Any]) -> None:
-    """Protocol section 1: ``decode(encode(f)) == f``, and no id appears."""
+    """``decode(encode(f)) == f``, and no id appears. Source: docs/protocol.md, section 1."""
     assert same(decoded(encode_notification(method, params)), {"jsonrpc": "2.0", "method": method, "params": params})
 
 
 @given(rid=IDS, result=VALUES)
 def test_an_encoded_result_decodes_to_itself(rid: int | str, result: object) -> None:
-    """Protocol section 1 and trap 7: ``decode(encode(f)) == f``; ids come back as they came."""
+    """``decode(encode(f)) == f``; ids come back as they came. Source: docs/protocol.md, section 1."""
     assert same(decoded(encode_result(rid, result)), {"jsonrpc": "2.0", "id": rid, "result": result})
 
 
 @given(rid=IDS | st.none(), code=st.integers(-(2**63), 2**63 - 1), message=st.text(), data=VALUES)
 def test_an_encoded_error_decodes_to_itself(rid: int | str | None, code: int, message: str, data: object) -> None:
-    """Protocol section 1: ``decode(encode(f)) == f``; ``data`` is left out where there is none."""
+    """``decode(encode(f)) == f``; ``data`` is left out where there is none. Source: docs/protocol.md, section 1."""
     error = {"code": code, "message": message, "data": data}
     if data is None:
         del error["data"]
@@ -272,7 +272,7 @@ def check_decode(line: bytes) -> None:
 @example(line=b"\x00")
 @example(line=BOM)
 def test_arbitrary_bytes_raise_only_frame_error(line: bytes) -> None:
-    """Trap 5: no line, however bad, raises anything but FrameError."""
+    """No line raises anything but FrameError."""
     check_decode(line)
 
 
@@ -281,7 +281,7 @@ def test_arbitrary_bytes_raise_only_frame_error(line: bytes) -> None:
     frame=st.dictionaries(st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error"]), VALUES),
 )
 def test_frames_with_damage_raise_only_frame_error(data: st.DataObject, frame: dict[str, Any]) -> None:
-    """Trap 5, on what is nearly a frame: fields of any kind, then bytes overwritten and the end cut off."""
+    """The input is nearly a frame: fields of any kind, then overwritten bytes and a cut-off end."""
     if data.draw(st.booleans()):
         frame["jsonrpc"] = "2.0"
     line = bytearray(orjson.dumps(frame))
@@ -295,7 +295,7 @@ def test_frames_with_damage_raise_only_frame_error(data: st.DataObject, frame: d
     frame=st.dictionaries(st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error"]), VALUES) | VALUES
 )
 def test_check_takes_exactly_the_frames(frame: Any) -> None:
-    """Trap 5: what is a frame passes as it is; what is none raises FrameError."""
+    """A frame passes unchanged; anything else raises FrameError."""
     if is_frame(frame):
         assert check(frame) is frame
     else:
@@ -355,7 +355,7 @@ NO_FRAME: Final[dict[str, tuple[bytes, int | str | None]]] = {
 
 @pytest.mark.parametrize("line", NO_JSON.values(), ids=NO_JSON.keys())
 def test_what_is_no_json_is_a_parse_error_with_id_null(line: bytes) -> None:
-    """Trap 5: bad JSON, bad UTF-8, a NUL, ``NaN`` → -32700 with id null."""
+    """Bad JSON, bad UTF-8, a NUL and ``NaN`` are -32700 with id null."""
     with pytest.raises(FrameError) as caught:
         decode(line)
     assert (caught.value.code, caught.value.id) == (Code.PARSE_ERROR, None)
@@ -394,7 +394,7 @@ def test_half_a_character_in_a_very_long_line_is_a_parse_error() -> None:
 
 @pytest.mark.parametrize(("line", "rid"), NO_FRAME.values(), ids=NO_FRAME.keys())
 def test_json_that_is_no_frame_is_an_invalid_request_with_its_id(line: bytes, rid: int | str | None) -> None:
-    """Traps 5 and 7: → one -32600, with the id where it can be read; an id that is none is not read as one."""
+    """It is one -32600, with the id where it can be read; what is not an id is not read as one."""
     with pytest.raises(FrameError) as caught:
         decode(line)
     assert caught.value.code == Code.INVALID_REQUEST
@@ -412,14 +412,14 @@ def test_json_that_is_no_frame_is_an_invalid_request_with_its_id(line: bytes, ri
     ids=["open", "closed", "objects", "in params"],
 )
 def test_100_000_nested_brackets_are_an_error(deep: bytes) -> None:
-    """Trap 5: 100,000 nested brackets → an error."""
+    """100,000 nested brackets are an error, not a crash."""
     with pytest.raises(FrameError) as caught:
         decode(deep)
     assert caught.value.code == Code.PARSE_ERROR
 
 
 def test_a_parse_error_does_not_repeat_the_line() -> None:
-    """Trap 45: what is on the line may be a secret; the error names a position only."""
+    """A line may hold a secret, so the error names a position only."""
     with pytest.raises(FrameError) as caught:
         decode(b'{"password": hunter2}')
     assert "hunter2" not in str(caught.value)
@@ -428,7 +428,7 @@ def test_a_parse_error_does_not_repeat_the_line() -> None:
 
 @pytest.mark.parametrize("rid", [0, "", 1, "1", -1, 2**64 - 1, -(2**63), "a\nb", "\u2028", "é", "x" * 1000])
 def test_ids_come_back_as_they_came(rid: int | str) -> None:
-    """Trap 7: ids come back as they came: ``0`` and ``""`` work."""
+    """``0`` and ``""`` are valid ids."""
     assert is_id(rid)
     for line in (encode_result(rid, {}), encode_error(rid, -32603, "x"), encode_request(rid, "ping", {})):
         assert same(decoded(line)["id"], rid)
@@ -436,7 +436,7 @@ def test_ids_come_back_as_they_came(rid: int | str) -> None:
 
 @pytest.mark.parametrize("value", [None, True, False, 1.0, 0.5, {}, [], b"1", math.inf])
 def test_what_is_no_id_is_told_from_ids(value: object) -> None:
-    """Trap 7: null, bool, fraction, object are no ids."""
+    """null, bool, fraction and object are not ids."""
     assert not is_id(value)
 
 
@@ -453,14 +453,17 @@ def test_what_is_no_id_is_told_from_ids(value: object) -> None:
     ],
 )
 def test_a_response_is_never_refused_however_malformed(line: bytes) -> None:
-    """Protocol section 1: an answer is never answered; over there, the id of our error might be another request's."""
+    """An answer is never answered: at the peer the id of our error might be that of another request.
+
+    Source: docs/protocol.md, section 1.
+    """
     frame = decode(line)
     assert is_response(frame)
     assert frame == orjson.loads(line)
 
 
 def test_unknown_fields_are_kept_and_ignored() -> None:
-    """Protocol section 1: unknown fields are ignored, always."""
+    """Unknown fields are ignored. Source: docs/protocol.md, section 1."""
     assert decode(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"new":1},"extra":[1]}')["extra"] == [1]
     assert "params" not in decode(b'{"jsonrpc":"2.0","method":"x"}')
 
@@ -499,6 +502,6 @@ def cyclic() -> list[Any]:
     ids=["dumps", "result", "error", "request", "notification"],
 )
 def test_what_is_no_plain_json_raises_encode_error(encode: Callable[[object], bytes], value: object) -> None:
-    """Trap 10: an integer past 64 bits, a lone surrogate, a foreign type: EncodeError, whatever carries it."""
+    """An integer past 64 bits, a lone surrogate or a foreign type raises EncodeError, in any kind of frame."""
     with pytest.raises(EncodeError):
         encode(value)

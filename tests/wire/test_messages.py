@@ -35,13 +35,13 @@ def _method_names() -> set[str]:
 
 
 def test_every_method_has_params_and_every_request_a_result() -> None:
-    """Protocol sections 3 and 4: the tables leave no method out."""
+    """The tables leave no method out. Source: docs/protocol.md, sections 3 and 4."""
     assert set(messages.PARAMS) == _method_names()
     assert set(messages.RESULTS) == _method_names() - NOTIFICATIONS
 
 
 def test_the_switchable_methods_are_requests_of_the_extension() -> None:
-    """Protocol section 3, `capabilities_enabled`: what can be switched off is a known method and group."""
+    """What `capabilities_enabled` can switch off is a known method and group. Source: docs/protocol.md, section 3."""
     assert set(methods.GROUP_OF) <= set(messages.RESULTS)
     assert set(methods.GROUP_OF.values()) <= set(get_args(methods.CapabilityGroup))
     assert {m for m in messages.PARAMS if m.partition("/")[0] in ("kv", "session", "exec", "ui", "bus")} <= set(
@@ -50,7 +50,7 @@ def test_the_switchable_methods_are_requests_of_the_extension() -> None:
 
 
 def test_there_are_ten_hooks_of_which_two_fail_closed() -> None:
-    """Protocol section 6."""
+    """There are ten hooks; ``tool_call`` and ``user_bash`` fail closed. Source: docs/protocol.md, section 6."""
     assert len(methods.HOOKS) == 10
     assert sorted(methods.FAIL_CLOSED_HOOKS) == ["tool_call", "user_bash"]
     assert methods.FAIL_CLOSED_HOOKS < methods.HOOKS
@@ -58,14 +58,14 @@ def test_there_are_ten_hooks_of_which_two_fail_closed() -> None:
 
 
 def test_only_message_end_is_a_hook_and_an_event() -> None:
-    """Protocol section 6, the last paragraph."""
+    """Only `message_end` is both. Source: docs/protocol.md, section 6."""
     assert list(methods.HOOKS & methods.EVENTS) == ["message_end"]
     assert {"bus/event", "widget/key", "events_lost"} < methods.EVENTS
 
 
 @pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
 def test_a_record_is_a_frozen_attrs_class_that_tells_its_shape_and_source(cls: Any) -> None:
-    """Style 3: the wire's shape and the section of the protocol stand in the docstring."""
+    """The docstring has the wire's shape and the section of the protocol."""
     doc = cls.__doc__
     assert "Wire: ``{" in doc
     assert "Source: " in doc
@@ -130,7 +130,7 @@ def test_the_root_of_the_records_is_none_itself() -> None:
 
 
 def test_secrets_stay_out_of_a_repr() -> None:
-    """Trap 45: what is logged by accident must not hold tokens."""
+    """A record that is logged by accident must not show tokens."""
     credentials = messages.Credentials(
         api_key="planted", access_token="planted", refresh_token="planted", extra={"k": "planted"}
     )

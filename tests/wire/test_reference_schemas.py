@@ -61,7 +61,7 @@ def _validator(whose: str, file: str, entry: str | None = None) -> Any:
 
 
 def test_files_and_their_entries_are_named_as_in_the_protocol() -> None:
-    """Design section 4: the generated schemas are laid out and named as the protocol's; all have our examples."""
+    """The generated schemas are laid out and named as the protocol's; all have our examples."""
     names = {file: set(document["$defs"]) for file, document in OURS.items() if file not in OUR_FILES}
     assert names == {file: set(document["$defs"]) for file, document in PUBLISHED.items()}
     assert {(file, name) for file in names for name in names[file]} == set(ENTRIES)
@@ -69,7 +69,7 @@ def test_files_and_their_entries_are_named_as_in_the_protocol() -> None:
 
 
 def test_a_document_lists_what_the_protocol_s_lists() -> None:
-    """Design section 4: the layout, down to the `oneOf` that tells what a document of the file is about."""
+    """The layout is the same, down to the `oneOf` that says what a document of the file is about."""
     for file, document in PUBLISHED.items():
         ours = OURS[file]
         assert ours["$schema"] == document["$schema"]
@@ -78,7 +78,7 @@ def test_a_document_lists_what_the_protocol_s_lists() -> None:
 
 
 def test_what_sepkit_adds_is_not_in_the_protocol() -> None:
-    """Background tasks, section 3: an addition; once SEP has it, `_with_our_addition` has to go."""
+    """When SEP has tasks itself, `_with_our_addition` has to go. Source: docs/tasks.md, "On the wire"."""
     published = jsonschema_rs.Draft202012Validator(entries_of(PUBLISHED["initialize"])["Registrations"])
     assert not published.is_valid({"tasks": [TASK]})
     assert published.is_valid({"hooks": []})
@@ -87,7 +87,7 @@ def test_what_sepkit_adds_is_not_in_the_protocol() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids="/".join)
 def test_our_examples_are_right_and_wrong_to_the_protocol_too(entry: tuple[str, str]) -> None:
-    """Style 11: `test_spec.py` relies on these examples where the protocol's schemas are not there."""
+    """`test_spec.py` relies on these examples where the protocol's schemas are not there."""
     validator = _validator("theirs", *entry)
     assert [one for one in EXAMPLES[entry].right if not validator.is_valid(one)] == []
     assert [one for one in EXAMPLES[entry].wrong if validator.is_valid(one)] == []
@@ -95,7 +95,7 @@ def test_our_examples_are_right_and_wrong_to_the_protocol_too(entry: tuple[str, 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids="/".join)
 def test_what_the_protocol_says_of_an_instance_the_record_and_our_schema_say_too(entry: tuple[str, str]) -> None:
-    """Style 11, trap 44: instances parse and come back as they were; mutations parse where they are still valid."""
+    """Instances are read and come back as they were; mutations are read where they are still valid."""
     cls = EXAMPLES[entry].record
     schema = entries_of(THEIRS[entry[0]])[entry[1]]
     theirs, ours = _validator("theirs", *entry), _validator("ours", *entry)
@@ -124,7 +124,7 @@ def test_what_the_protocol_says_of_an_instance_the_record_and_our_schema_say_too
 
 @pytest.mark.parametrize("entry", ENTRIES, ids="/".join)
 def test_what_our_schema_says_of_an_instance_the_protocol_says_too(entry: tuple[str, str]) -> None:
-    """Style 11, the other direction: our schema lets through nothing that SEP refuses."""
+    """Our schema accepts nothing that SEP refuses."""
     schema = entries_of(OURS[entry[0]])[entry[1]]
     theirs, ours = _validator("theirs", *entry), _validator("ours", *entry)
     valid = instances(schema, schema["$defs"])
@@ -141,7 +141,7 @@ def test_what_our_schema_says_of_an_instance_the_protocol_says_too(entry: tuple[
 
 @pytest.mark.parametrize("file", sorted(PUBLISHED))
 def test_whole_documents_judge_alike(file: str) -> None:
-    """Style 11: the top-level `oneOf` too, to which `{}` may be several things and so none."""
+    """The top-level `oneOf` too, for which `{}` may be several things and so none."""
     theirs, ours = _validator("theirs", file), _validator("ours", file)
     for document in (THEIRS[file], OURS[file]):
         found = instances({"oneOf": document["oneOf"]}, document["$defs"])

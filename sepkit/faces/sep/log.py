@@ -2,7 +2,7 @@
 
 Only a runner, or a test host, installs this handler: importing sepkit, or making an App, touches no logger.
 
-Source: protocol section 4, ``log``.
+Source: docs/protocol.md, section 4, ``log``.
 """
 
 from __future__ import annotations

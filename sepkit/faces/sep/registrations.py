@@ -1,6 +1,6 @@
 """What an App registers, as SEP's ``initialize`` answers it and ``registry/update`` tells of it. Pure functions.
 
-Source: protocol sections 4 and 8.
+Source: docs/protocol.md, sections 4 and 8.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def introduction(app: App, handshake: messages.InitializeParams) -> messages.Ini
     Raises:
         RegistrationError: What is registered does not fit together.
 
-    Source: protocol sections 3 and 8; background tasks, section 3.
+    Source: docs/protocol.md, sections 3 and 8; docs/tasks.md, "On the wire".
     """
     found = registrations(app)
     if wants_tasks(handshake):
@@ -59,7 +59,7 @@ def wants_tasks(handshake: messages.InitializeParams) -> bool:
 def task_registrations(app: App) -> list[messages.TaskRegistration]:
     """The background tasks, for a host that asked for tasks.
 
-    Source: background tasks, section 3.
+    Source: docs/tasks.md, "On the wire".
     """
     return [
         messages.TaskRegistration(

@@ -3,7 +3,7 @@
 A tool that fails in a way that the model can learn from gives a result with ``is_error``; what is wrong with the
 request itself is an ``RpcError``.
 
-Source: protocol sections 3 and 6.
+Source: docs/protocol.md, sections 3 and 6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How results look on SEP's wire: what handlers returned, as the results of its methods. Pure functions.
 
-Source: protocol section 3.
+Source: docs/protocol.md, section 3.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _completion(value: messages.Completion, path: str) -> dict[str, str]:
 def hook_result(outcome: Block | dict[str, Any] | None) -> dict[str, Any]:
     """The outcome of ``hook``: a Block, the whole new input, or None where nothing changes.
 
-    Source: protocol section 6.
+    Source: docs/protocol.md, section 6.
     """
     if outcome is None:
         return {"action": "continue"}

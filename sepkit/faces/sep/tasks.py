@@ -3,7 +3,7 @@
 Only for a host that asked for it with ``capabilities_enabled.tasks``. To any other host nothing of this is sent; state
 changes are ``log`` lines for it.
 
-Source: background tasks, section 3.
+Source: docs/tasks.md, "On the wire".
 """
 
 from __future__ import annotations
