@@ -139,7 +139,7 @@ class Peer:
 
     def frames_received(self, lines: list[bytes | FrameError]) -> None:
         """Decode each line, and hand it to where it belongs."""
-        starter, write, new_context = self._starter, self.transport.write, self.context.copy
+        starter = self._starter
         entered = starter.enter()
         try:
             for line in lines:
@@ -160,25 +160,33 @@ class Peer:
                 if not plain or rid in self._inbound:
                     self._receive(line)
                     continue
-                context = new_context()
-                try:
-                    work = handler(params)
-                    waits_for = context.run(work.send, None)
-                except StopIteration as end:
-                    try:
-                        write(frames.encode_result(rid, end.value))
-                    except EncodeError as error:
-                        write(self._encode_exception(rid, method, error))
-                except BaseException as error:
-                    write(self._encode_exception(rid, method, error))
-                else:
-                    self._inbound[rid] = (starter.go_on(work, context, rid, method, waits_for), method, params)
+                self._begin(rid, method, handler, params)
                 # A work that has cancelled its own task, or kept it to cancel it later, cancels nobody else.
                 if getrefcount(starter.current) != starter.holders or starter.current.cancelling():
                     starter.give_up()
         finally:
             if entered:
                 starter.leave()
+
+    def _begin(self, rid: frames.Id, method: str, handler: RequestHandler, params: dict[str, Any]) -> None:
+        """Run a request's handler until it first waits, and answer it if it has ended by then.
+
+        A short function: for each frame that an exception leaves, Python 3.11 looks up the line, and that takes the
+        longer the longer the function is. As a part of the loop above this took 5,000 instructions more, of 41,000.
+        """
+        context = self.context.copy()
+        try:
+            work = handler(params)
+            waits_for = context.run(work.send, None)
+        except StopIteration as end:
+            try:
+                self.transport.write(frames.encode_result(rid, end.value))
+            except EncodeError as error:
+                self.transport.write(self._encode_exception(rid, method, error))
+        except BaseException as error:
+            self.transport.write(self._encode_exception(rid, method, error))
+        else:
+            self._inbound[rid] = (self._starter.go_on(work, context, rid, method, waits_for), method, params)
 
     def _receive(self, line: bytes | FrameError) -> None:
         """Take in any line at all."""

@@ -388,6 +388,7 @@ class Router:
 
         Args:
             fn: The coroutine function, where the decorator is written without parentheses.
+            **options: The options of :class:`~sepkit.tasks.TaskOptions`:
             name: The task's name; the function's by default.
             restart: When it is started again after it ended by itself.
             max_restarts: How often; 0 is without limit.

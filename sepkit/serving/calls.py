@@ -74,7 +74,7 @@ class Calls:
             InternalError: Too many calls are waiting, with data ``{"reason": "overloaded"}``.
         """
         slots = self.slots
-        if slots.running < slots.size and not link.congested:
+        if slots.running < slots.size and not link.outgoing.congested:
             slots.running += 1
         else:
             await self._take_slot(link)
@@ -111,7 +111,8 @@ class Calls:
         else:
             await self.slots.wait()
         try:
-            await link.drain()
+            if link.outgoing.congested:
+                await link.outgoing.drain()
         except BaseException:
             self.slots.release()
             raise
@@ -170,12 +171,18 @@ class Calls:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    async def command(self, spec: CommandSpec, context: CommandContext) -> object:
-        """Call a command with the arguments in its context; what it returned.
+    async def command(self, spec: CommandSpec, context: CommandContext, value: Callable[[object], object]) -> object:
+        """Call a command with the arguments in its context.
+
+        Args:
+            spec: The command.
+            context: What it is given.
+            value: Makes the face's result of what the command returned.
 
         Raises:
             InvalidParams: The arguments do not fit.
             InternalError: It raised.
+            EncodeError: What it returned has no form in JSON.
         """
         try:
             values = spec.bind(context.arguments)
@@ -183,15 +190,17 @@ class Calls:
             raise does_not_fit(f"the arguments of {spec.name} do not fit", error) from None
         if spec.context is not None:
             values[spec.context] = context
-        self._watch.wake()
+        if self._watch.asleep:
+            self._watch.wake()
         try:
-            return await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
+            returned = await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
         except ToolError as error:
             raise InternalError(str(error)) from None
         except BaseException as error:
             if is_cancellation(error):
                 raise
             raise self.unexpected(error, f"the command {spec.name} failed") from None
+        return value(returned)
 
     # -- providers -----------------------------------------------------------------------------------------------------
 

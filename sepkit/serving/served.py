@@ -22,7 +22,7 @@ from sepkit.concurrency.lanes import Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import TaskContext
-from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link
+from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
 from sepkit.errors import ConnectionClosed, SepkitError
 from sepkit.handlers import name_of
 from sepkit.router import Change
@@ -283,8 +283,8 @@ class _Home:
         return logging.getLogger(self._served.app.name)
 
     @property
-    def congested(self) -> bool:
-        return self._link.congested
+    def outgoing(self) -> Outgoing:
+        return self._link.outgoing
 
     @property
     def busy(self) -> bool:
@@ -301,9 +301,6 @@ class _Home:
 
     def flush(self) -> None:
         self._link.flush()
-
-    async def drain(self) -> None:
-        await self._link.drain()
 
 
 def handler_names(app: App) -> dict[object, str]:

@@ -24,11 +24,10 @@ from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.router import Change
-from sepkit.serving.observers import Event, Observers
+from sepkit.serving.observers import Observers
 from sepkit.serving.served import GRACE, Served
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure
 from sepkit.wire.writing import unstructure
 
 SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exit together
@@ -310,11 +309,11 @@ class Dispatcher:
             _log.debug("ignored an event outside of the session")
             return
         try:
-            event: messages.EventParams = structure(params, messages.EventParams)
+            event = self._requests.event(params)
         except InvalidData as error:
             _log.warning("ignored a malformed event: %s", error)
-            return
-        self._observers.take(Event(event.event, event.payload, unstructure(event.context), event.seq))
+        else:
+            self._observers.take(event)
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
