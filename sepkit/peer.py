@@ -43,7 +43,7 @@ from sepkit.errors import (
 from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
-from sepkit.wire.frames import ID_TYPES, loads
+from sepkit.wire.frames import ID_TYPES, encode_result, loads
 
 RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
@@ -147,8 +147,7 @@ class Peer:
                 # finds out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
                 try:
                     frame = loads(line)  # type: ignore[arg-type]  # an over-long line's error is no bytes, and raises
-                    # Whoever asks much gets answers, and must not pay for them with an exception and a second `loads`
-                    # (2 µs each); who asks nothing pays 20 ns.
+                    # A fast path for answers: it saves an exception and a second `loads`, 2 µs each.
                     if self._pending and "result" in frame and "method" not in frame and type(frame) is dict:
                         self._settle(frame)
                         continue
@@ -180,7 +179,7 @@ class Peer:
             waits_for = context.run(work.send, None)
         except StopIteration as end:
             try:
-                self.transport.write(frames.encode_result(rid, end.value))
+                self.transport.write(encode_result(rid, end.value))
             except EncodeError as error:
                 self.transport.write(self._encode_exception(rid, method, error))
         except BaseException as error:
@@ -261,7 +260,7 @@ class Peer:
         """Write the one answer to a request whose handler has ended."""
         if error is None:
             try:
-                answer = frames.encode_result(rid, result)
+                answer = encode_result(rid, result)
             except EncodeError as unsendable:
                 answer = self._encode_exception(rid, method, unsendable)
         else:

@@ -41,7 +41,7 @@ class HostInfo:
 
 
 class Outgoing(Protocol):
-    """What is on its way to the host. A part of the link, and not a property of it, since each tool call looks at it."""
+    """What is on its way to the host. Each tool call looks at it, so it is no more than two attributes away."""
 
     congested: bool
     """Whether the host does not keep up with what is sent."""
