@@ -31,7 +31,7 @@ from tests.memory_host import on_each_loop
 
 Wire = Literal["memory", "pipes"]
 MODES = ("tui", "web", "widget", "cli", "headless")
-ROUNDS = 2000 if os.environ.get("SEPKIT_SOAK") else 40
+ROUNDS = 1000 if os.environ.get("SEPKIT_SOAK") else 40
 
 
 def pair(wire: Wire) -> tuple[Transport, Transport]:
