@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
@@ -352,6 +353,35 @@ async def test_tasks_run_once_for_all_connections_and_each_host_that_asked_is_to
         for host in hosts:
             await until(partial(stopped, host))
     assert runs == ["host0"], "a task that has ended does not start with the next connection"
+
+
+@on_each_loop
+async def test_a_task_inherits_nothing_of_the_call_that_started_it() -> None:
+    """Neither its context variables nor its connection, and its restarts do not either: it logs to every host."""
+    app = App("t")
+    mark: ContextVar[str] = ContextVar("mark", default="unset")
+    seen: list[str] = []
+
+    @app.task(autostart=False, initial_delay=0, jitter=0, max_restarts=1)
+    async def look(ctx: TaskContext) -> None:
+        seen.append(mark.get())
+        ctx.log.info("looked")
+
+    @app.tool
+    async def begin() -> str:
+        mark.set("of the call")
+        app.tasks.start(look)
+        return mark.get()
+
+    async with connections(Served(app), 2, "memory") as hosts:
+        assert await hosts[1].call("begin") == {"content": "of the call"}
+        for host in hosts:
+            await until(partial(looked_twice, host))
+    assert seen == ["unset", "unset"]
+
+
+def looked_twice(host: Connection) -> bool:
+    return [log["message"] for log in host.logs].count("looked") == 2
 
 
 @on_each_loop
