@@ -157,7 +157,8 @@ class Peer:
                 except (KeyError, TypeError, ValueError):
                     plain = False
                 if not plain or rid in self._inbound:
-                    self._receive(line)
+                    # In the connection's own context: what is logged of a bad line is this host's business only.
+                    self.context.copy().run(self._receive, line)
                     continue
                 self._begin(rid, method, handler, params)
                 # A work that has cancelled its own task, or kept it to cancel it later, cancels nobody else.
@@ -221,7 +222,7 @@ class Peer:
             # No answer can come any more, though ours may still go out.
             self._fail_pending()
             if self._on_end is not None:
-                self._on_end(error)
+                self.context.copy().run(self._on_end, error)
 
     def _fail_pending(self) -> None:
         pending, self._pending = self._pending, {}
