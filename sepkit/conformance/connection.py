@@ -14,19 +14,21 @@ from pathlib import Path
 
 from sepkit.conformance.calls import Calls
 from sepkit.conformance.child import Child
+from sepkit.conformance.expectations import kind
 from sepkit.conformance.host import PlainHost
-from sepkit.conformance.lines import Frame, Line, written
+from sepkit.conformance.lines import Frame, Line, shortened, written
 from sepkit.conformance.patience import Patience
-from sepkit.conformance.record import Record
+from sepkit.conformance.record import ABOUT_IDS, Record
 from sepkit.conformance.replies import Replies
 from sepkit.conformance.subject import Subject
-from sepkit.conformance.violations import Violation
+from sepkit.conformance.violations import NotApplicable, Violation
 
 
 class Connection:
     """A running extension.
 
-    ``doomed`` is set when it must not be used for another check: an answer is missing that may still come.
+    ``doomed`` is set when it must not be used for another check: an answer is missing that may still come. ``apart`` is
+    whether observations do not see it: see :attr:`Requirement.apart`.
 
     Args:
         command: What to start.
@@ -39,9 +41,16 @@ class Connection:
     """
 
     def __init__(
-        self, command: Sequence[str], subject: Subject, *, patience: Patience, cwd: Path | str | None = None
+        self,
+        command: Sequence[str],
+        subject: Subject,
+        *,
+        patience: Patience,
+        cwd: Path | str | None = None,
+        apart: bool = False,
     ) -> None:
         self.subject = subject
+        self.apart = apart
         self.patience = patience
         self.record = Record()
         self.host = PlainHost()
@@ -57,10 +66,10 @@ class Connection:
         """Send frames, all in one write."""
         self.send_raw(b"".join(written(frame) + b"\n" for frame in frames))
 
-    def send_raw(self, data: bytes, *, hostile: bool = False) -> None:
-        """Send whole lines. ``hostile`` ones are not frames, and may be answered as such."""
+    def send_raw(self, data: bytes) -> None:
+        """Send whole lines, which need not be frames."""
         for line in data.removesuffix(b"\n").split(b"\n"):
-            self.record.sent(line, hostile=hostile)
+            self.record.sent(line)
         self.child.write(data)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
@@ -106,16 +115,37 @@ class Connection:
             Violation: None came in time, or one under an id that only looks like it.
         """
         rid, method = frame["id"], frame["method"]
-        limit = self.subject.limit(method, self.patience.of(method) if seconds is None else seconds)
+        limit = self.patience.of(method) if seconds is None else seconds
+        if self.subject.is_silent(method):
+            limit /= 10
         await self.until(lambda: bool(self.record.answers(rid) or self.record.lookalikes(rid)), limit)
         if found := self.record.answers(rid):
             return found[0]
         wanted = f"an answer to {method} with the id {json.dumps(rid)}"
         if alike := self.record.lookalikes(rid):
-            raise Violation(wanted, f"one with the id {json.dumps(alike[0]['id'])}")
-        if not self.over:
-            self.subject.unanswered.add(method)
-        raise Violation(wanted, await self._silence(limit))
+            raise Violation(wanted, f"one with the id {json.dumps(alike[0]['id'])}", suspects=ABOUT_IDS)
+        raise Violation(wanted, await self._silence(limit), suspects=self.record.suspects(method))
+
+    @property
+    def refusal(self) -> float:
+        """How long to wait for the answer to a request that is to be refused, but may be worked on all the same."""
+        return max(self.patience.answer, 2 * self.subject.longest)
+
+    async def same_answer(self, plain: Callable[[], Frame], odd: Callable[[], Frame]) -> None:
+        """Expect that an unusual request is answered like the plain one: both with a result, or with the same error.
+
+        Raises:
+            Violation: The answers differ, each time.
+            NotApplicable: They differ, but so do two answers to the same request: it may do what it does only once.
+        """
+        first = [kind(await self.ask(make())) for make in (plain, odd)]
+        if first[0] == first[1]:
+            return
+        answer = await self.ask(plain())
+        other = await self.ask(odd())
+        if [kind(answer), kind(other)] != first:
+            raise NotApplicable("its answers to the same request vary")
+        raise Violation(f"the same kind of answer as this: {shortened(written(answer))}", shortened(written(other)))
 
     async def answered(self, frame: Frame, seconds: float) -> bool:
         """Wait until a request that was sent has an answer; whether it has one, at the latest after ``seconds``."""
@@ -139,7 +169,8 @@ class Connection:
         frame, limit = self.calls.fence(), self.patience.answer
         self.send(frame)
         if not await self.answered(frame, limit):
-            raise Violation(f"that it lives on, and answers {frame['method']}", await self._silence(limit))
+            wanted = f"that it lives on, and answers {frame['method']}"
+            raise Violation(wanted, await self._silence(limit), suspects=self.record.suspects(frame["method"]))
 
     async def settle(self) -> None:
         """Wait until it has read everything, and a little longer: time enough to send what it must not send."""

@@ -39,7 +39,7 @@ def every_catch(c: Connection) -> list[Catch]:
 
 @asynccontextmanager
 async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
-    """A call that has begun and not ended. At the end of the block, its requests to the host are answered.
+    """A call that has begun and not ended. At the end of the block, its requests to the host are answered, and it ends.
 
     Raises:
         NotApplicable: This time it was answered at once.
@@ -58,8 +58,16 @@ async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
             await c.alive()
         else:
             await c.until(lambda: begun() or bool(c.record.answers(frame["id"])), c.patience.call)
+        if catch.kind is Kind.ASKING:
+            # It may go on without the answer, or something else has asked. A ping may have to wait until it has ended.
+            ping = c.calls.fence()
+            c.send(ping)
+            await c.until(
+                lambda: bool(c.record.answers(frame["id"]) or c.record.answers(ping["id"])), c.patience.moment
+            )
         if c.record.answers(frame["id"]) or not (catch.kind is Kind.SLOW or begun()):
             raise NotApplicable("the call could not be caught in flight this time")
         yield frame
     finally:
         c.replies.release()
+        await c.answered(frame, c.patience.answer)  # what it still says is not the next check's matter

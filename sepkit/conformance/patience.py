@@ -42,6 +42,11 @@ class Patience:
         return 5.0 * self.factor
 
     @property
+    def moment(self) -> float:
+        """For what nothing is concluded from if it does not come."""
+        return 1.0 * self.factor
+
+    @property
     def call(self) -> float:
         """For a tool, a hook, a command, a completion. Hosts wait longer, up to 120 s."""
         return 20.0 * self.factor

@@ -20,7 +20,7 @@ class Status(Enum):
     NOT_APPLICABLE = "not applicable"
     """The extension does not have what it is about."""
     UNTESTED = "untested"
-    """It could not be checked: the handshake failed."""
+    """It could not be judged: the handshake failed, or another fault, which is reported, may be the cause."""
 
 
 _MARKS: Final = {Status.PASSED: "✔", Status.FAILED: "✘", Status.NOT_APPLICABLE: "–", Status.UNTESTED: "?"}
@@ -35,8 +35,9 @@ def _sayable(texts: Iterable[str]) -> tuple[str, ...]:
 class Verdict:
     """One requirement, and how it came out.
 
-    ``note`` says why it is not applicable or untested. The rest is set where it failed: the last lines ``sent``, what
-    was ``expected``, what ``came``, and the tail of ``stderr``.
+    ``note`` says why it is not applicable or untested. The rest is set where it is not met: the last lines ``sent``,
+    what was ``expected``, what ``came``, and the end of ``stderr``. ``suspects`` are the requirements that this may
+    really be about, see :class:`Violation`.
     """
 
     requirement: Requirement
@@ -47,6 +48,7 @@ class Verdict:
     expected: str = field(default="", converter=sayable)
     came: tuple[str, ...] = field(default=(), converter=_sayable)
     stderr: str = ""
+    suspects: tuple[str, ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON."""
@@ -59,7 +61,7 @@ class Verdict:
         }
         if self.note:
             made["note"] = self.note
-        if self.status is Status.FAILED:
+        if self.expected:
             made |= {"sent": self.sent, "expected": self.expected, "came": self.came, "stderr": self.stderr}
         return made
 
@@ -113,7 +115,7 @@ class Report:
         lines = [f"{self.extension or 'an extension'}: {' '.join(self.command)}"]
         lines += self._rows("", [*self._demands()], _MARKS)
         if advised := [x for x in self.verdicts if x.requirement.advice]:
-            lines += ["", "advice (the protocol leaves it open, and it fails nobody)"]
+            lines += ["", "advice (the protocol leaves it open; it never makes the run fail)"]
             lines += self._rows("advice: ", advised, _ADVICE_MARKS)
         return "\n".join([*lines, "", self.summary()]) + "\n"
 
@@ -121,7 +123,7 @@ class Report:
         width = max((len(x.requirement.id) for x in self.verdicts), default=0)
         group = ""
         for x in verdicts:
-            if x.status is Status.UNTESTED:
+            if x.status is Status.UNTESTED and not x.expected:
                 continue  # the summary has their number
             if x.requirement.group != group:
                 group = x.requirement.group
@@ -151,7 +153,7 @@ class Report:
             f"{counts['not_applicable']} not applicable",
         ]
         if counts["untested"]:
-            told.append(f"{counts['untested']} untested, since the handshake failed")
+            told.append(f"{counts['untested']} untested because of another failure")
         told.append(
             f"{counts['advice']} pieces of advice not followed"
             if counts["advice"] != 1
