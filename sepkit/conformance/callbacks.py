@@ -40,7 +40,7 @@ async def _refused(c: Connection) -> None:
             answer = await c.ask(frame)
             await c.settle()
         expect_once(c.record, frame)
-        judge("tool/execute", answer)
+        judge("tool/execute", answer, registered=False)  # it may pass on the error of the host
 
 
 @requirement("callbacks.cancelled", section="4", title="a call is answered even if the user dismisses every question")
@@ -106,7 +106,7 @@ async def _lookalike(c: Connection) -> None:
     "callbacks.out-of-order",
     section="1",
     title="answers of the host may come in another order than the questions",
-    after=_PRESUPPOSED,
+    after=(*_PRESUPPOSED, "tools.own-answer"),
 )
 async def _out_of_order(c: Connection) -> None:
     async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as first:

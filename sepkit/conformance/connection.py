@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sepkit.conformance.calls import Calls
@@ -57,6 +57,7 @@ class Connection:
         self.calls = Calls(subject, self.host)
         self.replies = Replies(self.host, self.send)
         self.doomed = False
+        self._waiting: bytearray | None = None  # what is to be sent, while a frame is sent in pieces
         self._waiter: asyncio.Future[None] | None = None
         self.child = Child(command, cwd, received=self._take, flushed=self._wake)
 
@@ -70,7 +71,23 @@ class Connection:
         """Send whole lines, which need not be frames."""
         for line in data.removesuffix(b"\n").split(b"\n"):
             self.record.sent(line)
-        self.child.write(data)
+        if self._waiting is not None:
+            self._waiting += data
+        else:
+            self.child.write(data)
+
+    async def send_in_pieces(self, frame: Frame, pieces: Iterable[bytes]) -> None:
+        """Send a frame in pieces, each in a write of its own. What the host answers meanwhile comes after it."""
+        self._waiting = bytearray()
+        try:
+            self.record.sent(written(frame))
+            for piece in pieces:
+                self.child.write(piece)
+                await self.flushed()
+                await asyncio.sleep(0.01)
+        finally:
+            waiting, self._waiting = self._waiting, None
+            self.child.write(bytes(waiting))
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 

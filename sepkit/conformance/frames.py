@@ -6,7 +6,6 @@ it has none. Going on is required. The error is advice only: a host does not nee
 
 from __future__ import annotations
 
-import asyncio
 import json
 from itertools import pairwise
 from typing import Final
@@ -161,11 +160,7 @@ async def _pieces(c: Connection) -> None:
     frame = c.calls.fence("pieces é 😀")
     line = written(frame) + b"\n"
     cuts = sorted({0, 1, line.index(b"\xc3") + 1, line.index(b"\xf0") + 2, len(line) - 1, len(line)})
-    c.record.sent(line.removesuffix(b"\n"))
-    for start, end in pairwise(cuts):
-        c.child.write(line[start:end])
-        await c.flushed()
-        await asyncio.sleep(0.01)
+    await c.send_in_pieces(frame, (line[start:end] for start, end in pairwise(cuts)))
     await c.answer(frame)
 
 

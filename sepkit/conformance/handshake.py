@@ -80,6 +80,7 @@ async def _newer_host(c: Connection) -> None:
     section="3",
     title="initialize needs none of its optional fields",
     process=Process.BARE,
+    after=("handshake.nothing-enabled",),
 )
 async def _minimal(c: Connection) -> None:
     given = initialize_params(mode="headless")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sepkit.conformance.calls import notification
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.lines import Frame
+from sepkit.conformance.record import misread
 from sepkit.conformance.requirement import requirement
 from sepkit.conformance.violations import NotApplicable, Violation
 
@@ -14,7 +15,7 @@ async def _unanswered(c: Connection, *frames: Frame) -> None:
     c.send(*frames)
     await c.settle()
     if c.record.unasked():
-        raise Violation("no answer to what is not a request")
+        raise Violation("no answer to what is not a request", suspects=misread(c.record.unasked()))
 
 
 @requirement("notifications.unknown", section="1", title="an unknown notification is not answered (JSON-RPC)")

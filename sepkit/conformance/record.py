@@ -5,7 +5,7 @@ It is given bytes and lines, and asked afterwards. It sends nothing and judges n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sepkit.conformance.lines import Frame, Key, Line, key, parsed, tidied
@@ -29,6 +29,14 @@ ABOUT: Final[dict[str, tuple[str, ...]]] = {
 """The requirements that are about the plain answer of each method."""
 ABOUT_IDS: Final = ("ids.zero", "ids.negative", "ids.large", "ids.lookalikes", "traffic.unasked")
 """The requirements that are about ids of another type than that of the request."""
+
+_READING: Final = ("frames.pieces", "frames.spelling", "frames.unicode", "frames.long", "frames.many-at-once")
+
+
+def misread(answers: Iterable[Frame]) -> tuple[str, ...]:
+    """The requirements about reading lines, if one of these answers says that a line could not be read."""
+    errors = [answer.get("error") for answer in answers]
+    return _READING if any(isinstance(x, dict) and x.get("code") == -32700 for x in errors) else ()
 
 
 class Record:
@@ -129,6 +137,6 @@ class Record:
             found += ["traffic.utf-8", "traffic.json"]
         unasked = self.unasked()
         if any(answer.get("id") is None for answer in unasked):
-            found.append("ids.in-errors")
+            found += [*misread(unasked), "ids.in-errors"]
         found += ABOUT.get(method, ())
         return (*found, *(("traffic.unasked",) if unasked else ()))

@@ -61,7 +61,7 @@ async def survey(c: Connection, again: Callable[[], Awaitable[Connection]]) -> N
         subject.asked.append(Asked(target, frame, answer, trouble, suspects, late, asks, updates))
         if answer is None:
             continue
-        if asks and await _waits(c, target):
+        if asks and await _waits(c, target, seconds):
             kind = Kind.ASKING
         elif c.record.told(methods.PROVIDER_DELTA, request_id=frame["params"].get("request_id", "")):
             kind = Kind.STREAMING
@@ -77,12 +77,15 @@ def _has(subject: Subject, method: str, kind: Kind) -> bool:
     return any((one.target.method, one.kind) == (method, kind) for one in subject.catches)
 
 
-async def _waits(c: Connection, target: Target) -> bool:
-    """Whether a call waits for what it asks of the host. Something else may have asked meanwhile, such as a task."""
+async def _waits(c: Connection, target: Target, seconds: float) -> bool:
+    """Whether a call waits for what it asks of the host. Something else may have asked meanwhile, such as a task.
+
+    The call took so many ``seconds`` before.
+    """
     if _has(c.subject, target.method, Kind.ASKING):
         return True
     try:
-        async with in_flight(c, Catch(target, Kind.ASKING)):
-            return True
+        async with in_flight(c, Catch(target, Kind.ASKING)) as frame:
+            return not await c.answered(frame, 0.1 + 2 * seconds)
     except (Violation, NotApplicable):
         return False

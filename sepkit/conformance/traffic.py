@@ -9,8 +9,8 @@ from typing import Any, Final, get_args
 
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.expectations import fitting
-from sepkit.conformance.lines import Key, Line, key, parsed, tidied
-from sepkit.conformance.record import ABOUT, ABOUT_IDS, Record
+from sepkit.conformance.lines import Frame, Key, Line, key, parsed, tidied
+from sepkit.conformance.record import ABOUT, ABOUT_IDS, Record, misread
 from sepkit.conformance.requirement import observation
 from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.errors import Fault, InvalidData
@@ -168,7 +168,12 @@ def _some_answers(e: Evidence) -> None:
         raise NotApplicable("it answered nothing")
 
 
-@observation("traffic.answered-once", section="1", title="no request is answered twice", after=("ids.lookalikes",))
+@observation(
+    "traffic.answered-once",
+    section="1",
+    title="no request is answered twice",
+    after=("ids.lookalikes", "tools.concurrent", "hooks.concurrent", "tools.own-answer"),
+)
 def _answered_once(e: Evidence) -> None:
     _some_answers(e)
     for connection in e.connections:
@@ -190,6 +195,10 @@ def _answered_once(e: Evidence) -> None:
     after=(
         "traffic.utf-8",
         "traffic.frames",
+        "ids.zero",
+        "ids.negative",
+        "ids.large",
+        "ids.string",
         "notifications.unknown",
         "notifications.unknown-meta",
         "notifications.of-requests",
@@ -211,14 +220,15 @@ def _unasked(e: Evidence) -> None:
         record = connection.record
         for line in record.lines:
             if not line.sent and line.is_response and "id" in line.frame and key(line.frame["id"]) not in record.asked:
-                raise Violation("answers to what was asked", str(line), suspects=_meant(record, line.frame["id"]))
+                raise Violation("answers to what was asked", str(line), suspects=_meant(record, line.frame))
 
 
-def _meant(record: Record, rid: object) -> tuple[str, ...]:
+def _meant(record: Record, answer: Frame) -> tuple[str, ...]:
     """The requirements that an answer under an id of no request may really be about."""
+    rid = answer["id"]
     if rid is None:
-        return ("ids.in-errors",)
-    if any(rid == answer.get("id") for asked in record.asked for answer in record.lookalikes(asked[1])):
+        return (*misread([answer]), "ids.in-errors")
+    if any(rid == alike.get("id") for asked in record.asked for alike in record.lookalikes(asked[1])):
         return ABOUT_IDS
     asked = [line for line in record.lines if line.sent and line.method is not None and "id" in line.frame]
     unanswered = [line.method or "" for line in asked if not record.answers(line.frame["id"])]

@@ -61,9 +61,21 @@ ALLOWED: Final[dict[str, str]] = {
     def requested(self, rid, method, params):
         for _ in range(10):
             self.notify("log", {"level": "trace", "message": f"{method} came", "fields": {"id": rid}})
-        self.notify("$/trace", {"message": method})
-        self.send({"jsonrpc": "2.0", "id": f"own-{next(self.numbers)}", "method": "kv/get", "params": {"key": "a"}})
         super().requested(rid, method, params)
+
+    def beat(self):
+        while True:
+            time.sleep(0.03)
+            if self.host is not None:
+                for method, params in ("kv/set", {"key": "beat", "value": 1}), ("ping", {}):
+                    rid = f"own-{next(self.numbers)}"
+                    self.send({"jsonrpc": "2.0", "id": rid, "method": method, "params": params})
+                self.notify("bus/publish", {"topic": "beat", "payload": {}})
+                self.notify("$/beat", {})
+
+    def main(self):
+        threading.Thread(target=self.beat, daemon=True).start()
+        super().main()
 
     def notified(self, method, params):
         for _ in range(40):
@@ -77,7 +89,6 @@ ALLOWED: Final[dict[str, str]] = {
         def later():
             time.sleep(0.003 * (hash(str(rid)) % 3))
             super(Odd, self).requested(rid, method, params)
-        import threading
         threading.Thread(target=later, daemon=True).start()
 
     def take(self, frame):

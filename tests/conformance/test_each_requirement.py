@@ -20,7 +20,7 @@ from tests.conformance.test_runner import FOUND_BY
 
 HERE: Final = Path(__file__).parent
 PROGRAM: Final = """
-import os, sys, time
+import os, sys, threading, time
 sys.path.insert(0, {here!r})
 from extension import Extension, error
 
