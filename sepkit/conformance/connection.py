@@ -135,6 +135,8 @@ class Connection:
         limit = self.patience.of(method) if seconds is None else seconds
         if self.subject.is_silent(method):
             limit /= 10
+        elif seconds is None:
+            limit = max(limit, 2 * self.subject.longest)
         await self.until(lambda: bool(self.record.answers(rid) or self.record.lookalikes(rid)), limit)
         if found := self.record.answers(rid):
             return found[0]

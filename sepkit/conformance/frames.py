@@ -92,9 +92,9 @@ def _hostile(name: str, what: str, lines: tuple[bytes, ...], codes: tuple[int, .
     after = tuple(f"frames.{one}" for one in before)
     told = tuple(f"frames.{one}-told" for one in before)
 
-    @requirement(
-        f"frames.{name}", section="1", title=f"after {what}: lives on, with or without an error", after=after, odd=True
-    )
+    fine = f"silent or with the error {codes[0]}" if codes == _NOT_JSON else "with or without an error"
+
+    @requirement(f"frames.{name}", section="1", title=f"after {what}: lives on, {fine}", after=after, odd=True)
     async def survives(c: Connection) -> None:
         for line in lines:
             begin = len(c.record.lines)

@@ -30,13 +30,13 @@ ABOUT: Final[dict[str, tuple[str, ...]]] = {
 ABOUT_IDS: Final = ("ids.zero", "ids.negative", "ids.large", "ids.lookalikes", "traffic.unasked")
 """The requirements that are about ids of another type than that of the request."""
 
-_READING: Final = ("frames.pieces", "frames.spelling", "frames.unicode", "frames.long", "frames.many-at-once")
+READING: Final = ("frames.pieces", "frames.spelling", "frames.unicode", "frames.long", "frames.many-at-once")
 
 
 def misread(answers: Iterable[Frame]) -> tuple[str, ...]:
     """The requirements about reading lines, if one of these answers says that a line could not be read."""
     errors = [answer.get("error") for answer in answers]
-    return _READING if any(isinstance(x, dict) and x.get("code") == -32700 for x in errors) else ()
+    return READING if any(isinstance(x, dict) and x.get("code") == -32700 for x in errors) else ()
 
 
 class Record:

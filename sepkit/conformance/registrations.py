@@ -17,7 +17,7 @@ _NAMES: Final = {
     "shortcuts": "key",
     "message_renderers": "tag",
 }
-_FAMILIES: Final = (*_NAMES, "flags", "subscriptions", "hooks")
+_FAMILIES: Final = (*_NAMES, "flags", "subscriptions", "hooks", "tasks")
 _DIALECTS: Final = [
     "https://json-schema.org/draft/2020-12/schema",
     "http://json-schema.org/draft-07/schema#",

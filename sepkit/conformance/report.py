@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from sepkit.conformance.requirement import Requirement
 from sepkit.errors import sayable
@@ -160,3 +160,31 @@ class Report:
             else "1 piece of advice not followed"
         )
         return f"{', '.join(told)}; {self.seconds:.1f} s"
+
+
+def once(verdicts: list[Verdict]) -> tuple[Verdict, ...]:
+    """The verdicts, with one failure for one fault: a failure that follows from another is untested instead."""
+    failed = {one.requirement.id: one for one in verdicts if one.status is Status.FAILED}
+
+    def cause(name: str, before: frozenset[str] = frozenset()) -> str:
+        one = failed[name]
+        for other in (*one.suspects, *one.requirement.after):
+            if other == name:
+                break
+            if (
+                other in failed
+                and other not in before
+                and (one.requirement.advice or not failed[other].requirement.advice)
+            ):
+                return cause(other, before | {name})
+        return name
+
+    causes = {name: cause(name) for name in failed}
+    made = []
+    for one in verdicts:
+        found = causes.get(one.requirement.id, one.requirement.id)
+        # Of two that would follow from each other, both stay.
+        if found != one.requirement.id and causes[found] == found:
+            one = evolve(one, status=Status.UNTESTED, note=f"not met either; see {found}, which may be the cause")
+        made.append(one)
+    return tuple(made)

@@ -1,7 +1,7 @@
 """Runs requirements against a command, and decides which of them share a process.
 
 One fault fails one requirement. So a process on which a requirement failed is not used again, what is odd or only
-advised runs on processes of its own, and a failure that follows from another one is not counted (``_once``).
+advised runs on processes of its own, and a failure that follows from another one is not counted (``report.once``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import evolve
-
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.lines import shown
 from sepkit.conformance.patience import Patience
-from sepkit.conformance.report import Report, Status, Verdict
+from sepkit.conformance.report import Report, Status, Verdict, once
 from sepkit.conformance.requirement import Process, Requirement
 from sepkit.conformance.subject import Subject
 from sepkit.conformance.survey import find_fence, survey
@@ -100,7 +98,7 @@ class _Run:
         return Report(
             command=self._command,
             extension=self._name(),
-            verdicts=_once([self._verdicts[one.id] for one in self._wanted]),
+            verdicts=once([self._verdicts[one.id] for one in self._wanted]),
             seconds=time.monotonic() - began,
         )
 
@@ -222,34 +220,6 @@ def _can_serve(connection: Connection, one: Requirement) -> bool:
     """Whether a check may use the process of the checks before it."""
     fresh = not connection.over and len(connection.record.lines) < _MANY
     return fresh and one.process is Process.SHARED and connection.apart is one.apart
-
-
-def _once(verdicts: list[Verdict]) -> tuple[Verdict, ...]:
-    """The verdicts, with one failure for one fault: a failure that follows from another is untested instead."""
-    failed = {one.requirement.id: one for one in verdicts if one.status is Status.FAILED}
-
-    def cause(name: str, before: frozenset[str] = frozenset()) -> str:
-        one = failed[name]
-        for other in (*one.suspects, *one.requirement.after):
-            if other == name:
-                break
-            if (
-                other in failed
-                and other not in before
-                and (one.requirement.advice or not failed[other].requirement.advice)
-            ):
-                return cause(other, before | {name})
-        return name
-
-    causes = {name: cause(name) for name in failed}
-    made = []
-    for one in verdicts:
-        found = causes.get(one.requirement.id, one.requirement.id)
-        # Of two that would follow from each other, both stay.
-        if found != one.requirement.id and causes[found] == found:
-            one = evolve(one, status=Status.UNTESTED, note=f"not met either; see {found}, which may be the cause")
-        made.append(one)
-    return tuple(made)
 
 
 def _untested(one: Requirement) -> Verdict:

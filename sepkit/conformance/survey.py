@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.flight import in_flight
+from sepkit.conformance.lines import Frame
+from sepkit.conformance.record import ABOUT
 from sepkit.conformance.subject import SLOW, Asked, Catch, Fence, Kind, Subject, Target
 from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.wire import methods
@@ -46,9 +48,11 @@ async def survey(c: Connection, again: Callable[[], Awaitable[Connection]]) -> N
                 c = await again()
                 frame, mark = c.calls.of(target), len(c.record.lines)
             began = loop.time()
-            # One without an answer breaks the requirement; the others of its kind need not be waited for as long.
-            again_limit = max(c.patience.call / 10, 2 * subject.longest)
-            answer = await c.ask(frame, again_limit if target.method in unanswered else None)
+            if target.method in unanswered:
+                # The requirement is broken already, so the others of the kind need not be waited for as long.
+                answer = await c.ask(frame, max(c.patience.call / 10, 2 * subject.longest))
+            else:
+                answer = await _patiently(c, frame)
             seconds = loop.time() - began
             subject.longest = max(subject.longest, seconds)
         except Violation as violation:
@@ -65,12 +69,31 @@ async def survey(c: Connection, again: Callable[[], Awaitable[Connection]]) -> N
             kind = Kind.ASKING
         elif c.record.told(methods.PROVIDER_DELTA, request_id=frame["params"].get("request_id", "")):
             kind = Kind.STREAMING
-        elif seconds >= SLOW:
+        elif SLOW <= seconds < c.patience.call / 2:
             kind = Kind.SLOW
         else:
             continue
         if not _has(subject, target.method, kind):
             subject.catches.append(Catch(target, kind))
+
+
+async def _patiently(c: Connection, frame: Frame) -> Frame:
+    """The answer to a call, for which hosts wait longer than is usual here.
+
+    Raises:
+        Violation: None came.
+    """
+    try:
+        return await c.ask(frame)
+    except Violation as violation:
+        method = frame["method"]
+        seconds = c.patience.host(method)
+        # Something that came may be meant as the answer: then no more comes.
+        if c.over or set(violation.suspects) - set(ABOUT[method]) or seconds <= c.patience.call:
+            raise
+        if not await c.answered(frame, seconds - c.patience.call):
+            raise Violation(violation.expected, f"nothing within {seconds:g} s", suspects=violation.suspects) from None
+        return c.record.answers(frame["id"])[0]
 
 
 def _has(subject: Subject, method: str, kind: Kind) -> bool:

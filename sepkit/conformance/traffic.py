@@ -23,6 +23,7 @@ _NOTIFICATIONS: Final = {
     methods.LOG,
     methods.REGISTRY_UPDATE,
     methods.CANCEL,
+    methods.TASK_UPDATE,  # of sepkit (docs/tasks.md), as is the family of tasks
 }
 _REQUESTS: Final = {
     methods.PING,

@@ -165,7 +165,7 @@ def test_the_command_exits_1_where_a_requirement_is_not_met_and_tells_it_as_json
         ((), r"give the command that starts the extension, after --"),
         (("--only", "framse", "--", "true"), r"called framse; the groups are"),
         (("--arguments", "greet", "--", "true"), r"write TOOL="),
-        (("--arguments", "greet={", "--", "true"), r"is no JSON"),
+        (("--arguments", "greet={", "--", "true"), r"is not valid JSON"),
         (("--arguments", "greet=[]", "--", "true"), r"write TOOL="),
     ],
 )

@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from sepkit.conformance import Report, Status, Verdict, requirements, run_conformance
+from sepkit.conformance.patience import Patience
 from sepkit.transports.process import SpawnError
 from tests.conformance.extension import FAULTS
 
@@ -356,13 +357,13 @@ def test_a_fault_is_found_by_the_requirement_that_is_about_it(faulty: Mapping[st
 
 
 def test_every_fault_that_there_is_is_looked_for() -> None:
-    """A fault that nobody looks for is no test of anything."""
+    """A fault that is not looked for tests nothing."""
     assert FOUND_BY.keys() == FAULTS.keys()
     known = {x.id: x for x in requirements()}
     assert set(FOUND_BY.values()) <= known.keys()
 
 
-def test_advice_that_is_not_followed_fails_nobody(faulty: Mapping[str, Report]) -> None:
+def test_advice_that_is_not_followed_fails_no_run(faulty: Mapping[str, Report]) -> None:
     """The protocol does not require an answer to a line that is not JSON, so silence is advice, not a failure."""
     report = faulty["silent-on-bad-json"]
     assert report.ok
@@ -472,6 +473,51 @@ def test_what_can_run_only_once_at_a_time_is_run_one_after_another(tmp_path: Pat
     )
     only = ["ids", "tools", "handshake.minimal", "life.shutdown"]
     assert_conforms(check(*SERVE, cwd=tmp_path, only=only, parallel=1))
+
+
+def test_one_that_can_run_only_once_at_a_time_fails_one_requirement_beside_others(tmp_path: Path) -> None:
+    """All others of its processes end at their start: that is one fault, and the rest is untested."""
+    program = tmp_path / "alone.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            import fcntl, sys
+            sys.path.insert(0, {str(HERE)!r})
+            lock = open("lock", "w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            from extension import Extension
+            Extension().main()
+        """),
+        encoding="utf-8",
+    )
+    report = check(sys.executable, str(program), cwd=tmp_path, only=["ids", "methods", "handshake.minimal", "life"])
+    assert [x.requirement.id for x in report.failures] == ["handshake.reply"], report.table()
+    assert "BlockingIOError" in report.failures[0].stderr
+
+
+def test_a_tool_may_take_as_long_as_hosts_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a tool usually takes, and nothing that is asked of it afterwards is given less time."""
+    monkeypatch.setattr(Patience, "call", property(lambda patience: 0.2))
+    program = tmp_path / "slow.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            import sys, time
+            sys.path.insert(0, {str(HERE)!r})
+            import extension
+            class Slow(extension.Extension):
+                def introduction(self, params):
+                    made = super().introduction(params)
+                    return {{**made, "registrations": {{"tools": made["registrations"]["tools"][:1]}}}}
+                def do_echo(self, call, text):
+                    call.pause(0.5)
+                    return super().do_echo(call, text)
+            Slow().main()
+        """),
+        encoding="utf-8",
+    )
+    only = ["tools.result", "tools.unknown-fields", "tools.ping-beside", "cancelling.finished"]
+    report = check(sys.executable, str(program), only=only)
+    assert report.ok, report.table()
+    assert report.counts()["passed"] == 3, report.table()
 
 
 def test_no_process_outlives_the_run(tmp_path: Path) -> None:
