@@ -174,8 +174,8 @@ class Connection:
         """Wait until it has taken every byte that was sent, or has ended."""
         await self.until(lambda: self.child.has_taken_all, self.patience.answer)
 
-    async def alive(self) -> None:
-        """Wait until it has read all that was sent to it so far.
+    async def alive(self, seconds: float | None = None) -> None:
+        """Wait until it has read all that was sent to it so far; by default for as long as a ping may take.
 
         Raises:
             Violation: It has ended, or answers nothing any more.
@@ -185,7 +185,7 @@ class Connection:
             if self.over:
                 raise Violation("that it lives on", await self._silence(0))
             return
-        frame, limit = self.calls.fence(), self.patience.answer
+        frame, limit = self.calls.fence(), self.patience.answer if seconds is None else seconds
         self.send(frame)
         if not await self.answered(frame, limit):
             wanted = f"that it lives on, and answers {frame['method']}"

@@ -43,6 +43,11 @@ class Patience:
         return 5.0 * self.factor
 
     @property
+    def events(self) -> float:
+        """For the handlers of many events."""
+        return 60.0 * self.factor
+
+    @property
     def moment(self) -> float:
         """For what nothing is concluded from if it does not come."""
         return 1.0 * self.factor

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.expectations import fitting, judge, known
-from sepkit.conformance.lines import Frame
+from sepkit.conformance.lines import Frame, Line
 from sepkit.conformance.params import bad_params
 from sepkit.conformance.requirement import observation, requirement
 from sepkit.conformance.updates import Update, updates
@@ -21,6 +21,7 @@ from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
 
+_USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 _EVENTS: Final[dict[str, Any]] = {
     "Delta": messages.Delta,
     "Reasoning": messages.Reasoning,
@@ -228,3 +229,46 @@ def _streams(e: Evidence) -> None:
     for asked in streamed:
         if asked.request["params"]["request_id"] not in told:
             raise Violation(f"at least one delta from {asked.target.name}", "none", sent=asked.sent)
+
+
+@observation(
+    "providers.whole-usage",
+    section="3",
+    title="usage has prompt_tokens, completion_tokens and total_tokens, or is left out: some hosts refuse a part of it",
+    advice=True,
+    after=("providers.result", "providers.delta"),
+)
+def _whole_usage(e: Evidence) -> None:
+    told = [(x.answer.get("result"), x.sent) for x in e.asked("provider/complete") if x.answer is not None]
+    found = [(result.get("usage"), sent) for result, sent in told if isinstance(result, dict)]
+    with suppress(NotApplicable):
+        found += [(event, line.data) for event, line in _events(e, "Usage")]
+    for usage, sent in found:
+        missing = [name for name in _USAGE if isinstance(usage, dict) and type(usage.get(name)) is not int]
+        if missing:
+            raise Violation(f"all of {', '.join(_USAGE)}", f"no {' and no '.join(missing)}", sent=sent)
+
+
+@observation(
+    "providers.indices",
+    section="4",
+    title="the tool calls of a stream have the indices 0, 1, 2 and so on: some hosts run a call twice otherwise",
+    advice=True,
+    after=("providers.delta",),
+)
+def _indices(e: Evidence) -> None:
+    seen: dict[object, int] = {}
+    for event, line in _events(e, "ToolCallStart"):
+        stream = line.frame["params"].get("request_id")
+        place = seen[stream] = seen.get(stream, -1) + 1
+        if event.get("index") != place:
+            raise Violation(f"the index {place}", str(line))
+
+
+def _events(e: Evidence, kind: str) -> Iterator[tuple[Frame, Line]]:
+    """The stream events of a type, each with its line."""
+    for delta in _deltas(e):
+        params = delta.line.frame.get("params")
+        event = params.get("event") if isinstance(params, dict) else None
+        if isinstance(event, dict) and event.get("type") == kind:
+            yield event, delta.line

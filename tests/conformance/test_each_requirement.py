@@ -281,6 +281,17 @@ BREACHES: Final[dict[str, str]] = {
     def do_fail(self, call):
         return {**super().do_fail(call), "isError": True}
     """,
+    "providers.whole-usage": """
+    def provider_complete(self, call, params):
+        return {**super().provider_complete(call, params), "usage": {"total_tokens": 4}}
+    """,
+    "providers.indices": """
+    def provider_complete(self, call, params):
+        if params.get("stream"):
+            for index in (1, 2):
+                self.delta(call, "ToolCallStart", index=index, id=f"call-{index}", name="plain.echo")
+        return super().provider_complete(call, params)
+    """,
     "registrations.known-families": """
     def introduction(self, params):
         made = super().introduction(params)

@@ -228,7 +228,7 @@ EVERYTHING: Final = '''
         for word in ("Polly", " wants", " a", " cracker"):
             yield Delta(word)
             await asyncio.sleep(0.02)
-        yield Usage(total_tokens=1)
+        yield Usage(prompt_tokens=1, completion_tokens=4, total_tokens=5)
         yield Done("stop")
 
     @app.oauth_login("parrot")
