@@ -112,7 +112,7 @@ def _hostile(name: str, what: str, lines: tuple[bytes, ...], codes: tuple[int, .
         section="1",
         title=f"after {what}: reports it, with one error of the code {' or '.join(map(str, codes))}",
         advice=True,
-        after=(*after, f"frames.{name}", *told),
+        after=("ids.zero", *after, f"frames.{name}", *told),
     )
     async def tells(c: Connection) -> None:
         for line in lines:

@@ -32,7 +32,7 @@ def _returned(name: str, rid: int | str, what: str, *, advice: bool = False, aft
 _returned("zero", 0, "the id 0")
 _returned("negative", -7, "a negative id")
 _returned("large", 2**53 - 1, "the largest integer that every JSON reader holds exactly")
-_returned("64-bit", 2**63 - 1, "the largest integer of 64 bits", advice=True)
+_returned("64-bit", 2**63 - 1, "the largest integer of 64 bits", advice=True, after=("ids.zero", "ids.large"))
 _returned("string", "request-1", "a string")
 _returned("empty-string", "", "the empty string", after=("ids.zero",))
 

@@ -184,7 +184,8 @@ class _Run:
             if greet:
                 await connection.ask(connection.calls.initialize())
         except Violation as violation:
-            self._unstarted = _failed(requirements([FIRST])[0], violation, connection)
+            if not one.advice:
+                self._unstarted = _failed(requirements([FIRST])[0], violation, connection)
             return Verdict(
                 one, Status.UNTESTED, note=f"the process that it was to be checked on did not start; see {FIRST}"
             )

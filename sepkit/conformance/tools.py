@@ -241,7 +241,7 @@ def _came_first(c: Connection, rid: object, later: object) -> None:
     section="1",
     title="a request under the id of a call in flight is refused with -32600, and the call goes on",
     advice=True,
-    after=("tools.ping-beside",),
+    after=("tools.ping-beside", "traffic.answered-once"),
 )
 async def _id_in_use(c: Connection) -> None:
     async with in_flight(c, tool_catches(c)[0]) as call:

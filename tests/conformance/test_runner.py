@@ -149,9 +149,7 @@ WHOLE: Final = {
     "dies-on-unknown-answer",
     "refuses-unknown-fields",
     "content-number",
-    "bad-params-code",
     "dies-on-bad-json",
-    "result-and-error",
 }
 RUN: Final = (
     list(FOUND_BY)
