@@ -5,8 +5,9 @@ It needs a tool that asks for something. Whether the questions are well-formed i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sepkit.conformance.calls import cancel
 from sepkit.conformance.connection import Connection
@@ -78,13 +79,29 @@ async def _unknown_fields(c: Connection) -> None:
 
 
 @requirement(
-    "callbacks.lookalike",
+    "callbacks.other-id",
     section="1",
-    title="an answer under another id, or one of another type, is not taken for the answer to its question",
+    title="an answer under another id is not taken for the answer to its question",
     after=_PRESUPPOSED,
     odd=True,
 )
+async def _other_id(c: Connection) -> None:
+    await _waits_on(c, lambda rid: rid + 100_000 if isinstance(rid, int) else f"{rid}-other")
+
+
+@requirement(
+    "callbacks.lookalike",
+    section="1",
+    title='an answer under the id "7" is not taken for the answer to its question 7',
+    after=(*_PRESUPPOSED, "callbacks.other-id"),
+    advice=True,
+)
 async def _lookalike(c: Connection) -> None:
+    await _waits_on(c, lambda rid: str(rid) if isinstance(rid, int) else f"{rid}-other")
+
+
+async def _waits_on(c: Connection, other: Callable[[Any], object]) -> None:
+    """Expect that a call waits on when an answer comes under another id than that of its question."""
     for attempt in (1, 2, 3):
         async with in_flight(c, tool_catches(c, Kind.ASKING)[0]) as frame:
             rid = c.replies.held[0]["id"]
@@ -93,8 +110,8 @@ async def _lookalike(c: Connection) -> None:
             await c.settle()
             others = len(c.replies.held) - before
             before += others
-            other: object = str(rid) if isinstance(rid, int) else f"{rid}-other"
-            c.send({"jsonrpc": "2.0", "id": other, "result": {"value": "stray", "confirmed": True, "text": "stray"}})
+            stray = {"value": "stray", "confirmed": True, "text": "stray"}
+            c.send({"jsonrpc": "2.0", "id": other(rid), "result": stray})
             await c.settle()
             if not c.record.answers(frame["id"]) and len(c.replies.held) - before <= others:
                 return

@@ -193,7 +193,7 @@ async def _others(c: Connection) -> None:
     section="1",
     title='a cancel of "7" does not end the request 7',
     after=("cancelling.unknown", *_IN_FLIGHT, "cancelling.others"),
-    odd=True,
+    advice=True,
 )
 async def _lookalike(c: Connection) -> None:
     async with in_flight(c, tool_catches(c)[0]) as frame:

@@ -212,7 +212,6 @@ def _answered_once(e: Evidence) -> None:
         "notifications.event-unknown-fields",
         "cancelling.unknown",
         "cancelling.finished",
-        "cancelling.lookalike",
     ),
 )
 def _unasked(e: Evidence) -> None:

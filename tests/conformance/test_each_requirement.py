@@ -323,6 +323,12 @@ BREACHES: Final[dict[str, str]] = {
         self.ask(call, "kv/get", {"key": "a"})
         return {"content": "asked"}
     """,
+    "callbacks.other-id": """
+    def answered(self, frame):
+        with self.idle:
+            first = min(self.asked, default=None)
+        super().answered({**frame, "id": first})
+    """,
     "callbacks.lookalike": """
     def answered(self, frame):
         known = {str(number): number for number in self.asked}
