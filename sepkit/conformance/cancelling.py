@@ -126,10 +126,12 @@ async def _in_flight(c: Connection) -> None:
     caught = 0
     for catch in every_catch(c):
         # A call that is not held may end in the moment in which its cancel comes, but hardly twice.
-        for last in (False, True):
+        late = False
+        for _ in range(4):
             try:
                 async with in_flight(c, catch) as frame:
-                    done = await _cancel_in_flight(c, frame, catch.kind, last=last)
+                    done = await _cancel_in_flight(c, frame, catch.kind, last=late)
+                    late = late or not done
             except NotApplicable as reason:
                 missed = reason
                 break

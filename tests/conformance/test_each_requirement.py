@@ -374,6 +374,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Report]:
         async with asyncio.TaskGroup() as group:
             for broken in BREACHES:
                 group.create_task(one(broken))
+        for broken, report in made.items():
+            if not (report.failures or report.advice):  # the machine was too busy for so little patience
+                made[broken] = await run_one(broken, 2.0)
         return made
 
     return asyncio.run(run_all())
