@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from sepkit.concurrency.cancelling import cancel
 from sepkit.concurrency.eager import Starter
 from sepkit.errors import (
     Code,
@@ -40,6 +41,7 @@ from sepkit.errors import (
     RequestTimeout,
     RpcError,
 )
+from sepkit.forks import let_go_in_children
 from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
@@ -133,6 +135,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._starter = Starter(self._loop, self._answer)
+        let_go_in_children(self)
         self.transport.start(self)
 
     # -- in: the receiver of the transport -----------------------------------------------------------------------------
@@ -298,7 +301,7 @@ class Peer:
         if frames.is_id(rid) and (entry := self._inbound.get(rid)) is not None:
             self._to_cancel.add(rid)
             # In the next turn: a task that has not begun would be thrown away with its answer unwritten.
-            self._loop.call_soon(entry[0].cancel)
+            self._loop.call_soon(cancel, entry[0])
 
     def _settle(self, frame: frames.Frame) -> None:
         rid = frame.get("id")
@@ -468,6 +471,12 @@ class Peer:
         for rid, entry in list(self._inbound.items()):
             if entry[0] is not except_for:
                 self._cancel(rid)
+
+    def let_go(self) -> None:
+        """In a forked child: ask, notify and wait for nothing any more. The transport lets go by itself."""
+        self._closed = self._ended = True
+        self._posted.clear()
+        self._pending.clear()
 
     async def aclose(self) -> None:
         """Send what waits, then close. Cancel it to close at once."""

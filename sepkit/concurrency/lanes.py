@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from sepkit.concurrency.cancelling import is_cancelled
 from sepkit.errors import InternalError
 
 T = TypeVar("T")
@@ -140,15 +141,23 @@ class Mailbox(Generic[T]):
                     "%s is too slow for its events: the oldest are shed (more than %d wait)", self.name, self._size
                 )
         if self.task is None:
-            context = None if self._context is None else self._context.copy()
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name, context=context)
+            self._begin()
+
+    def _begin(self) -> None:
+        context = None if self._context is None else self._context.copy()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name, context=context)
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
         while self._items:
             try:
                 await self._handle(self._items.popleft())
             except Exception:
                 _log.exception("%s failed", self.name)
+            if task is not None and task.cancelling() and not is_cancelled(task):
+                # The handler has cancelled its own task; the next item must not feel it.
+                self._begin()
+                return
 
     @property
     def task(self) -> asyncio.Task[None] | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+
+from sepkit.forks import end_child
 
 R = TypeVar("R")
 
@@ -30,6 +33,7 @@ class DaemonThreads:
         self._idle = 0  # threads that wait for a job, less the jobs that wait for a thread
         self._count = 0
         self._running: dict[int, str] = {}  # by thread
+        self._process = os.getpid()
 
     async def run(self, function: Callable[..., R], /, **arguments: Any) -> R:
         """Call ``function`` in a thread, with this task's context variables.
@@ -63,6 +67,8 @@ class DaemonThreads:
                 result = context.run(function, **arguments)
             except BaseException as error:
                 failure = error
+            if os.getpid() != self._process:  # the function has forked, and this is the child
+                end_child(failure)
             del self._running[thread]
             try:
                 loop.call_soon_threadsafe(settle, result, failure)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -23,7 +24,8 @@ from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import TaskContext
 from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link
-from sepkit.errors import ConnectionClosed, SepkitError
+from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
+from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
 from sepkit.router import Change
 from sepkit.serving.calls import Calls
@@ -71,6 +73,8 @@ class Served:
         """The connections whose handshake has begun and that have not left, oldest first."""
         self.ending = False
         """Whether it ends, or has: no connection can begin any more."""
+        self.failure: LifespanEnded | None = None
+        """Why it ends, where the lifespan has ended by itself."""
         self._base = copy_context()
         self._base.run(SERVING.set, self)
         self._base.run(CURRENT_LINK.set, None)
@@ -87,6 +91,7 @@ class Served:
         self._leaving = 0  # those that have begun to leave, and are not gone
         self._on_change: list[OnChange] = []
         self._on_task: list[OnTask] = []
+        self._on_failure: list[Callable[[LifespanEnded], None]] = []
         self._entering = asyncio.Lock()  # one handshake at a time enters the lifespan
         self._entered = False
         self._lifespan: Lifespan | None = None
@@ -109,20 +114,22 @@ class Served:
         """The handshake of a connection: the lifespan is entered, if no other connection has done so.
 
         Raises:
-            SepkitError: It is ending.
+            SepkitError: It is ending; LifespanEnded where that is why.
             Exception: What the lifespan raised. The next one to start tries again.
         """
         if self.ending:
-            raise SepkitError("the extension is shutting down")
+            raise self.failure or SepkitError("the extension is shutting down")
         self.links.append(link)
         self._show_in_app()
         try:
             if self.app.lifespan is not None:
                 async with self._entering:
                     if not self._entered:
-                        self._lifespan = Lifespan(self.app, self._base.copy())
+                        self._lifespan = Lifespan(self.app, self._base.copy(), self._lifespan_ended)
                         self.state = await self._lifespan.enter()
                         self._entered = True
+            if self.failure is not None:
+                raise self.failure
         except BaseException:
             self._forget(link)
             raise
@@ -142,6 +149,20 @@ class Served:
         """Have ``listener`` told of each change of a task's state and of each report; what comes back ends that."""
         self._on_task.append(listener)
         return lambda: _remove(self._on_task, listener)
+
+    def failed(self, listener: Callable[[LifespanEnded], None]) -> Callable[[], None]:
+        """Have ``listener`` told if the lifespan ends by itself; what comes back ends that.
+
+        A connection ends then, as if its host had ended it: what is being worked on is still answered.
+        """
+        self._on_failure.append(listener)
+        return lambda: _remove(self._on_failure, listener)
+
+    def _lifespan_ended(self, failure: LifespanEnded) -> None:
+        self.failure = failure
+        self.ending = True
+        for listener in list(self._on_failure):
+            listener(failure)
 
     def begin_leave(self, link: Link, grace: float) -> asyncio.Task[None] | None:
         """A connection ends. With the last one the tasks are stopped, within ``grace`` seconds.
@@ -223,9 +244,13 @@ class Served:
 
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
         self.watch.wake()
-        if spec.context is None:
-            return await spec.fn()
-        return await spec.fn(**{spec.context: TaskContext(_Home(self), run)})
+        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self), run)}
+        process = os.getpid()
+        try:
+            return await spec.fn(**given)
+        except BaseException as error:
+            end_if_child(process, error)
+            raise
 
     def _task_changed(self, health: TaskHealth) -> None:
         told = [listener(health) for listener in list(self._on_task)]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
 from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.services import Services
-from sepkit.errors import ConnectionClosed, InternalError, RequestTimeout, SepkitError
+from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.log import WireHandler
@@ -53,8 +53,8 @@ class TestHost(Asking):
     """The host of one App, for tests: ``async with TestHost(app) as host``, or ``with`` where no loop runs.
 
     Within the block the handshake is done; at its end the App has been shut down, and its lifespan left. The block
-    fails if the extension broke the protocol, or if ``ui``, ``exec`` or a callback raised; never in place of what was
-    raised within it.
+    fails if the extension broke the protocol, if its lifespan ended by itself, or if ``ui``, ``exec`` or a callback
+    raised; never in place of what was raised within it.
 
     Args:
         app: What is served.
@@ -187,6 +187,8 @@ class TestHost(Asking):
             self._faults.found(at_end)
         finally:
             self._unlog()
+        if isinstance(ended := self._failure(), LifespanEnded):
+            self._faults.found(ended)
         self._faults.tell(error)
 
     def __await__(self: H) -> Generator[Any, None, H]:

@@ -17,7 +17,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest
+from sepkit.concurrency.cancelling import cancel
+from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
@@ -99,20 +100,27 @@ class Dispatcher:
         """Serve until the host ends it, or ``stop`` is called; everything has ended when this returns.
 
         Raises:
+            LifespanEnded: The lifespan has ended by itself, in the middle of it.
             Exception: What the lifespan raised at its start; the host has been told.
         """
         self._served.join(self._link)
+        forget = self._served.failed(self._lifespan_ended)
         self._peer.start()
         try:
             await self._ended.wait()
         finally:
             if not self._ending:  # the caller cancelled
                 await self._end(self._grace)
+            forget()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
         """End as at end-of-file: what was accepted finishes, within the grace."""
+        self._begin_end()
+
+    def _lifespan_ended(self, failure: LifespanEnded) -> None:
+        self._failure = failure
         self._begin_end()
 
     def _input_ended(self, error: Exception | None) -> None:
@@ -195,7 +203,7 @@ class Dispatcher:
             _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
             self._peer.cancel_all(except_for=asking)
         for task in observing:
-            task.cancel()
+            cancel(task)
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
         if stopping_tasks is not None:
