@@ -42,6 +42,7 @@ from sepkit.errors import (
     RpcError,
 )
 from sepkit.forks import let_go_in_children
+from sepkit.ownlog import OwnLog
 from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
@@ -51,7 +52,7 @@ RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
 NotificationHandler = Callable[[dict[str, Any]], None]
 
-_log = logging.getLogger("sepkit.peer")
+_log = OwnLog("sepkit.peer")
 
 _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above

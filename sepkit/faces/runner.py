@@ -23,7 +23,8 @@ from sepkit.errors import LifespanEnded
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.log import WireHandler
 from sepkit.forks import end_child, end_children, end_if_child, let_go_in_children
-from sepkit.serving.logs import StderrHandler
+from sepkit.ownlog import OwnLog
+from sepkit.serving.logs import StderrHandler, attach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.tracebacks import authors_part
 from sepkit.transports.stdio import stdio_transport
@@ -34,7 +35,7 @@ LoopKind = Literal["auto", "uvloop", "asyncio"]
 _SWITCH_SECONDS = 0.001
 _EXIT_SECONDS = 1.0  # what interpreter exit may take after everything has ended: a stuck thread is left behind
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 def new_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
@@ -55,9 +56,8 @@ def install_stderr_log(level: int) -> StderrHandler:
     # `logging` itself prints to stderr when a handler fails; that stderr may be gone, or never read.
     logging.raiseExceptions = False
     handler = StderrHandler()
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(level)
+    attach(handler)
+    logging.getLogger().setLevel(level)
     return handler
 
 
@@ -89,7 +89,7 @@ def run(
             transport,
             grace=grace,
             # Not before the handshake: a host waits for one answer then, and for nothing else.
-            on_ready=lambda link: logging.getLogger().addHandler(WireHandler(link, logging.getLogger().level)),
+            on_ready=lambda link: attach(WireHandler(link, logging.getLogger().level)),
         )
         process.end_on_signals(dispatcher)
         await dispatcher.serve()

@@ -6,7 +6,6 @@ Once for all connections: ``served.py`` sees to that.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from contextvars import Context
@@ -15,9 +14,10 @@ from typing import Any
 from sepkit.app import App
 from sepkit.errors import LifespanEnded
 from sepkit.forks import end_if_child
+from sepkit.ownlog import OwnLog
 from sepkit.tracebacks import authors_part
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class Lifespan:

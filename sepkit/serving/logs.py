@@ -13,6 +13,7 @@ import threading
 from typing import Final
 
 from sepkit.forks import let_go_in_children
+from sepkit.ownlog import is_on_its_way, sure_handlers
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 
@@ -48,7 +49,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record; never waits and never raises."""
-        if self._dead:
+        if self._dead or is_on_its_way(record, self):
             return
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
@@ -103,3 +104,16 @@ class StderrHandler(logging.Handler):
         written = threading.Event()
         self._waiting.put(written)
         written.wait(seconds)
+
+
+def attach(handler: logging.Handler) -> None:
+    """Have ``handler`` get what is logged, and sepkit's own errors even where ``logging`` does not pass them on."""
+    logging.getLogger().addHandler(handler)
+    sure_handlers.append(handler)
+
+
+def detach(handler: logging.Handler) -> None:
+    """Have ``handler`` get nothing more."""
+    logging.getLogger().removeHandler(handler)
+    if handler in sure_handlers:
+        sure_handlers.remove(handler)

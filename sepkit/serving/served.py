@@ -27,6 +27,7 @@ from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link
 from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
 from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
+from sepkit.ownlog import OwnLog
 from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
@@ -41,7 +42,7 @@ OnChange = Callable[[Sequence[Change]], None]
 OnTask = Callable[[TaskHealth], bool]
 """Told how a background task is; whether the host behind it has been told."""
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class Served:
@@ -85,6 +86,8 @@ class Served:
         self.supervisor: Final = Supervisor(
             self._launch, on_change=self._task_changed, on_report=self._task_reported, context=self._base
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
@@ -106,8 +109,20 @@ class Served:
         context.run(CURRENT_LINK.set, link)
         return context
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it is served in.
+
+        Raises:
+            ConnectionClosed: No connection has begun yet; or this process is a fork of the one that serves it.
+        """
+        if self._loop is None or os.getpid() != self._process:
+            raise ConnectionClosed("the app is not served in this process")
+        return self._loop
+
     def join(self, link: Link) -> None:
         """A connection is there, and keeps it alive until it begins to leave."""
+        self._loop = asyncio.get_running_loop()
         self._joined.append(link)
 
     async def start(self, link: Link) -> None:
@@ -245,11 +260,10 @@ class Served:
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
         self.watch.wake()
         given = {} if spec.context is None else {spec.context: TaskContext(_Home(self), run)}
-        process = os.getpid()
         try:
             return await spec.fn(**given)
         except BaseException as error:
-            end_if_child(process, error)
+            end_if_child(self._process, error)
             raise
 
     def _task_changed(self, health: TaskHealth) -> None:
@@ -302,6 +316,10 @@ class _Home:
     @property
     def state(self) -> Any:
         return self._served.state
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._served.loop
 
     @property
     def logger(self) -> logging.Logger:

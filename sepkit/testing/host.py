@@ -27,6 +27,7 @@ from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
+from sepkit.serving.logs import attach, detach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
 from sepkit.testing.clock import VirtualClockLoop
@@ -323,14 +324,14 @@ class _LogToHost:
         if not _LogToHost._open:
             _LogToHost._before = _LogToHost._lowered = root.level
         _LogToHost._open += 1
-        root.addHandler(self._handler)
+        attach(self._handler)
         if root.level > level:
             root.setLevel(level)
             _LogToHost._lowered = level
 
     def close(self) -> None:
         root = logging.getLogger()
-        root.removeHandler(self._handler)
+        detach(self._handler)
         _LogToHost._open -= 1
         if not _LogToHost._open and root.level == _LogToHost._lowered:  # else somebody has set it meanwhile
             root.setLevel(_LogToHost._before)

@@ -13,7 +13,6 @@ ending     ``ping``; anything else is refused. Accepted calls finish, at most fo
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
+from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.router import Change
 from sepkit.serving.observers import Event, Observers
@@ -37,7 +37,7 @@ SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exi
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
 _RESERVE: Final = 1.0
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class Dispatcher:
