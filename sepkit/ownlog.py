@@ -72,7 +72,8 @@ class OwnLog:
         if isinstance(exc_info, BaseException):
             exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
         record = self._record(level, message, args, exc_info)
-        if is_enabled:
+        # Where there is no handler at all, `logging` prints to stderr by itself, and so does a sure one.
+        if is_enabled and (not sure or self._logger.hasHandlers()):
             if sure:
                 _under_way.record = record
             with contextlib.suppress(Exception):  # of an author's filter or handler: it must not harm what goes on here

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from sepkit import App, CommandContext, Delta, RpcError, ToolCall, ToolError
+from sepkit.errors import ConnectionClosed, LifespanEnded
+from sepkit.serving.served import Served
 from sepkit.testing import TestHost
-from tests.memory_host import on_each_loop
+from tests.memory_host import MemoryHost, on_each_loop
 
 
 async def give_up(text: str) -> None:
@@ -183,3 +186,61 @@ async def test_an_event_handler_that_cancels_itself_gets_the_next_events() -> No
             await host.send_event("turn_start", {"n": number}, wait=False)
         await host.send_event("turn_start", {"n": 6})
         assert app.seen == [(number, 0) for number in range(7)]  # type: ignore[attr-defined]
+
+
+@on_each_loop
+async def test_a_lifespan_that_ends_by_itself_fails_the_test_that_did_not_expect_it() -> None:
+    """What is in flight is answered; the block raises ``LifespanEnded``, whose cause is what the lifespan raised."""
+    dies = asyncio.Event()
+
+    async def die() -> None:
+        await dies.wait()
+        raise ConnectionError("the database has gone")
+
+    @asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(die())
+            yield
+
+    app = App("lives", lifespan=lifespan)
+
+    @app.tool
+    async def waits() -> str:
+        dies.set()
+        await asyncio.sleep(0.01)
+        return "answered"
+
+    async def work() -> None:
+        async with TestHost(app) as host:
+            assert (await host.call_tool("waits")).content == "answered"
+            with pytest.raises(ConnectionClosed):
+                await host.until(lambda: False)
+
+    with pytest.raises(LifespanEnded) as raised:
+        await work()
+    assert isinstance(raised.value.__cause__, ExceptionGroup)
+    assert isinstance(raised.value.__cause__.exceptions[0], ConnectionError)
+
+
+@on_each_loop
+async def test_the_end_of_a_lifespan_ends_every_connection_of_the_app() -> None:
+    """And none can begin afterwards: the state that they would share is closed."""
+    dies = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        killer = asyncio.create_task(dies.wait())
+        killer.add_done_callback(lambda _: task.cancel())
+        yield
+
+    served = Served(App("lives", lifespan=lifespan))
+    hosts = [MemoryHost(served.app, served=served) for _ in range(2)]
+    async with hosts[0], hosts[1]:
+        dies.set()
+        assert [type(await host.end()) for host in hosts] == [LifespanEnded, LifespanEnded]
+    assert isinstance(served.failure, LifespanEnded)
+    with pytest.raises(LifespanEnded):
+        await served.start(None)  # type: ignore[arg-type]  # refused before it is looked at

@@ -89,7 +89,7 @@ def run(
             transport,
             grace=grace,
             # Not before the handshake: a host waits for one answer then, and for nothing else.
-            on_ready=lambda link: attach(WireHandler(link, logging.getLogger().level)),
+            on_ready=lambda link: attach(WireHandler(link, min(logging.getLogger().level, logging.ERROR))),
         )
         process.end_on_signals(dispatcher)
         await dispatcher.serve()

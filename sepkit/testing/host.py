@@ -160,6 +160,7 @@ class TestHost(Asking):
             },
         )
         self._serving = self._loop.create_task(self._dispatcher.serve(), name="sepkit test host")
+        self._serving.add_done_callback(lambda _: self._look())
         peer.start()
         try:
             answer = await peer.request(methods.INITIALIZE, unstructure(self._handshake), timeout=_HANDSHAKE_SECONDS)

@@ -11,6 +11,7 @@ from tests.driver import EVENT_CONTEXT, Extension
 SOURCE: Final = """
 import asyncio, logging, logging.config, sys
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from sepkit import *
 
@@ -20,6 +21,10 @@ class Raising(logging.Handler):
 
 def silence():
     {silence}
+
+@dataclass
+class Ended:
+    x: int
 
 @asynccontextmanager
 async def lifespan(app):
@@ -46,7 +51,7 @@ async def observe(payload: dict) -> None:
     raise ValueError("secret of the event")
 
 @app.on("turn_end")
-async def observe_end(payload: dict[str, int]) -> None: ...
+async def observe_end(payload: Ended) -> None: ...
 
 @app.task(autostart=True)
 async def task() -> None:
