@@ -34,8 +34,6 @@ def work(method: str) -> list:
 NAMES: Final = [
     "my-ext.py",  # no identifier
     "server.v2.py",  # no name of a module at all
-    "my app.py",
-    "class.py",
     "__main__.py",
     "code.py",  # Python's own
     "json.py",  # Python's own, which every process needs

@@ -6,9 +6,11 @@ of multiprocessing outlives the extension.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,10 @@ from typing import Final
 
 import pytest
 
-from sepkit.faces.runner import LoopKind
+from sepkit import App, ToolContext
+from sepkit.errors import ConnectionClosed
+from sepkit.faces.runner import LoopKind, new_loop
+from sepkit.testing import TestHost
 from tests.driver import CONTEXT, EVENT_CONTEXT, PATIENCE, Extension
 
 HEAD: Final = """
@@ -499,3 +504,37 @@ def test_the_end_of_a_child_leaves_its_parents_other_children_alone() -> None:
         with killed_at_the_end(pids):
             assert extension.tool("leave_and_fork")["details"] == 3
             assert all(map(lives, pids))
+
+
+def test_a_child_under_a_test_host_does_not_go_on_with_the_test(loop_kind: LoopKind) -> None:
+    """It ends as in a real process, whatever ends it: the test is its parent's."""
+    app = App("forks")
+
+    def ended(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    @app.tool
+    async def forked(code: int) -> int:
+        if (pid := os.fork()) == 0:
+            if code:
+                sys.exit(code)
+            return code
+        return ended(pid)
+
+    @app.tool
+    def of_a_thread(code: int, ctx: ToolContext) -> int:
+        if (pid := os.fork()) == 0:
+            try:
+                ctx.wait(ctx.kv.get("x"))
+            except ConnectionClosed:
+                sys.exit(code)
+        return ended(pid)
+
+    async def work() -> None:
+        async with TestHost(app) as host:
+            for code in (7, 0):
+                assert (await host.call_tool("forked", {"code": code})).details == code
+                assert (await host.call_tool("of_a_thread", {"code": code})).details == code
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
+        runner.run(work())
