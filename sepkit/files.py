@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Final
-from urllib.parse import quote, unquote
 
 __path__: list[str] = []  # what makes a package of it: there is no folder
 
@@ -23,7 +22,7 @@ PREFIX: Final = f"{__name__}."
 
 def name_of(path: Path) -> str:
     """The name of the module that is in a file."""
-    return PREFIX + quote(str(path), safe="/ \\:", errors="surrogateescape").replace(".", "%2E")
+    return PREFIX + str(path).replace("%", "%25").replace(".", "%2E")
 
 
 def search_beside(path: Path) -> None:
@@ -64,7 +63,7 @@ class _Files:
         """The spec of a module whose name is made by ``name_of``."""
         if not name.startswith(PREFIX):
             return None
-        file = Path(unquote(name.removeprefix(PREFIX), errors="surrogateescape"))
+        file = Path(name.removeprefix(PREFIX).replace("%2E", ".").replace("%25", "%"))
         search_beside(file)
         return importlib.util.spec_from_file_location(name, file)
 

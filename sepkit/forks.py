@@ -14,7 +14,10 @@ import sys
 import threading
 import traceback
 import weakref
-from typing import NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol, TypeVar
+
+R = TypeVar("R")
 
 
 class Inherited(Protocol):
@@ -74,7 +77,11 @@ def end_child(error: BaseException | None = None) -> NoReturn:
         elif error is not None:
             code = 130 if isinstance(error, KeyboardInterrupt) else 1
             traceback.print_exception(error)
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for the child's own threads
+        with contextlib.suppress(RuntimeError):  # a thread of a pool, in which this may run, is not to wait for itself
+            threading._shutdown()  # type: ignore[attr-defined]
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -87,6 +94,19 @@ def end_if_child(of: int, error: BaseException) -> None:
     """End this process where it is not the one with the id ``of``, but a fork of it, in which a handler has raised."""
     if os.getpid() != of:
         end_child(error)
+
+
+def call(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call ``function`` for this process only: a fork of it, in which it comes back as well, ends."""
+    process = os.getpid()
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        end_if_child(process, error)
+        raise
+    if os.getpid() != process:
+        end_child()
+    return result
 
 
 def _exit_code(error: SystemExit) -> int:

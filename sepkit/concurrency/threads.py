@@ -10,13 +10,12 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
-import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-from sepkit.forks import end_child
+from sepkit import forks
 
 R = TypeVar("R")
 
@@ -116,7 +115,6 @@ class DaemonThreads:
         self._idle = 0  # threads that wait for a job, less the jobs that wait for a thread
         self._count = 0
         self._running: dict[int, str] = {}  # by thread
-        self._process = os.getpid()
 
     async def run(self, function: Callable[..., R], /, **arguments: Any) -> R:
         """Call ``function`` in a thread, with this task's context variables.
@@ -149,11 +147,9 @@ class DaemonThreads:
             thread = threading.get_ident()
             self._running[thread] = getattr(function, "__name__", repr(function))
             try:
-                result = context.run(function, **arguments)
+                result = context.run(forks.call, function, **arguments)
             except BaseException as error:
                 failure = error
-            if os.getpid() != self._process:  # the function has forked, and this is the child
-                end_child(failure)
             del self._running[thread]
             try:
                 loop.call_soon_threadsafe(settle, result, failure)

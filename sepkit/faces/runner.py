@@ -14,9 +14,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 from typing import Any, Final, Literal
 
+from sepkit import forks
 from sepkit.app import App
 from sepkit.concurrency.cancelling import cancel
 from sepkit.errors import LifespanEnded
@@ -80,6 +83,7 @@ def run(
     before = _pollers()
     loop = new_loop(loop_kind)
     asyncio.set_event_loop(loop)
+    loop.set_default_executor(_Executor(thread_name_prefix="asyncio"))
     process = _Process(loop, _pollers() - before)
     transport = stdio_transport(max_frame_bytes=max_frame_bytes)
 
@@ -181,6 +185,13 @@ class _Process:
             # For a child whose code returns to the loop. In the turn after the next: uvloop makes one more when a
             # SystemExit comes out of a task, which has an exit code of its own.
             self._loop.call_soon(lambda: self._loop.call_soon(end_child))
+
+
+class _Executor(ThreadPoolExecutor):
+    """The loop's own threads, as of ``asyncio.to_thread``. A child that is forked there ends with what forked it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(forks.call, fn, *args, **kwargs)
 
 
 _processes: list[_Process] = []  # kept alive for as long as children may be forked

@@ -264,6 +264,10 @@ async def later_of_the_loop(how: str) -> int:
 def of_a_thread(how: str) -> int:
     return forked(how)
 
+@app.tool
+async def of_an_executor(how: str) -> int:
+    return await asyncio.to_thread(forked, how)
+
 @app.tool(timeout=60)
 async def with_a_time_limit(how: str) -> int:
     return forked(how)
@@ -300,7 +304,9 @@ async def task() -> None:
 CODES: Final = {"exit": 7, "text": 1, "raise": 1, "give up": 1, "loop": 5, "thread": 0, "return": 0}
 
 
-@pytest.mark.parametrize("tool", ["of_the_loop", "later_of_the_loop", "of_a_thread", "with_a_time_limit", "of_a_task"])
+@pytest.mark.parametrize(
+    "tool", ["of_the_loop", "later_of_the_loop", "of_a_thread", "of_an_executor", "with_a_time_limit", "of_a_task"]
+)
 def test_a_child_of_a_tool_ends_as_a_program_does_and_only_the_parent_answers(loop_kind: LoopKind, tool: str) -> None:
     """``sys.exit``, an exception and a ``return`` end it, with Python's exit codes; nothing runs twice."""
     with Extension(ENDS, "--loop", loop_kind) as extension:
