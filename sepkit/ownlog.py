@@ -37,7 +37,7 @@ class OwnLog:
         self._logger = logging.getLogger(name)
 
     def debug(self, message: str, *args: object) -> None:
-        """What is of use to whoever works on sepkit itself."""
+        """What is of use to those who work on sepkit itself."""
         self.log(logging.DEBUG, message, *args)
 
     def info(self, message: str, *args: object) -> None:

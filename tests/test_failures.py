@@ -70,7 +70,7 @@ def an_app() -> App:
 
 @on_each_loop
 async def test_a_tool_error_in_a_group_reaches_the_model_as_written() -> None:
-    """Of a task group, nested ones, and beside an exception that nobody foresaw, whose text stays here."""
+    """Of a task group, nested ones, and beside an unexpected exception, whose text stays here."""
     async with TestHost(an_app()) as host:
         for tool, content in (("grouped", "as written"), ("plain", "as written")):
             result = await host.call_tool(tool)
@@ -179,7 +179,7 @@ async def test_a_handler_that_cancels_itself_has_failed_like_any_other() -> None
 
 @on_each_loop
 async def test_an_event_handler_that_cancels_itself_gets_the_next_events() -> None:
-    """Each of them, in order, and with a task that nobody has cancelled."""
+    """Each of them, in order, and with a task that is not cancelled."""
     app = a_suicidal_app()
     async with TestHost(app) as host:
         for number in range(6):

@@ -26,7 +26,7 @@ class Lifespan:
     Args:
         app: Whose it is.
         context: The context variables that it runs in.
-        on_end: Told once if it ends although nobody leaves it: what it yielded is closed then.
+        on_end: Told once if it ends before ``leave`` is called: what it yielded is closed then.
     """
 
     def __init__(self, app: App, context: Context, on_end: Callable[[LifespanEnded], None]) -> None:
