@@ -154,6 +154,13 @@ class ConnectionClosed(SepkitError):
     """The connection to the peer has ended; nothing more can be asked or answered."""
 
 
+class LifespanEnded(SepkitError):
+    """An App's lifespan has ended while the App was served, and so the App has ended. ``__cause__`` is what it raised.
+
+    A task group within it that fails ends it, or a time limit around its ``yield``.
+    """
+
+
 class RequestTimeout(SepkitError, TimeoutError):
     """The peer did not answer within the time given. It has been told to stop (``$/cancel``)."""
 

@@ -8,17 +8,22 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeVar
 
+from sepkit import files
 from sepkit.app import App
 from sepkit.errors import LoadError, RegistrationError
 from sepkit.tracebacks import authors_part, is_foreign
 
 R = TypeVar("R")
 
-_NEEDED: Final = frozenset({"sepkit", "attr", "attrs", "annotated_types", "cattrs", "click", "orjson", "uvloop"})
+_NEEDED: Final = frozenset(
+    {"sepkit", "attr", "attrs", "annotated_types", "cattrs", "click", "docstring_parser", "orjson", "uvloop"}
+    | {"typing_extensions", "__main__"}
+)
 
 
 def load(target: str) -> App:
@@ -48,10 +53,11 @@ def _load_file(path: Path) -> ModuleType:
         raise LoadError("module", f"there is no file {path} (looked in {Path.cwd()}); write its path from there")
     path = path.resolve()
     # What stands beside it can be imported, as if it had been run as a script.
-    _search_first(path.parent)
-    name = path.stem if path.stem.isidentifier() else "app"
-    if name in sys.stdlib_module_names or name in _NEEDED:
-        name += "_app"  # a module of its own; the one that Python or sepkit needs stays what it is
+    if any(map(_is_taken, _names_in(path.parent))):
+        files.search_beside(path)  # the module that Python or sepkit needs under such a name stays what it is
+    else:
+        _search_first(path.parent)
+    name = path.stem if _imports(path) else files.name_of(path)
     if (loaded := sys.modules.get(name)) is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
     spec = importlib.util.spec_from_file_location(name, path)
@@ -65,6 +71,27 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _imports(path: Path) -> bool:
+    """Whether ``import`` with the name of a file gets that file, here and in a process that multiprocessing spawns."""
+    name = path.stem
+    if "." in name or _is_taken(name):
+        return False
+    if (loaded := sys.modules.get(name)) is not None:
+        return getattr(loaded, "__file__", None) == str(path)
+    importlib.invalidate_caches()
+    spec = PathFinder.find_spec(name)
+    return spec is not None and spec.origin == str(path)
+
+
+def _is_taken(name: str) -> bool:
+    return name in sys.stdlib_module_names or name in _NEEDED
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names of the modules and packages in a folder."""
+    return {entry.stem for entry in folder.glob("*.py")} | {entry.parent.name for entry in folder.glob("*/__init__.py")}
 
 
 def _load_module(name: str, target: str) -> ModuleType:

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from sepkit.concurrency.cancelling import cancel
 from sepkit.concurrency.eager import Starter
 from sepkit.errors import (
     Code,
@@ -40,6 +41,8 @@ from sepkit.errors import (
     RequestTimeout,
     RpcError,
 )
+from sepkit.forks import let_go_in_children
+from sepkit.ownlog import OwnLog
 from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
@@ -49,7 +52,7 @@ RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
 NotificationHandler = Callable[[dict[str, Any]], None]
 
-_log = logging.getLogger("sepkit.peer")
+_log = OwnLog("sepkit.peer")
 
 _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
@@ -133,6 +136,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._starter = Starter(self._loop, self._answer)
+        let_go_in_children(self)
         self.transport.start(self)
 
     # -- in: the receiver of the transport -----------------------------------------------------------------------------
@@ -306,7 +310,7 @@ class Peer:
         if frames.is_id(rid) and (entry := self._inbound.get(rid)) is not None:
             self._to_cancel.add(rid)
             # In the next turn: a task that has not begun would be thrown away with its answer unwritten.
-            self._loop.call_soon(entry[0].cancel)
+            self._loop.call_soon(cancel, entry[0])
 
     def _settle(self, frame: frames.Frame) -> None:
         rid = frame.get("id")
@@ -476,6 +480,12 @@ class Peer:
         for rid, entry in list(self._inbound.items()):
             if entry[0] is not except_for:
                 self._cancel(rid)
+
+    def let_go(self) -> None:
+        """In a forked child: ask, notify and wait for nothing any more. The transport lets go by itself."""
+        self._closed = self._ended = True
+        self._posted.clear()
+        self._pending.clear()
 
     async def aclose(self) -> None:
         """Send what waits, then close. Cancel it to close at once."""

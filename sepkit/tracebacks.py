@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 import os
 from pathlib import Path
 from types import TracebackType
 
 from sepkit.errors import ConnectionClosed, InternalError
+from sepkit.ownlog import OwnLog
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 # Folders with their separator, so that `sepkit-plugins/` beside `sepkit/` is the author's.
 _OURS = (
@@ -46,7 +46,7 @@ def unexpected(error: BaseException, what: str) -> InternalError:
     """
     correlation = os.urandom(4).hex()
     if isinstance(error, ConnectionClosed):  # what becomes of every question to a host that has gone: nothing to trace
-        _log.warning("%s [%s]: %s", what, correlation, error)
+        _log.warning("%s [%s]: %s", what, correlation, error, sure=True)
     else:
         _log.error("%s [%s]", what, correlation, exc_info=(type(error), error, authors_part(error)))
     return InternalError(f"{what} unexpectedly; its log names it {correlation}", data={"correlation_id": correlation})

@@ -118,3 +118,16 @@ def test_records_of_many_threads_come_whole(pipe: tuple[int, int]) -> None:
     said = [line.rpartition("author: ")[2].split() for line in read.decode().splitlines()]
     for index in range(4):
         assert [int(number) for name, number in said if name == f"thread-{index}"] == list(range(200))
+
+
+def test_a_pipe_that_the_host_has_made_non_blocking_loses_nothing(pipe: tuple[int, int]) -> None:
+    """The flag belongs to both ends; where the pipe is full the writing thread waits, and does not take it for dead."""
+    os.set_blocking(pipe[1], False)
+    handler = StderrHandler(pipe[1])
+    for number in range(500):
+        handler.emit(record(f"{number} {'x' * 1000}"))
+    handler.flush_within(0.05)  # the pipe is full now
+    read = bytearray()
+    while read.count(b"\n") < 500:
+        read += os.read(pipe[0], 65_536)
+    assert [int(line.split()[-2]) for line in read.decode().splitlines()] == list(range(500))

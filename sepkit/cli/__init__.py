@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     NOT_AN_APP = 5
     IMPORT_FAILED = 6
     BAD_REGISTRATION = 7
+    LIFESPAN_ENDED = 8
     INTERRUPTED = 130
 
 

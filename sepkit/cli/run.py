@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import click
 
 from sepkit.cli import ExitCode, Seconds, fail_to_load
-from sepkit.errors import LoadError
+from sepkit.errors import LifespanEnded, LoadError
 from sepkit.transports.stdio import claim_stdio
 
 
@@ -56,6 +56,8 @@ def command(
     except LoadError as error:
         code = fail_to_load(error)
         stderr.flush_within(0.5)
+    except LifespanEnded:
+        code = ExitCode.LIFESPAN_ENDED
     except KeyboardInterrupt:  # the loop had not taken the signal over yet
         code = ExitCode.INTERRUPTED
     exit_soon(code)

@@ -6,18 +6,19 @@ They know nothing of what the work is.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from sepkit.concurrency.cancelling import is_cancelled
 from sepkit.errors import InternalError
+from sepkit.ownlog import OwnLog
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_log = logging.getLogger("sepkit.lanes")
+_log = OwnLog("sepkit.lanes")
 
 
 class Slots:
@@ -146,13 +147,27 @@ class Mailbox(Generic[T]):
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name, context=context)
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
         while self._items:
             try:
                 await self._handle(self._items.popleft())
             except Exception:
                 _log.exception("%s failed", self.name)
+            if task is not None and task.cancelling():  # the handler has cancelled its own task
+                await _forget_cancellation(task)
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The task that works on the items; None while there are none."""
         return None if self._task is None or self._task.done() else self._task
+
+
+async def _forget_cancellation(task: asyncio.Task[Any]) -> None:
+    """Be as if this task had not been cancelled by what it has run: the next item must not feel it."""
+    try:
+        await asyncio.sleep(0)  # where it was not delivered yet, it is now
+    except asyncio.CancelledError:
+        if is_cancelled(task):
+            raise
+    while task.cancelling():
+        task.uncancel()

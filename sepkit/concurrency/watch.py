@@ -6,17 +6,18 @@ A thread looks at the loop's stack when its heartbeat is late. On the hot path t
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from sepkit.ownlog import OwnLog
+
 LIMIT: Final = 0.25
 _BEAT: Final = 0.1
 
-_log = logging.getLogger("sepkit.watch")
+_log = OwnLog("sepkit.watch")
 
 
 class LoopWatch:

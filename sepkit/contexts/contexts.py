@@ -6,10 +6,11 @@ Contexts are made anew for each call and cheap to make: what they offer is built
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sepkit.concurrency.lanes import Hold, Slots
+from sepkit.concurrency.threads import wait_in_thread
 from sepkit.contexts.link import HostInfo, Link, Workspace
 from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Session, Tools
 from sepkit.contexts.streams import StreamFold
@@ -18,6 +19,8 @@ from sepkit.wire.writing import to_json, unstructure_event
 
 if TYPE_CHECKING:
     from sepkit.tasks import TaskRun
+
+T = TypeVar("T")
 
 _EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
 
@@ -87,6 +90,22 @@ class Context:
     def has_ui(self, kind: methods.UiKind) -> bool:
         """Whether the host said that it can show ``kind``."""
         return self.ui.has(kind)
+
+    def wait(self, awaitable: Awaitable[T]) -> T:
+        """Await something in the app's loop, from another thread: ``ctx.wait(ctx.kv.get("key"))`` in a ``def`` handler.
+
+        Where the call is cancelled meanwhile, so is what it waits for.
+
+        Returns:
+            The awaitable's value.
+
+        Raises:
+            RuntimeError: This is the loop's own thread, as in an ``async def`` handler: write ``await``.
+            ConnectionClosed: The app is not served in this process: it is a forked child.
+            CancelledError: The call was cancelled.
+            Exception: What the awaitable raised.
+        """
+        return wait_in_thread(awaitable, self._link.loop)
 
     async def ping(self) -> None:
         """Ask the host for a sign of life.

@@ -7,6 +7,7 @@ translates.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -76,6 +77,14 @@ class Link(Protocol):
     @property
     def state(self) -> Any:
         """What the app's lifespan yielded; shared by all connections."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that handlers run in.
+
+        Raises:
+            ConnectionClosed: This process is a fork of the one that it runs in.
+        """
 
     @property
     def logger(self) -> logging.Logger:

@@ -8,20 +8,25 @@ under an id and never crosses.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from sepkit.app import App
+from sepkit.concurrency.cancelling import is_cancelled
 from sepkit.concurrency.lanes import Slots, overloaded
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
 from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
+from sepkit.forks import end_if_child
 from sepkit.handlers import CommandSpec, ObserverSpec, ProviderSpec, ToolSpec, as_stream, name_of
 from sepkit.results import Block, argument_fault, checked_credentials, patched
 from sepkit.tracebacks import unexpected
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Failure(Protocol):
@@ -47,6 +52,7 @@ class Calls:
         self._threads = threads
         self._watch = watch
         self._draining: Counter[Outgoing] = Counter()  # calls that wait for their host to read
+        self._process = os.getpid()
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
@@ -92,13 +98,13 @@ class Calls:
                 return value(returned)
             except EncodeError as error:
                 return failure(f"The result of {spec.name} cannot be sent: {error}")
-        except ToolError as error:
-            return failure(str(error))
         except BaseException as error:
-            if is_cancellation(error):
-                raise
-            internal = self.unexpected(error, f"The tool {spec.name} failed")
-            return failure(internal.message, internal.data)
+            self._pass_on(error)
+            told, rest = split(error, ToolError)
+            if rest is None:
+                return failure("\n".join(map(str, told)))
+            internal = self.unexpected(rest, f"The tool {spec.name} failed")
+            return failure("\n".join([*map(str, told), internal.message]), internal.data)
         finally:
             if context is not None:
                 context.close()
@@ -210,12 +216,13 @@ class Calls:
             self._watch.wake()
         try:
             returned = await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
-        except ToolError as error:
-            raise InternalError(str(error)) from None
         except BaseException as error:
-            if is_cancellation(error):
-                raise
-            raise self.unexpected(error, f"the command {spec.name} failed") from None
+            self._pass_on(error)
+            told, rest = split(error, ToolError)
+            if rest is None:
+                raise InternalError("\n".join(map(str, told))) from None
+            internal = self.unexpected(rest, f"the command {spec.name} failed")
+            raise InternalError("\n".join([*map(str, told), internal.message]), data=internal.data) from None
         return value(returned)
 
     # -- providers -----------------------------------------------------------------------------------------------------
@@ -237,12 +244,10 @@ class Calls:
                 return context.folded()
             except EncodeError as error:  # most often the model was cut off within a tool call
                 raise InternalError(f"the answer of provider {name} cannot be put together: {error}") from None
-        except RpcError:
-            raise
         except BaseException as error:
-            if is_cancellation(error):
-                raise
-            raise self.unexpected(error, f"the provider {name} failed") from None
+            self._pass_on(error)
+            told, _ = split(error, RpcError)
+            raise told[0] if told else self.unexpected(error, f"the provider {name} failed") from None
         finally:
             try:
                 # Its own `finally` runs now, not when the garbage is collected: it closes the upstream call.
@@ -284,12 +289,18 @@ class Calls:
         arguments = spec.arguments(value, context)
         try:
             return await (spec.fn(**arguments) if spec.is_async else self._threads.run(spec.fn, **arguments))
-        except crosses:
-            raise
         except BaseException as error:
-            if is_cancellation(error):
-                raise
-            raise self.unexpected(error, f"the {spec.name} handler {name_of(spec.fn)} failed") from None
+            self._pass_on(error)
+            told, _ = split(error, crosses)
+            raise (
+                told[0] if told else self.unexpected(error, f"the {spec.name} handler {name_of(spec.fn)} failed")
+            ) from None
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise what is not a failure of the handler: that the call was cancelled. A child that it has forked ends."""
+        end_if_child(self._process, error)
+        if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
+            raise error
 
     def unexpected(self, error: BaseException, what: str) -> InternalError:
         """The error that crosses for an unforeseen exception; with its text only under ``App(expose_errors=True)``."""
@@ -299,10 +310,20 @@ class Calls:
         return internal
 
 
-def is_cancellation(error: BaseException) -> bool:
-    """Whether this very task is being cancelled: not where a handler awaited something else that was."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+def split(error: BaseException, kind: type[E] | tuple[()]) -> tuple[list[E], BaseException | None]:
+    """The exceptions of a ``kind`` in ``error``, which may be a group (of a TaskGroup); and what is left of it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ([error], None) if isinstance(error, kind) else ([], error)
+    found, rest = error.split(kind)
+    return [] if found is None else list(_leaves(found)), rest
+
+
+def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def fitted(spec: ObserverSpec, value: object, what: str) -> Any:

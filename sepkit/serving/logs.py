@@ -8,8 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import select
 import threading
 from typing import Final
+
+from sepkit.forks import let_go_in_children
+from sepkit.ownlog import is_on_its_way, sure_handlers
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 
@@ -24,6 +28,8 @@ class StderrHandler(logging.Handler):
 
     Nothing here takes a lock but the queue's own: a record may come out of a finalizer that the garbage collector runs
     in the middle of :meth:`emit`, or in the writing thread, and would wait for a lock that its own thread holds.
+
+    A forked child has no such thread, and ends without waiting for one: there each record is written at once.
     """
 
     def __init__(self, fd: int = 2, level: int = logging.NOTSET) -> None:
@@ -35,13 +41,15 @@ class StderrHandler(logging.Handler):
         self._taken = 0  # bytes, by the thread
         self._dropped = 0  # records, by `emit`
         self._dead = False
+        self._at_once = False
+        let_go_in_children(self)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         # Not at the first record: `logging` holds the handler's lock then, which the thread may need to get going.
         threading.Thread(target=self._write, name="sepkit-stderr", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record; never waits and never raises."""
-        if self._dead:
+        if self._dead or is_on_its_way(record, self):
             return
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
@@ -49,6 +57,9 @@ class StderrHandler(logging.Handler):
             line = f"a log record could not be formatted: {error} ({record.msg!r})\n".encode(
                 "utf-8", "backslashreplace"
             )
+        if self._at_once:
+            self._write_out(line)
+            return
         if self._put - self._taken + len(line) > _MAX_WAITING_BYTES:
             self._dropped += 1
             return
@@ -67,17 +78,42 @@ class StderrHandler(logging.Handler):
             if dropped := self._dropped - told:
                 data += b"(%d log records were dropped here: nobody read stderr)\n" % dropped
                 told += dropped
-            try:
-                while data and not self._dead:
-                    data = data[os.write(self._fd, data[:65_536]) :]
-            except OSError:
-                self._dead = True
+            self._write_out(data)
             for piece in pieces:
                 if isinstance(piece, threading.Event):
                     piece.set()
 
+    def _write_out(self, data: bytes) -> None:
+        try:
+            while data and not self._dead:
+                try:
+                    data = data[os.write(self._fd, data[:65_536]) :]
+                except BlockingIOError:  # the host has made the pipe non-blocking, which its other end shares
+                    select.select([], [self._fd], [])
+        except OSError:
+            self._dead = True
+
+    def let_go(self) -> None:
+        """In a forked child: what waits is written by the parent's thread, what comes by the one that logs it."""
+        self._at_once = True
+
     def flush_within(self, seconds: float) -> None:
         """Give what waits some time to be written."""
+        if self._at_once:
+            return
         written = threading.Event()
         self._waiting.put(written)
         written.wait(seconds)
+
+
+def attach(handler: logging.Handler) -> None:
+    """Have ``handler`` get what is logged, and sepkit's own errors even where ``logging`` does not pass them on."""
+    logging.getLogger().addHandler(handler)
+    sure_handlers.append(handler)
+
+
+def detach(handler: logging.Handler) -> None:
+    """Have ``handler`` get nothing more."""
+    logging.getLogger().removeHandler(handler)
+    if handler in sure_handlers:
+        sure_handlers.remove(handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
@@ -16,10 +15,11 @@ from sepkit.contexts.contexts import EventContext
 from sepkit.contexts.link import Link
 from sepkit.errors import InvalidData, RpcError
 from sepkit.handlers import Fn, ObserverSpec, name_of
+from sepkit.ownlog import OwnLog
 from sepkit.results import Decision
 from sepkit.serving.calls import Calls
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 @frozen
@@ -105,7 +105,7 @@ class Observers:
                 given = spec.given(payload) if is_shared else spec.convert(payload)
                 returned = await self._calls.observe(spec, given, context)
             except InvalidData as error:
-                _log.warning("%s was not called: the payload does not fit: %s", what, error)
+                _log.warning("%s was not called: the payload does not fit: %s", what, error, sure=True)
                 return
             except RpcError:
                 return  # said, where it became one; or the handshake has failed

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -23,8 +24,10 @@ from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import TaskContext
 from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
-from sepkit.errors import ConnectionClosed, SepkitError
+from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
+from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
+from sepkit.ownlog import OwnLog
 from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
@@ -39,7 +42,7 @@ OnChange = Callable[[Sequence[Change]], None]
 OnTask = Callable[[TaskHealth], bool]
 """Told how a background task is; whether the host behind it has been told."""
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class Ending(SepkitError):
@@ -75,6 +78,8 @@ class Served:
         """The connections whose handshake has begun and that have not left, oldest first."""
         self.ending = False
         """Whether it ends, or has: no connection can begin any more."""
+        self.failure: LifespanEnded | None = None
+        """Why it ends, where the lifespan has ended by itself."""
         self._base = copy_context()
         self._base.run(SERVING.set, self)
         self._base.run(CURRENT_LINK.set, None)
@@ -85,12 +90,15 @@ class Served:
         self.supervisor: Final = Supervisor(
             self._launch, on_change=self._task_changed, on_report=self._task_reported, context=self._base
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
         self._leaving: list[Link] = []  # those that have begun to leave, and are not gone
         self._on_change: list[OnChange] = []
         self._on_task: list[OnTask] = []
+        self._on_failure: list[Callable[[LifespanEnded], None]] = []
         self._entering = asyncio.Lock()  # one at a time enters the lifespan
         self._entered = False
         self._lifespan: Lifespan | None = None
@@ -106,19 +114,31 @@ class Served:
         context.run(CURRENT_LINK.set, link)
         return context
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it is served in.
+
+        Raises:
+            ConnectionClosed: No connection has begun yet; or this process is a fork of the one that serves it.
+        """
+        if self._loop is None or os.getpid() != self._process:
+            raise ConnectionClosed("the app is not served in this process")
+        return self._loop
+
     def join(self, link: Link) -> None:
         """A connection is there, and keeps it alive until it begins to leave."""
+        self._loop = asyncio.get_running_loop()
         self._joined.append(link)
 
     async def start(self, link: Link) -> None:
         """The handshake of a connection: the lifespan is entered, if no other connection has done so.
 
         Raises:
-            Ending: It is ending.
+            Ending: It is ending; LifespanEnded where that is why.
             Exception: What the lifespan raised. The next one to start tries again.
         """
         if self.ending:
-            raise Ending("the extension is shutting down")
+            raise self.failure or Ending("the extension is shutting down")
         self.links.append(link)
         self._show_in_app()
         try:
@@ -134,9 +154,11 @@ class Served:
                 if self._lifespan is not None:  # an attempt that failed; what it started must not meet the next one
                     await self._stop_started()
                 if self.app.lifespan is not None:
-                    self._lifespan = Lifespan(self.app, self._base.copy())
+                    self._lifespan = Lifespan(self.app, self._base.copy(), self._lifespan_ended)
                     self.state = await self._lifespan.enter()
                 self._entered = True
+        if self.failure is not None:
+            raise self.failure
         if self._over:  # meanwhile
             raise Ending("the extension is shutting down")
 
@@ -155,6 +177,20 @@ class Served:
         """Have ``listener`` told of each change of a task's state and of each report; what comes back ends that."""
         self._on_task.append(listener)
         return lambda: _remove(self._on_task, listener)
+
+    def failed(self, listener: Callable[[LifespanEnded], None]) -> Callable[[], None]:
+        """Have ``listener`` told if the lifespan ends by itself; what comes back ends that.
+
+        A connection ends then, as if its host had ended it: what is being worked on is still answered.
+        """
+        self._on_failure.append(listener)
+        return lambda: _remove(self._on_failure, listener)
+
+    def _lifespan_ended(self, failure: LifespanEnded) -> None:
+        self.failure = failure
+        self.ending = True
+        for listener in list(self._on_failure):
+            listener(failure)
 
     def begin_leave(self, link: Link, grace: float) -> asyncio.Task[None] | None:
         """A connection ends. With the last one the tasks are stopped, within ``grace`` seconds.
@@ -195,6 +231,7 @@ class Served:
     # -- held by a server ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Served:
+        self._loop = asyncio.get_running_loop()
         self._held = True
         self._show_in_app()
         try:
@@ -259,9 +296,12 @@ class Served:
 
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
         self.watch.wake()
-        if spec.context is None:
-            return await spec.fn()
-        return await spec.fn(**{spec.context: TaskContext(_Home(self), run)})
+        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self), run)}
+        try:
+            return await spec.fn(**given)
+        except BaseException as error:
+            end_if_child(self._process, error)
+            raise
 
     def _task_changed(self, health: TaskHealth) -> None:
         told = [listener(health) for listener in list(self._on_task)]
@@ -314,6 +354,10 @@ class _Home:
     @property
     def state(self) -> Any:
         return self._served.state
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._served.loop
 
     @property
     def logger(self) -> logging.Logger:

@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from sepkit.errors import SepkitError, sayable
+from sepkit.ownlog import OwnLog
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
 from sepkit.tracebacks import authors_part
@@ -177,7 +178,7 @@ class Supervisor:
         self._on_change = on_change
         self._on_report = on_report or on_change
         self._random = random
-        self._log = logger or logging.getLogger("sepkit.tasks")
+        self._log = logger or OwnLog("sepkit.tasks")
         self._entries: dict[str, _Entry] = {}  # the newest start of each id
         self._over: OrderedDict[str, None] = OrderedDict()  # the ids in `_entries` that have ended, oldest first
         self._closing = False

@@ -116,6 +116,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._jumping.at_work.add(future)
         future.add_done_callback(self._jumping.at_work.discard)
 
+    def release_from_thread(self, future: asyncio.Future[Any]) -> None:
+        """A thread will settle ``future`` only after the loop has done something for it, and time may pass."""
+        self._jumping.at_work.discard(future)
+
     def run_in_executor(  # type: ignore[override]  # typeshed knows it as a coroutine; it gives a future
         self, executor: Any, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:

@@ -13,8 +13,8 @@ class TestHost(AsyncHost):
     """The host of one App, for tests: ``async with TestHost(app) as host``, or ``with`` where no loop runs.
 
     Within the block the handshake is done; at its end the App has been shut down, and its lifespan left. The block
-    fails if the extension broke the protocol, or if ``ui``, ``exec`` or a callback raised; never in place of what was
-    raised within it.
+    fails if the extension broke the protocol, if its lifespan ended by itself, or if ``ui``, ``exec`` or a callback
+    raised; never in place of what was raised within it.
 
     Args:
         app: What is served.

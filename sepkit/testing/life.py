@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Final, TypeVar, get_args
 from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.services import Services
-from sepkit.errors import ConnectionClosed, InternalError, RequestTimeout, SepkitError
+from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
+from sepkit.serving.logs import attach, detach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
 from sepkit.testing.clock import VirtualClockLoop
@@ -128,6 +129,7 @@ class AsyncHost(Asking):
             },
         )
         self._serving = self._loop.create_task(self._dispatcher.serve(), name="sepkit test host")
+        self._serving.add_done_callback(lambda _: self._look())
         peer.start()
         try:
             answer = await peer.request(methods.INITIALIZE, unstructure(self._handshake), timeout=_HANDSHAKE_SECONDS)
@@ -156,6 +158,8 @@ class AsyncHost(Asking):
             self._faults.found(at_end)
         finally:
             self._unlog()
+        if isinstance(ended := self._failure(), LifespanEnded):
+            self._faults.found(ended)
         self._faults.tell(error)
 
     def __await__(self: H) -> Generator[Any, None, H]:
@@ -274,14 +278,14 @@ class _LogToHost:
         if not _LogToHost._open:
             _LogToHost._before = _LogToHost._lowered = root.level
         _LogToHost._open += 1
-        root.addHandler(self._handler)
+        attach(self._handler)
         if root.level > level:
             root.setLevel(level)
             _LogToHost._lowered = level
 
     def close(self) -> None:
         root = logging.getLogger()
-        root.removeHandler(self._handler)
+        detach(self._handler)
         _LogToHost._open -= 1
         if not _LogToHost._open and root.level == _LogToHost._lowered:  # else somebody has set it meanwhile
             root.setLevel(_LogToHost._before)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 from sepkit.errors import ConnectionClosed, FrameError
+from sepkit.forks import end_child, let_go_in_children
 
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the peer above which a sender waits in ``drain`` and lossy frames are dropped."""
@@ -63,6 +64,7 @@ class BufferedTransport(ABC):
         self.congested = False  # _size > HIGH_WATER; kept as a fact, since each call asks for it
         self._flush_due = False
         self._lost = False
+        self._is_inherited = False  # whether this process is a fork of the one that it belongs to
         self._receiver: Receiver | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,11 +73,14 @@ class BufferedTransport(ABC):
         """Begin to deliver to ``receiver``."""
         self._loop = asyncio.get_running_loop()
         self._receiver = receiver
+        let_go_in_children(self)
         self._start_reading()
 
     def write(self, data: bytes) -> None:
         """Send whole lines, at the end of this turn of the loop."""
         if self._lost:
+            if self._is_inherited:  # a handler has forked, and its child has returned
+                end_child()
             return
         self._queue.append(data)
         self._size += len(data)
@@ -147,6 +152,13 @@ class BufferedTransport(ABC):
         self._wake()
         if self._receiver is not None:
             self._receiver.connection_lost(error)
+
+    def let_go(self) -> None:
+        """In a forked child: be lost, without a word to the loop or the receiver, which are the parent's."""
+        self._lost = self._is_inherited = True
+        self._queue.clear()
+        self._size = 0
+        self.congested = False
 
     @abstractmethod
     def _start_reading(self) -> None:

@@ -252,6 +252,15 @@ class DescriptorTransport(BufferedTransport):
             os.close(self._write_fd)
             self._write_fd = None
 
+    def let_go(self) -> None:
+        """In a forked child: close its copies of the descriptors, whose numbers become free there."""
+        super().let_go()
+        for fd in (self._read_fd, self._write_fd):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._read_fd = self._write_fd = None
+
     def _stop(self) -> None:
         self._pause()
         self._close_output()

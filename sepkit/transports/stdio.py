@@ -14,6 +14,7 @@ import sys
 
 from attrs import frozen
 
+from sepkit.forks import let_go_in_children
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
@@ -27,6 +28,24 @@ class Wire:
 
 
 _claimed: Wire | None = None
+
+
+class _Unused:
+    """The wire while no transport owns it: the author's module is being imported, and may fork."""
+
+    def __init__(self) -> None:
+        self.wire: Wire | None = None
+
+    def let_go(self) -> None:
+        """Close the descriptors. exec does so by itself; a bare fork would hold the host's pipe open."""
+        if self.wire is not None:
+            for fd in (self.wire.read_fd, self.wire.write_fd):
+                if fd is not None:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+
+
+_unused = _Unused()
 
 
 def claim_stdio() -> Wire:
@@ -47,16 +66,18 @@ def claim_stdio() -> Wire:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     _point(0, os.open(os.devnull, os.O_RDONLY))
     os.dup2(2, 1)
-    if hasattr(os, "register_at_fork"):
-        # exec closes them by itself; a bare fork (multiprocessing) would hold the host's pipe open.
-        os.register_at_fork(after_in_child=_let_go)
+    _unused.wire = wire
+    let_go_in_children(_unused)
     return wire
 
 
 def stdio_transport(*, max_frame_bytes: int = MAX_FRAME_BYTES) -> DescriptorTransport:
     """A transport over the claimed stdin and stdout."""
     wire = claim_stdio()
-    return DescriptorTransport(wire.read_fd, wire.write_fd, max_frame_bytes=max_frame_bytes)
+    transport = DescriptorTransport(wire.read_fd, wire.write_fd, max_frame_bytes=max_frame_bytes)
+    let_go_in_children(transport)
+    _unused.wire = None  # once the transport has closed them, their numbers are other files'
+    return transport
 
 
 def _is_open(fd: int) -> bool:
@@ -85,11 +106,3 @@ def _point(fd: int, at: int) -> None:
         os.dup2(at, fd)
         os.close(at)
     os.set_inheritable(fd, True)
-
-
-def _let_go() -> None:
-    if _claimed is not None:
-        for fd in (_claimed.read_fd, _claimed.write_fd):
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    os.close(fd)

@@ -39,6 +39,10 @@ class Caller:
         self.told: list[str] = []
         served.join(self)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.served.loop
+
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         if method == "ui/request":
             return {"confirmed": True}

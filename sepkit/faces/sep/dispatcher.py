@@ -13,15 +13,16 @@ ending     ``ping``; anything else is refused. Accepted calls finish, at most fo
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest
+from sepkit.concurrency.cancelling import cancel
+from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
+from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.router import Change
 from sepkit.serving.observers import Observers
@@ -35,7 +36,7 @@ SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exi
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
 _RESERVE: Final = 1.0
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class Dispatcher:
@@ -98,21 +99,30 @@ class Dispatcher:
         """Serve until the host ends it, or ``stop`` is called; everything has ended when this returns.
 
         Raises:
+            LifespanEnded: The lifespan has ended by itself, in the middle of it.
             Exception: What the lifespan raised at its start; the host has been told.
         """
         if not self._ending:
             self._served.join(self._link)
+        forget = self._served.failed(self._lifespan_ended)
         try:
             self._peer.start()
             await self._ended.wait()
         finally:  # the caller may have cancelled, and may do so again: the end goes on in a task of its own
             self._begin_end()
-            await self._ended.wait()
+            try:
+                await self._ended.wait()
+            finally:
+                forget()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
         """End as at end-of-file: what was accepted finishes, within the grace."""
+        self._begin_end()
+
+    def _lifespan_ended(self, failure: LifespanEnded) -> None:
+        self._failure = failure
         self._begin_end()
 
     def _input_ended(self, error: Exception | None) -> None:
@@ -195,7 +205,7 @@ class Dispatcher:
             _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
             self._peer.cancel_all(except_for=asking)
         for task in observing:
-            task.cancel()
+            cancel(task)
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
         if stopping_tasks is not None:

@@ -5,6 +5,7 @@ The names and params of the house are SEP's own, so that nothing is translated h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -13,11 +14,12 @@ from typing import Any
 
 from sepkit.contexts.link import HostInfo, Workspace
 from sepkit.errors import CapabilityDisabled, MethodNotFound
+from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer
 from sepkit.serving.served import Served
 from sepkit.wire import messages, methods
 
-_log = logging.getLogger("sepkit")
+_log = OwnLog("sepkit")
 
 
 class SepLink:
@@ -59,6 +61,11 @@ class SepLink:
     def state(self) -> Any:
         """What the lifespan yielded."""
         return self.served.state
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that handlers run in."""
+        return self.served.loop
 
     @property
     def busy(self) -> bool:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from sepkit import files
 from sepkit.app import SERVING
 from sepkit.contexts.link import CURRENT_LINK
 from sepkit.errors import EncodeError, sayable
 from sepkit.faces.sep.link import SepLink
+from sepkit.ownlog import is_on_its_way
 from sepkit.wire import methods
 from sepkit.wire.writing import to_json
 
@@ -29,6 +31,11 @@ def level_name(level: int) -> methods.LogLevel:
     if level >= logging.INFO:
         return "info"
     return "debug" if level >= logging.DEBUG else "trace"
+
+
+def _is_own(name: str) -> bool:
+    """Whether a logger is sepkit's, and not that of a module which sepkit has given a name."""
+    return name.partition(".")[0] == "sepkit" and not name.startswith(files.PREFIX)
 
 
 class WireHandler(logging.Handler):
@@ -47,7 +54,9 @@ class WireHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; never raises."""
-        if record.levelno < logging.INFO and record.name.partition(".")[0] == "sepkit":
+        if is_on_its_way(record, self):
+            return
+        if record.levelno < logging.INFO and _is_own(record.name):
             return
         if CURRENT_LINK.get() not in (None, self._link) or SERVING.get() not in (None, self._link.served):
             return
