@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final
 
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
@@ -19,16 +18,6 @@ from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
-
-_EVENTS: Final[dict[str, Any]] = {
-    "Delta": messages.Delta,
-    "Reasoning": messages.Reasoning,
-    "ToolCallStart": messages.ToolCallStart,
-    "ToolCallArgumentsDelta": messages.ToolCallArgumentsDelta,
-    "Usage": messages.Usage,
-    "Model": messages.ModelUsed,
-    "Done": messages.Done,
-}
 
 
 @observation(
@@ -157,7 +146,7 @@ def _delta(e: Evidence) -> None:
         params = delta.line.frame.get("params")
         fitting(params, messages.DeltaParams, f"params of provider/delta, in {delta},")
         event = params["event"]
-        if (record := _EVENTS.get(event["type"])) is not None:  # a host may know more types than these
+        if (record := messages.STREAM_EVENTS.get(event["type"])) is not None:  # a host may know more types than these
             try:
                 structure(event, record)
             except InvalidData as error:

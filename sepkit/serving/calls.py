@@ -208,10 +208,7 @@ class Calls:
         try:
             async for event in stream:
                 await context.delta(event)  # type: ignore[arg-type]  # the fold checks it
-            try:
-                return context.folded()
-            except EncodeError as error:  # most often the model was cut off within a tool call
-                raise InternalError(f"the answer of provider {name} cannot be put together: {error}") from None
+            return context.folded()
         except RpcError:
             raise
         except BaseException as error:
