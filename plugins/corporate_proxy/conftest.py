@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from driving import KEY, Proxy, Upstream
+from tests.conftest import loop_kind  # noqa: F401  (the fixture of the tests that run on each loop)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -238,6 +239,23 @@ async def lingering(server: Server, asked: Exchange, reply: Reply, how: dict[str
     await server.released[json.loads(asked.body)["model"]].wait()
 
 
+async def alive(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """What says nothing, again and again; ``slow`` says something now and then, and comes to an end."""
+    said = {"pings": "event: ping\ndata: {}\n\n", "empty": 'data: {"choices": [{"delta": {}}]}\n\n', "body": " "}
+    said["usage"] = 'data: {"choices": [], "usage": {"prompt_tokens": 0}}\n\n'
+    reply.begin()
+    if how["how"] == "after":
+        await reply.delta(content="so far")
+    for number in itertools.count(1):
+        await reply.raw(said.get(how["how"], ": still here\n\n").encode())
+        await asyncio.sleep(0.02)
+        if how["how"] == "slow" and number % 10 == 0:
+            await reply.delta(content="x")
+            if number == 40:
+                break
+    await reply.end()
+
+
 async def hasty(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
     """It gives a reason with each piece, and rests before the last one."""
     reply.begin()
@@ -322,7 +340,7 @@ async def failing(server: Server, asked: Exchange, reply: Reply, how: dict[str, 
 
 
 PLAIN: list[Script] = [ok, tools, odd_tools, half_tool, reasoning, hold, mute, paced, big, ragged, whole, verbatim]
-BROKEN: list[Script] = [cut, no_done, lingering, hasty, done_only, status, drop, page, bad_chunk, failing]
+BROKEN: list[Script] = [alive, cut, no_done, lingering, hasty, done_only, status, drop, page, bad_chunk, failing]
 SCRIPTS: dict[str, Script] = {script.__name__: script for script in (*PLAIN, *BROKEN)}
 
 

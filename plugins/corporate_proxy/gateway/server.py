@@ -13,7 +13,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -180,7 +180,8 @@ class Upstream:
         request = client.build_request("POST", url, content=orjson.dumps(body), headers=headers)
         try:
             async with asyncio.timeout(self.patience):
-                response = await client.send(request, stream=True)
+                with _as_request_errors():
+                    response = await client.send(request, stream=True)
         except TimeoutError:
             return _Refusal(self.lifeless(None), None)
         except httpx.RequestError as error:
@@ -223,7 +224,7 @@ class Upstream:
                 retryable=True,
                 received=received,
             )
-        if (alert := _alert(error)) is not None:
+        if (alert := _alert(error)) is not None and ("HANDSHAKE" not in alert or not self._shows):
             return failure(
                 "untrusted",
                 f"{self.origin} does not take the certificate of this client ({alert}); put the file of one that it "
@@ -238,12 +239,22 @@ class Upstream:
                 "untrusted", f"the certificate of {self.origin} is not trusted; put its CA's file into {CA} ({why})"
             )
         if self._proxy is not None and isinstance(error, httpx.ProxyError | httpx.ConnectError | httpx.ConnectTimeout):
-            return self._lost_at_proxy(self._proxy, why, isinstance(error, httpx.ProxyError))
+            return self._lost_at_proxy(self._proxy, why, is_answer=isinstance(error, httpx.ProxyError))
+        # What a server says of a missing certificate may be lost with the connection.
+        is_perhaps = self.origin.startswith("https:") and not self._shows and _began(error)
+        hint = f"; if it wants a certificate of its clients, set {CLIENT_CERT}" if is_perhaps else ""
         return failure(
-            "unreachable", f"{self.origin} cannot be reached ({why}); check {URL} and the network", retryable=True
+            "unreachable",
+            f"{self.origin} cannot be reached ({why}); check {URL} and the network{hint}",
+            retryable=True,
         )
 
-    def _lost_at_proxy(self, proxy: WebProxy, why: str, is_answer: bool) -> RpcError:
+    @property
+    def _shows(self) -> bool:
+        """Whether a certificate of this client is set."""
+        return bool(self.settings.text(CLIENT_CERT))
+
+    def _lost_at_proxy(self, proxy: WebProxy, why: str, *, is_answer: bool) -> RpcError:
         """What it means that a request did not come through the proxy: the proxy's answer, or that there was none."""
         where = f"the proxy {proxy.address}"
         if not is_answer:
@@ -498,11 +509,13 @@ class Upstream:
         try:
             request = client.build_request(method, url, headers=headers, data=data, timeout=10)
             async with asyncio.timeout(30):  # in all: the other limit is that of a silence
-                response = await client.send(request, stream=True)
+                with _as_request_errors():
+                    response = await client.send(request, stream=True)
                 if response.status_code != 200 and response.status_code not in refusals:
                     raise (await self._refusal(response, 0)).error
                 async with aclosing(response):
-                    await response.aread()
+                    with _as_request_errors():
+                        await response.aread()
         except httpx.RequestError as error:
             raise self.broken(error) from None
         except TimeoutError:
@@ -535,7 +548,27 @@ class Upstream:
 
 def _pieces(response: httpx.Response) -> aclosing[AsyncGenerator[bytes, None]]:
     """The bytes of a response, as they come."""
-    return aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes()))
+
+    async def read() -> AsyncGenerator[bytes, None]:
+        with _as_request_errors():
+            async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    return aclosing(read())
+
+
+@contextlib.contextmanager
+def _as_request_errors() -> Iterator[None]:
+    """What httpx does not wrap, as if it did: errors of TLS after the handshake, and those of its SOCKS package."""
+    try:
+        yield
+    except OSError as error:
+        raise httpx.ReadError(str(error)) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("socksio"):
+            raise
+        raise httpx.ConnectError(f"it does not speak SOCKS ({type(error).__name__})") from error
 
 
 async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
@@ -556,10 +589,21 @@ def _media_type(response: httpx.Response) -> str:
     return kind.partition(";")[0].strip().lower()
 
 
-def _alert(error: BaseException | None) -> str | None:
-    """The alert with which a server ends a TLS connection because of the client's certificate; None if it did not."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "") and "CERTIFICATE" in error.reason:
-            return error.reason
+        yield error
         error = error.__cause__ or error.__context__
+
+
+def _began(error: httpx.RequestError) -> bool:
+    """Whether the server was there, and the connection was lost after that."""
+    return not isinstance(error, httpx.ConnectError) or any(isinstance(one, ssl.SSLError) for one in _causes(error))
+
+
+def _alert(error: BaseException) -> str | None:
+    """The alert with which a server refuses what the client shows of itself; None where there was none."""
+    for one in _causes(error):
+        reason = (one.reason or "") if isinstance(one, ssl.SSLError) else ""
+        if re.search("ALERT.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE)", reason):
+            return reason
     return None
