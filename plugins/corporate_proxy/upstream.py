@@ -298,6 +298,19 @@ async def status(server: Server, asked: Exchange, reply: Reply, how: dict[str, s
     await reply.whole(int(how["code"]), {"error": {"message": text, "type": "some"}}, X_Request_Id="up-1", **headers)
 
 
+async def steps(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """The answers of a list, one a request, each with its ``status``, ``body``, ``type`` and headers; then a good one."""
+    model = json.loads(asked.body)["model"]
+    server.times[model] += 1
+    left = json.loads(how["steps"])[server.times[model] - 1 :]
+    if not left:
+        await ok(server, asked, reply, how)
+        return
+    headers = {name: value for name, value in left[0].items() if name not in ("status", "body", "type")}
+    kind = left[0].get("type", "application/json")
+    await reply.whole(left[0]["status"], left[0].get("body", {}), kind, **headers)
+
+
 async def drop(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
     """The connection is closed without an answer, ``times`` times."""
     model = json.loads(asked.body)["model"]
@@ -340,7 +353,7 @@ async def failing(server: Server, asked: Exchange, reply: Reply, how: dict[str, 
 
 
 PLAIN: list[Script] = [ok, tools, odd_tools, half_tool, reasoning, hold, mute, paced, big, ragged, whole, verbatim]
-BROKEN: list[Script] = [alive, cut, no_done, lingering, hasty, done_only, status, drop, page, bad_chunk, failing]
+BROKEN: list[Script] = [alive, cut, no_done, lingering, hasty, done_only, status, steps, drop, page, bad_chunk, failing]
 SCRIPTS: dict[str, Script] = {script.__name__: script for script in (*PLAIN, *BROKEN)}
 
 
