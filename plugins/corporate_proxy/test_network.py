@@ -16,6 +16,7 @@ import trustme
 import app as plugin
 from driving import Proxy, Upstream
 from gateway.network import PROXIES, is_exempt, proxy_for, trust
+from gateway.server import Upstream as Client
 from gateway.settings import Settings
 from relays import Relays, refusing
 from sepkit import RpcError
@@ -33,6 +34,8 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in [*NAMES, "SSL_CERT_FILE", "SSL_CERT_DIR", *os.environ]:
         if name in NAMES or name.startswith(("SSL_", "CORPORATE_")):
             monkeypatch.delenv(name, raising=False)
+
+    monkeypatch.setattr("gateway.server.BACK_OFF", 0.01)
 
     def said(**values: str) -> None:
         for name, value in values.items():
@@ -504,17 +507,29 @@ async def test_a_file_that_cannot_be_used_is_named(
 
 @pytest.mark.parametrize("how", ["comments", "pings", "empty", "after", "body", "usage"])
 @on_each_loop
-async def test_what_only_keeps_the_connection_alive_is_given_up(how: str, environ: Any, upstream: Upstream) -> None:
-    """Comments, pings and empty chunks without end: five times the time-out, and not for ever."""
-    environ(URL=upstream.url, TIMEOUT="0.1")
+async def test_what_only_keeps_the_connection_alive_is_given_up(
+    how: str, environ: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comments, pings and empty chunks without end are taken for a while, and not for ever."""
+    monkeypatch.setattr("gateway.server.SIGNS_OF_LIFE", 0.03)
+    environ(URL=upstream.url, TIMEOUT="10")
     error = await failed(f"alive?how={how}")
     received = len("so far") if how == "after" else 0
     assert error.data == {"kind": "timeout", "retryable": True, "received": received}
-    assert "nothing but signs of life for 0.5 s" in error.message
+    assert "nothing but signs of life for 0.3 s" in error.message
 
 
 @on_each_loop
-async def test_a_model_that_thinks_for_long_is_waited_for(environ: Any, upstream: Upstream) -> None:
+async def test_a_model_that_thinks_for_long_is_waited_for(
+    environ: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What comes in time begins the time anew."""
-    environ(URL=upstream.url, TIMEOUT="0.1")
-    assert (await asked("alive?how=slow")).content == "x" * 4
+    monkeypatch.setattr("gateway.server.SIGNS_OF_LIFE", 0.08)
+    environ(URL=upstream.url, TIMEOUT="10")
+    assert (await asked("alive?how=slow")).content == "x" * 6
+
+
+def test_signs_of_life_are_taken_for_five_times_the_time_out() -> None:
+    """By default ten minutes, for which DeepSeek keeps a request that waits."""
+    assert Client({}, "agent").patience == 600
+    assert Client({"CORPORATE_PROXY_TIMEOUT": "2"}, "agent").patience == 10

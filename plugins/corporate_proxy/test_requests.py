@@ -113,6 +113,7 @@ async def test_a_setting_that_cannot_be_used_is_named(name: str, value: str, mon
 
 PICTURE = {"url": "data:image/png;base64,AA==", "detail": "low"}
 PART = {"type": "image_url", "image_url": PICTURE}
+TEXT = {"type": "text", "text": "a"}
 OURS = {"id": "m1", "timestamp": "2030-01-01T00:00:00Z", "tool_name": "look", "reasoning_content": "hm", "cache": True}
 
 
@@ -164,10 +165,10 @@ def test_the_server_is_sent_only_what_the_api_knows(proxy: Proxy, upstream: Upst
         ("a", "x", "a"),
         ("", [PICTURE], [PART]),
         (None, [PICTURE], [PART]),
-        ("a", [{**PICTURE, "detail": None, "id": 1}], [{"type": "text", "text": "a"}, {**PART, "image_url": {"url": PICTURE["url"]}}]),
-        ([{"type": "text", "text": "a"}], [PICTURE], [{"type": "text", "text": "a"}, PART]),
+        ("a", [{**PICTURE, "detail": None, "id": 1}], [TEXT, {**PART, "image_url": {"url": PICTURE["url"]}}]),
+        ([TEXT], [PICTURE], [TEXT, PART]),
     ],
-)  # fmt: skip
+)
 def test_images_are_parts_of_a_users_content(content: Any, images: Any, written: Any) -> None:
     """Text and parts that are there stay before them; what is not an image is left out."""
     body = body_of({"role": "user", "content": content, "images": images})
@@ -176,8 +177,12 @@ def test_images_are_parts_of_a_users_content(content: Any, images: Any, written:
 
 def test_images_of_tools_stand_behind_all_their_answers() -> None:
     """The API takes images from users only, and nothing between the answers to the calls of one message."""
-    tool = {"role": "tool", "content": "seen", "tool_name": "look", "images": [PICTURE]}
-    messages = [{**tool, "tool_call_id": "a"}, {**tool, "tool_call_id": "b"}, {"role": "user", "content": "and?"}]
+    tool: dict[str, Any] = {"role": "tool", "content": "seen", "tool_name": "look", "images": [PICTURE]}
+    messages: list[dict[str, Any]] = [
+        {**tool, "tool_call_id": "a"},
+        {**tool, "tool_call_id": "b"},
+        {"role": "user", "content": "and?"},
+    ]
     first, second, shown, last = body_of(*messages)["messages"]
     assert (first["tool_call_id"], second["tool_call_id"], last["content"]) == ("a", "b", "and?")
     label = {"type": "text", "text": "Images of the tool look:"}
@@ -260,14 +265,14 @@ def test_the_memory_of_calls_is_bounded_and_keeps_the_latest() -> None:
     ("status", "said", "left_out"),
     [
         (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}, {"stream_options"}),
-        (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}, {"stream_options"}),
+        (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}, {"stream_options"}),
         (400, {"error": {"message": "Unsupported parameter", "param": "reasoning_effort"}}, {"reasoning_effort"}),
         (400, {"message": "this model does not support thinking"}, {"reasoning_effort"}),
         (400, {"error": {"message": "Unknown field"}}, {"stream_options", "reasoning_effort"}),
         (400, "", {"stream_options", "reasoning_effort"}),
         (500, {"error": {"message": "'stream_options' is not implemented"}}, {"stream_options"}),
     ],
-)  # fmt: skip
+)
 def test_what_a_server_does_not_take_is_left_out_at_once_and_from_then_on(
     proxy: Proxy, upstream: Upstream, unique: Unique, status: int, said: Any, left_out: set[str]
 ) -> None:
@@ -437,13 +442,8 @@ def test_the_shortest_of_the_headers_that_say_how_long_counts_first() -> None:
     assert after(delay, retry_after="9") == 9
     assert after(delay) == 7
     assert after([delay]) == 7
-    for said in (
-        None,
-        [],
-        {},
-        {"error": {"details": "7s"}},
-        {"error": {"details": [{"retryDelay": 7}, {"retryDelay": "s"}]}},
-    ):
+    wrong: list[object] = [None, [], {}, {"error": {"details": "7s"}}, {"error": {"details": [{"retryDelay": 7}]}}]
+    for said in wrong:
         assert after(said, retry_after_ms="-1") is None
 
 

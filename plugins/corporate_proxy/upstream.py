@@ -251,7 +251,7 @@ async def alive(server: Server, asked: Exchange, reply: Reply, how: dict[str, st
         await asyncio.sleep(0.02)
         if how["how"] == "slow" and number % 10 == 0:
             await reply.delta(content="x")
-            if number == 40:
+            if number == 60:
                 break
     await reply.end()
 
@@ -299,7 +299,7 @@ async def status(server: Server, asked: Exchange, reply: Reply, how: dict[str, s
 
 
 async def steps(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
-    """The answers of a list, one a request, each with its ``status``, ``body``, ``type`` and headers; then a good one."""
+    """The answers of a list, each with its ``status``, ``body``, ``type`` and headers; then a good one."""
     model = json.loads(asked.body)["model"]
     server.times[model] += 1
     left = json.loads(how["steps"])[server.times[model] - 1 :]
