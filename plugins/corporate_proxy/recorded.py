@@ -146,6 +146,16 @@ case("empty data", "data:\n\n", c("Hel"), "data: \n\n", c("lo"), STOP, told=HELL
 case("a ping", "event: ping\ndata: {}\n\n", c("Hel"), c("lo"), STOP, told=HELLO)
 case("a typed ping", {"type": "ping"}, c("Hel"), c("lo"), STOP, told=HELLO)
 case("a word that it is at work", {"status": "processing"}, c("Hel"), c("lo"), STOP, told=HELLO)
+case(
+    "a word about the queue",
+    {"status": "queued", "message": "3 before you"},
+    {"code": 0, "message": "ok"},
+    {"status": 200, "message": "ok"},
+    c("Hel"),
+    c("lo"),
+    STOP,
+    told=HELLO,
+)
 case("no word that it is over", c("Hel"), c("lo"), STOP, told=HELLO, done=False)
 case("no reason, but a word", c("Hel"), c("lo"), told=HELLO, alone="has no reason")
 case("word without a blank line", c("Hel"), c("lo"), STOP, "data: [DONE]", told=HELLO, done=False)
@@ -711,6 +721,7 @@ for shown, failed in (
     ("details", {"detail": [{"loc": ["body", "x"], "msg": "no luck"}]}),
     ("code and message", {"code": "InternalError", "message": "no luck", "request_id": "r"}),
     ("a status and a message", {"status": 500, "message": "no luck"}),
+    ("a status in words and a message", {"status": "FAILED", "message": "no luck"}),
     ("error_msg", {"error_code": 336003, "error_msg": "no luck"}),
     ("MiniMax's status", {"choices": None, "base_resp": {"status_code": 1004, "status_msg": "no luck"}}),
     ("errors", {"errors": [{"message": "no luck"}]}),

@@ -175,8 +175,7 @@ class _Calls:
             # A tool's result needs an id to belong to.
             taken = any(other.id == call.upstream_id for other in self._calls)
             call.id = call.upstream_id if call.upstream_id and not taken else f"call_{uuid.uuid4().hex}"
-        extra = call.vendors.get("extra_content")
-        return ToolCallStart(call.position, call.id, call.name, extra if isinstance(extra, dict) else None)
+        return ToolCallStart(call.position, call.id, call.name, _sendable(call.vendors.get("extra_content")))
 
     def _find(self, index: int | None, upstream_id: str, name: str, says: bool, listed: list[_Call]) -> _Call:
         """The call that a piece belongs to; a new one where it is of none so far.
@@ -324,6 +323,23 @@ def _index(part: dict[str, Any], what: str) -> int | None:
     if index is None or type(index) is int:
         return index
     raise bad_answer(f"the index of a {what} is no integer")
+
+
+def _sendable(extra: object) -> dict[str, Any] | None:
+    """An object of a vendor's that a frame can hold; None where it cannot, or is not one."""
+    if not isinstance(extra, dict) or not _is_flat(extra, 50):
+        return None
+    try:
+        written = orjson.dumps(extra)
+    except orjson.JSONEncodeError:  # half a character, or an integer of more than 64 bits
+        return None
+    made: dict[str, Any] = orjson.loads(written)  # NaN is null by now
+    return made
+
+
+def _is_flat(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner)
 
 
 def _plain(content: object) -> str:

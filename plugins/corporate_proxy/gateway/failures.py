@@ -71,8 +71,11 @@ def sounds_failed(said: dict[str, Any]) -> bool:
         return False
     if any(said.get(name) for name in ("errors", "detail", "fault", "error_code", "error_msg", "error_message")):
         return True
-    codes = [said.get(name) for name in ("code", "status_code", "statusCode", "status")]
-    is_bad = any(str(code).lower() not in _FINE for code in codes if type(code) in (int, str))
+    code = said.get("code")
+    is_bad = type(code) in (int, str) and str(code).lower() not in _FINE
+    for status in (said.get(name) for name in ("status", "status_code", "statusCode")):
+        # A word may also say that it is at work.
+        is_bad |= (type(status) is int and status >= 400) or (isinstance(status, str) and is_failed(status))
     return is_bad and any(isinstance(said.get(name), str) and said[name] for name in _PLAIN_NAMES)
 
 

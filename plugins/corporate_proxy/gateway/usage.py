@@ -70,7 +70,7 @@ def _counts(said: dict[str, Any]) -> dict[str, int | float]:
     if reasoning is not None:
         found["reasoning_tokens"] = reasoning
     known = {"type", *_CACHED, *_REASONING}.union(*_NAMES.values())
-    more = {name: value for name, value in said.items() if name not in known and type(value) in (int, float)}
+    more = {k: v for k, v in said.items() if k not in known and k.isascii() and type(v) in (int, float)}
     return {**found, **{name: value for name, value in more.items() if math.isfinite(value) and abs(value) < _MAX}}
 
 
