@@ -38,7 +38,7 @@ bench: $(READY)
 soak: $(READY)
 	SEPKIT_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/test_peer.py tests/e2e/test_load.py \
 		tests/e2e/test_arbitrary_bytes.py tests/test_spec.py tests/wire/test_reference_schemas.py \
-		plugins/folder_watch/test_app.py tests/host tests/conformance tests/test_tasks_machine.py $(ARGS)
+		plugins/folder_watch/test_app.py tests/host tests/conformance tests/test_tasks_machine.py tests/serving $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -71,11 +71,11 @@ class App(Router):
             ("OAuth refresh of provider", self.oauth_refreshes, self.providers),
         )
         for kind, table, known in handlers:
-            for name, spec in table.items():
+            for name, spec in list(table.items()):
                 if name not in known:
                     what = f"{kind} {name!r} ({where(spec.fn)})"
                     raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{closest(name, known)}")
-        for shortcut in self.shortcuts.values():
+        for shortcut in list(self.shortcuts.values()):
             if shortcut.command not in self.commands:
                 hint = closest(shortcut.command, self.commands)
                 raise RegistrationError(f"shortcut {shortcut.key!r}: there is no command {shortcut.command!r}{hint}")
@@ -94,6 +94,10 @@ class App(Router):
 
 class Serving(Protocol):
     """What an App knows of whatever serves it."""
+
+    @property
+    def app(self) -> App:
+        """What is served."""
 
     @property
     def supervisor(self) -> Supervisor:
@@ -171,9 +175,12 @@ class Tasks:
         if not serving:
             raise RegistrationError("tasks run while the app is served, and it is not")
         mine = SERVING.get()
-        for served in serving:
-            if served is mine or len(serving) == 1:
-                return served.supervisor
+        if mine is not None and mine.app is self._app:
+            if not any(served is mine for served in serving):
+                raise RegistrationError("tasks run while the app is served, and what served this one has ended")
+            return mine.supervisor
+        if len(serving) == 1:
+            return serving[0].supervisor
         raise RegistrationError(
             f"the app is served {len(serving)} times in this process; call app.tasks within a handler, which says which"
         )

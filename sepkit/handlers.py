@@ -13,6 +13,7 @@ from attrs import field, frozen
 from sepkit.contexts import contexts
 from sepkit.errors import RegistrationError
 from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
+from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import can_structure, structure
 from sepkit.wire.writing import copied
@@ -259,15 +260,20 @@ def make_provider(fn: Fn, registration: messages.ProviderRegistration) -> Provid
     return ProviderSpec(observer, registration)
 
 
-def task_context(fn: Fn, task: str) -> str | None:
-    """The parameter of a background task that takes its context, where it has one."""
+def make_task(fn: Fn, options: TaskOptions) -> TaskSpec:
+    """The record of a background task."""
+    _check_callable(fn, "@app.task")
+    given = options.get("name")
+    task = check_name("task", name_of(fn) if given is None else given, fn)
+    if not is_async(fn):
+        raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
     value, _, context = _one_value(fn, f"task {task!r}", contexts.TaskContext, "a TaskContext")
     if value is not None:
         raise RegistrationError(
             f"task {task!r} ({where(fn)}): parameter {value!r}: a task takes a TaskContext and nothing else; "
             "what it is started with is in ctx.payload"
         )
-    return context
+    return task_spec(fn, task, options, context=context, description=inspect.getdoc(fn) or "")
 
 
 def as_stream(spec: ProviderSpec, request: object, context: object) -> AsyncIterator[object]:

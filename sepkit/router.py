@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
@@ -14,18 +13,16 @@ from sepkit.handlers import (
     ProviderSpec,
     ToolSpec,
     check_name,
-    is_async,
     make_command,
     make_hook,
     make_observer,
     make_provider,
+    make_task,
     make_tool,
-    name_of,
-    task_context,
     where,
 )
 from sepkit.results import Block, Patch
-from sepkit.tasks import RestartPolicy, TaskSpec
+from sepkit.tasks import TaskOptions, TaskSpec
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure_exactly
 from sepkit.wire.writing import to_json
@@ -385,43 +382,13 @@ class Router:
     @overload
     def task(self, fn: TaskF, /) -> TaskF: ...
     @overload
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        restart: methods.RestartType = "always",
-        max_restarts: int = 0,
-        initial_delay: float = 1.0,
-        max_delay: float = 60.0,
-        multiplier: float = 2.0,
-        jitter: float = 0.5,
-        reset_after: float | None = None,
-        stop_grace: float = 5.0,
-        heartbeat_timeout: float | None = None,
-        per_user: bool = False,
-        autostart: bool = True,
-    ) -> Callable[[TaskF], TaskF]: ...
-    def task(
-        self,
-        fn: Any = None,
-        *,
-        name: str | None = None,
-        restart: methods.RestartType = "always",
-        max_restarts: int = 0,
-        initial_delay: float = 1.0,
-        max_delay: float = 60.0,
-        multiplier: float = 2.0,
-        jitter: float = 0.5,
-        reset_after: float | None = None,
-        stop_grace: float = 5.0,
-        heartbeat_timeout: float | None = None,
-        per_user: bool = False,
-        autostart: bool = True,
-    ) -> Any:
+    def task(self, **options: Unpack[TaskOptions]) -> Callable[[TaskF], TaskF]: ...
+    def task(self, fn: Any = None, **options: Any) -> Any:
         """Make a coroutine a supervised background task. All durations are in seconds.
 
         Args:
             fn: The coroutine function, where the decorator is written without parentheses.
+            **options: The options of :class:`~sepkit.tasks.TaskOptions`:
             name: The task's name; the function's by default.
             restart: When it is started again after it ended by itself.
             max_restarts: How often; 0 is without limit.
@@ -440,30 +407,8 @@ class Router:
         """
 
         def register(fn: TaskF) -> TaskF:
-            task = check_name("task", name_of(fn) if name is None else name, fn)
-            if not is_async(fn):
-                raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
-            policy = RestartPolicy(
-                type=restart,
-                max_restarts=max_restarts,
-                initial_delay=initial_delay,
-                max_delay=max_delay,
-                multiplier=multiplier,
-                jitter=jitter,
-                reset_after=reset_after,
-            )
-            spec = TaskSpec(
-                name=task,
-                fn=fn,
-                context=task_context(fn, task),
-                policy=policy,
-                stop_grace=stop_grace,
-                heartbeat_timeout=heartbeat_timeout,
-                per_user=per_user,
-                autostart=autostart and not per_user,
-                description=inspect.getdoc(fn) or "",
-            )
-            self._put(self.task_specs, "task", task, spec)
+            spec = make_task(fn, cast("TaskOptions", options))
+            self._put(self.task_specs, "task", spec.name, spec)
             return fn
 
         return register if fn is None else register(fn)

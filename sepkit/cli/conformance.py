@@ -92,7 +92,7 @@ def _parse(argument: str) -> tuple[str, dict[str, Any]]:
     try:
         value = orjson.loads(text) if equals else None
     except orjson.JSONDecodeError as error:
-        raise click.UsageError(f"{argument!r}: what stands after = is no JSON: {error}") from None
+        raise click.UsageError(f"{argument!r}: what stands after = is not valid JSON: {error}") from None
     if not tool or not isinstance(value, dict):
         raise click.UsageError(f'{argument!r} gives a tool no arguments; write TOOL={{"name": "value"}}')
     return tool, value

@@ -31,12 +31,12 @@ class Slots:
     nobody waits while it is below ``size``.
     """
 
-    __slots__ = ("_waiting", "queue", "running", "size")
+    __slots__ = ("most_waiting", "queue", "running", "size")
 
     def __init__(self, size: int, waiting: int) -> None:
         self.size = size
         self.running = 0
-        self._waiting = waiting
+        self.most_waiting = waiting
         self.queue: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
@@ -45,11 +45,8 @@ class Slots:
         Raises:
             InternalError: As many wait as may, with data ``{"reason": "overloaded"}``.
         """
-        if len(self.queue) >= self._waiting:
-            raise InternalError(
-                f"overloaded: {self.running} calls are running and {len(self.queue)} are waiting",
-                data={"reason": "overloaded"},
-            )
+        if len(self.queue) >= self.most_waiting:
+            raise overloaded(f"{self.running} calls are running and {len(self.queue)} are waiting")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue.append(turn)
         try:
@@ -76,6 +73,11 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self.queue)
+
+
+def overloaded(why: str) -> InternalError:
+    """The error of a call that is refused since too many wait already."""
+    return InternalError(f"overloaded: {why}", data={"reason": "overloaded"})
 
 
 class Hold:

@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sepkit.conformance.calls import Calls
 from sepkit.conformance.child import Child
+from sepkit.conformance.expectations import kind
 from sepkit.conformance.host import PlainHost
-from sepkit.conformance.lines import Frame, Line, written
+from sepkit.conformance.lines import Frame, Line, shortened, written
 from sepkit.conformance.patience import Patience
-from sepkit.conformance.record import Record
+from sepkit.conformance.record import ABOUT_IDS, Record
 from sepkit.conformance.replies import Replies
 from sepkit.conformance.subject import Subject
-from sepkit.conformance.violations import Violation
+from sepkit.conformance.violations import NotApplicable, Violation
 
 
 class Connection:
     """A running extension.
 
-    ``doomed`` is set when it must not be used for another check: an answer is missing that may still come.
+    ``doomed`` is set when it must not be used for another check: an answer is missing that may still come. ``apart`` is
+    whether observations do not see it: see :attr:`Requirement.apart`.
 
     Args:
         command: What to start.
@@ -39,15 +41,23 @@ class Connection:
     """
 
     def __init__(
-        self, command: Sequence[str], subject: Subject, *, patience: Patience, cwd: Path | str | None = None
+        self,
+        command: Sequence[str],
+        subject: Subject,
+        *,
+        patience: Patience,
+        cwd: Path | str | None = None,
+        apart: bool = False,
     ) -> None:
         self.subject = subject
+        self.apart = apart
         self.patience = patience
         self.record = Record()
         self.host = PlainHost()
         self.calls = Calls(subject, self.host)
         self.replies = Replies(self.host, self.send)
         self.doomed = False
+        self._waiting: bytearray | None = None  # what is to be sent, while a frame is sent in pieces
         self._waiter: asyncio.Future[None] | None = None
         self.child = Child(command, cwd, received=self._take, flushed=self._wake)
 
@@ -57,11 +67,27 @@ class Connection:
         """Send frames, all in one write."""
         self.send_raw(b"".join(written(frame) + b"\n" for frame in frames))
 
-    def send_raw(self, data: bytes, *, hostile: bool = False) -> None:
-        """Send whole lines. ``hostile`` ones are not frames, and may be answered as such."""
+    def send_raw(self, data: bytes) -> None:
+        """Send whole lines, which need not be frames."""
         for line in data.removesuffix(b"\n").split(b"\n"):
-            self.record.sent(line, hostile=hostile)
-        self.child.write(data)
+            self.record.sent(line)
+        if self._waiting is not None:
+            self._waiting += data
+        else:
+            self.child.write(data)
+
+    async def send_in_pieces(self, frame: Frame, pieces: Iterable[bytes]) -> None:
+        """Send a frame in pieces, each in a write of its own. What the host answers meanwhile comes after it."""
+        self._waiting = bytearray()
+        try:
+            self.record.sent(written(frame))
+            for piece in pieces:
+                self.child.write(piece)
+                await self.flushed()
+                await asyncio.sleep(0.01)
+        finally:
+            waiting, self._waiting = self._waiting, None
+            self.child.write(bytes(waiting))
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -106,16 +132,39 @@ class Connection:
             Violation: None came in time, or one under an id that only looks like it.
         """
         rid, method = frame["id"], frame["method"]
-        limit = self.subject.limit(method, self.patience.of(method) if seconds is None else seconds)
+        limit = self.patience.of(method) if seconds is None else seconds
+        if self.subject.is_silent(method):
+            limit /= 10
+        elif seconds is None:
+            limit = max(limit, 2 * self.subject.longest)
         await self.until(lambda: bool(self.record.answers(rid) or self.record.lookalikes(rid)), limit)
         if found := self.record.answers(rid):
             return found[0]
         wanted = f"an answer to {method} with the id {json.dumps(rid)}"
         if alike := self.record.lookalikes(rid):
-            raise Violation(wanted, f"one with the id {json.dumps(alike[0]['id'])}")
-        if not self.over:
-            self.subject.unanswered.add(method)
-        raise Violation(wanted, await self._silence(limit))
+            raise Violation(wanted, f"one with the id {json.dumps(alike[0]['id'])}", suspects=ABOUT_IDS)
+        raise Violation(wanted, await self._silence(limit), suspects=self.record.suspects(method))
+
+    @property
+    def refusal(self) -> float:
+        """How long to wait for the answer to a request that is to be refused, but may be worked on all the same."""
+        return max(self.patience.answer, 2 * self.subject.longest)
+
+    async def same_answer(self, plain: Callable[[], Frame], odd: Callable[[], Frame]) -> None:
+        """Expect that an unusual request is answered like the plain one: both with a result, or with the same error.
+
+        Raises:
+            Violation: The answers differ, each time.
+            NotApplicable: They differ, but so do two answers to the same request: it may do what it does only once.
+        """
+        first = [kind(await self.ask(make())) for make in (plain, odd)]
+        if first[0] == first[1]:
+            return
+        answer = await self.ask(plain())
+        other = await self.ask(odd())
+        if [kind(answer), kind(other)] != first:
+            raise NotApplicable("its answers to the same request vary")
+        raise Violation(f"the same kind of answer as this: {shortened(written(answer))}", shortened(written(other)))
 
     async def answered(self, frame: Frame, seconds: float) -> bool:
         """Wait until a request that was sent has an answer; whether it has one, at the latest after ``seconds``."""
@@ -125,8 +174,8 @@ class Connection:
         """Wait until it has taken every byte that was sent, or has ended."""
         await self.until(lambda: self.child.has_taken_all, self.patience.answer)
 
-    async def alive(self) -> None:
-        """Wait until it has read all that was sent to it so far.
+    async def alive(self, seconds: float | None = None) -> None:
+        """Wait until it has read all that was sent to it so far; by default for as long as a ping may take.
 
         Raises:
             Violation: It has ended, or answers nothing any more.
@@ -136,10 +185,11 @@ class Connection:
             if self.over:
                 raise Violation("that it lives on", await self._silence(0))
             return
-        frame, limit = self.calls.fence(), self.patience.answer
+        frame, limit = self.calls.fence(), self.patience.answer if seconds is None else seconds
         self.send(frame)
         if not await self.answered(frame, limit):
-            raise Violation(f"that it lives on, and answers {frame['method']}", await self._silence(limit))
+            wanted = f"that it lives on, and answers {frame['method']}"
+            raise Violation(wanted, await self._silence(limit), suspects=self.record.suspects(frame["method"]))
 
     async def settle(self) -> None:
         """Wait until it has read everything, and a little longer: time enough to send what it must not send."""

@@ -16,7 +16,7 @@ from sepkit.conformance.violations import NotApplicable, Violation
 
 @frozen
 class Evidence:
-    """The records of a run."""
+    """The records of a run, without those of connections that are ``apart``."""
 
     subject: Subject
     connections: tuple[Connection, ...]
@@ -61,9 +61,11 @@ class Evidence:
         for asked in self.asked(*names):
             method = asked.target.method
             if asked.answer is None:
-                raise Violation(f"an answer to {method} of {asked.target.name!r}", asked.trouble, sent=asked.sent)
+                wanted = f"an answer to {method} of {asked.target.name!r}"
+                raise Violation(wanted, asked.trouble, sent=asked.sent, suspects=asked.suspects)
             try:
                 judge(method, asked.answer)
             except Violation as violation:
                 came = shortened(json.dumps(asked.answer).encode())
-                raise Violation(violation.expected, f"{violation.came or ''} {came}".strip(), sent=asked.sent) from None
+                came = f"{violation.came or ''} {came}".strip()
+                raise Violation(violation.expected, came, sent=asked.sent, suspects=violation.suspects) from None

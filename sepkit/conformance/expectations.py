@@ -5,28 +5,27 @@ Each raises a violation or returns. None of them sends or waits.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from sepkit.conformance.lines import Frame, shortened, written
-from sepkit.conformance.record import Record
+from sepkit.conformance.record import ABOUT, Record
 from sepkit.conformance.violations import Violation
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
-from sepkit.wire.converter import structure_exactly
+from sepkit.wire.converter import structure
 from sepkit.wire.faults import LESS_NESTING
 
 _RESULTS: Final = messages.RESULTS
 
 
 def fitting(value: object, cls: Any, what: str) -> None:
-    """Expect that ``value`` fits the record ``cls``, read as strictly as the protocol's schemas are.
+    """Expect that ``value`` fits the record ``cls``. Unknown fields are ignored, and null is an absent optional field.
 
     Raises:
         Violation: It does not fit. Nesting deeper than sepkit reads is not a violation: the protocol has no limit.
     """
     try:
-        structure_exactly(value, cls)
+        structure(value, cls)
     except InvalidData as error:
         if all(fault.expected == LESS_NESTING for fault in error.faults):
             return
@@ -39,10 +38,25 @@ def judge(method: str, answer: Frame, *, registered: bool = True) -> None:
     Raises:
         Violation: It is neither.
     """
+    if registered:
+        known(method, answer)
     if "result" in answer:
-        fitting(answer["result"], _RESULTS[method], f"a result of {method}")
-    elif registered and error_code(answer) == -32601:
-        raise Violation(f"an answer of {method}, which it has registered something for, and not -32601")
+        try:
+            fitting(answer["result"], _RESULTS[method], f"a result of {method}")
+        except Violation as violation:
+            violation.suspects = ABOUT.get(method, ())
+            raise
+
+
+def known(method: str, answer: Frame) -> None:
+    """Expect that the extension answers as one that has the method: with a result, or with any error but -32601.
+
+    Raises:
+        Violation: It says that there is no such method.
+    """
+    if "result" not in answer and error_code(answer) == -32601:
+        wanted = f"an answer of {method}, which it has registered something for, and not -32601"
+        raise Violation(wanted, shortened(written(answer)), suspects=ABOUT.get(method, ()))
 
 
 def error_code(answer: Frame) -> Any:
@@ -65,7 +79,8 @@ def expect_error(answer: Frame, *codes: int) -> None:
     """
     if not refuses(answer, *codes):
         wanted = " or ".join(map(str, codes))
-        raise Violation(f"an error with the code {wanted}", shortened(written(answer)))
+        suspects = ("traffic.frames",) if ("result" in answer) is ("error" in answer) else ()
+        raise Violation(f"an error with the code {wanted}", shortened(written(answer)), suspects=suspects)
 
 
 def expect_once(record: Record, frame: Frame) -> None:
@@ -76,14 +91,11 @@ def expect_once(record: Record, frame: Frame) -> None:
     """
     count = len(record.answers(frame["id"]))
     if count != 1:
-        raise Violation(f"exactly one answer to {frame['method']} {frame['id']!r}", f"{count or 'none'} came")
+        wanted = f"exactly one answer to {frame['method']} {frame['id']!r}"
+        raise Violation(wanted, f"{count or 'none'} came", suspects=("traffic.answered-once",) if count else ())
 
 
-def same_answer(one: Frame, other: Frame) -> None:
-    """Expect that an unusual request is answered like the plain one: both with a result, or both with the same error.
-
-    Raises:
-        Violation: The answers differ.
-    """
-    if error_code(one) != error_code(other) or ("result" in one) != ("result" in other):
-        raise Violation("the same kind of answer as without the unknown fields", json.dumps(other))
+def kind(answer: Frame) -> tuple[object, ...]:
+    """What can be compared of two answers: whether there is a result, the code of an error, ``is_error``."""
+    result = answer.get("result")
+    return "result" in answer, error_code(answer), isinstance(result, dict) and result.get("is_error") is True

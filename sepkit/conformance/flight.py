@@ -39,7 +39,7 @@ def every_catch(c: Connection) -> list[Catch]:
 
 @asynccontextmanager
 async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
-    """A call that has begun and not ended. At the end of the block, its requests to the host are answered.
+    """A call that has begun and not ended. At the end of the block, its requests to the host are answered, and it ends.
 
     Raises:
         NotApplicable: This time it was answered at once.
@@ -54,12 +54,25 @@ async def in_flight(c: Connection, catch: Catch) -> AsyncIterator[Frame]:
 
     try:
         c.send(frame)
-        if catch.kind is Kind.SLOW:
-            await c.alive()
-        else:
+        if catch.kind is not Kind.SLOW:
             await c.until(lambda: begun() or bool(c.record.answers(frame["id"])), c.patience.call)
+        if catch.kind is not Kind.STREAMING:
+            await _answers_a_ping(c, frame, catch.kind)
         if c.record.answers(frame["id"]) or not (catch.kind is Kind.SLOW or begun()):
             raise NotApplicable("the call could not be caught in flight this time")
         yield frame
     finally:
         c.replies.release()
+        await c.answered(frame, c.patience.answer)  # what it still says is not the next check's matter
+
+
+async def _answers_a_ping(c: Connection, call: Frame, kind: Kind) -> None:
+    """Wait until a ping is answered beside a call, or the call is.
+
+    A call that does not wait for the host is answered meanwhile, if something else has asked. And what does one thing
+    after another answers the ping only after the call, so a slow one cannot be caught.
+    """
+    ping = c.calls.fence()
+    c.send(ping)
+    seconds = c.patience.moment if kind is Kind.ASKING else max(c.patience.answer, 2 * c.subject.longest)
+    await c.until(lambda: bool(c.record.answers(call["id"]) or c.record.answers(ping["id"])), seconds)

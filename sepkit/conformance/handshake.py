@@ -49,10 +49,17 @@ async def _replies(c: Connection) -> None:
 @observation("handshake.result", section="3", title="the result of initialize, registrations aside, fits its schema")
 def _fits(e: Evidence) -> None:
     result = {name: value for name, value in _result(e.subject.greeting).items() if name != "registrations"}
+    if "protocol_version" in result:
+        result["protocol_version"] = 1  # handshake.version is about it
     fitting(result, messages.InitializeResult, "a result of initialize")
 
 
-@observation("handshake.version", section="1", title="a host of version 1 is answered with version 1, as an integer")
+@observation(
+    "handshake.version",
+    section="1",
+    title="a host of version 1 is answered with version 1, as an integer",
+    after=("handshake.result",),
+)
 def _version(e: Evidence) -> None:
     _version_1(_result(e.subject.greeting))
 
@@ -62,6 +69,7 @@ def _version(e: Evidence) -> None:
     section="1",
     title="a host of a higher version is answered with version 1: the lower of the two counts",
     process=Process.BARE,
+    after=("handshake.result", "handshake.version"),
 )
 async def _newer_host(c: Connection) -> None:
     _version_1(await _greet(c, protocol_version=7))
@@ -72,6 +80,7 @@ async def _newer_host(c: Connection) -> None:
     section="3",
     title="initialize needs none of its optional fields",
     process=Process.BARE,
+    after=("handshake.nothing-enabled",),
 )
 async def _minimal(c: Connection) -> None:
     given = initialize_params(mode="headless")
@@ -95,6 +104,13 @@ async def _nothing_enabled(c: Connection) -> None:
     section="1",
     title="unknown fields in initialize are ignored, on every level",
     process=Process.BARE,
+    after=(
+        "methods.unknown-fields",
+        "tools.unknown-fields",
+        "hooks.unknown-fields",
+        "commands.unknown-fields",
+        "providers.unknown-fields",
+    ),
 )
 async def _unknown_fields(c: Connection) -> None:
     params = initialize_params(unknown={"deep": [1]}, capabilities_enabled={"unknown": True})
@@ -108,14 +124,16 @@ async def _unknown_fields(c: Connection) -> None:
     section="1",
     title="a ping before initialize is answered, if only with an error (JSON-RPC answers every request)",
     process=Process.BARE,
+    odd=True,
 )
 async def _ping_first(c: Connection) -> None:
     early = c.calls.fence()
     c.send(early)
-    await c.answered(early, c.subject.limit(early["method"], c.patience.answer))
+    await c.answered(early, c.patience.answer)
     await _greet(c)
-    if not c.record.answers(early["id"]):
-        raise Violation("an answer to the ping before initialize", "none, not even after the handshake")
+    if not await c.answered(early, c.patience.answer):
+        wanted, came = "an answer to the ping before initialize", "none, not even after the handshake"
+        raise Violation(wanted, came, suspects=c.record.suspects("ping"))
 
 
 @requirement(
@@ -134,8 +152,9 @@ async def _burst(c: Connection) -> None:
 @requirement(
     "handshake.twice",
     section="1",
-    title="a second initialize is answered, whatever with, and ends nothing",
+    title="a second initialize is answered, with a result or an error, and the extension lives on",
     process=Process.OWN,
+    odd=True,
 )
 async def _twice(c: Connection) -> None:
     await c.ask(c.calls.initialize())
@@ -151,20 +170,24 @@ async def _twice(c: Connection) -> None:
 )
 async def _request_first(c: Connection) -> None:
     params = {"call_id": "early", "tool": "early", "arguments": {}, "context": c.host.context()}
-    expect_error(await c.ask(c.calls.request("tool/execute", params), c.patience.answer), -32600)
+    expect_error(await c.ask(c.calls.request("tool/execute", params), c.patience.handshake), -32600)
 
 
 @requirement(
     "handshake.byte-order-mark",
     section="1",
-    title="a byte order mark before the first line is passed over",
+    title="a byte order mark before the first line is ignored",
     process=Process.BARE,
     advice=True,
 )
 async def _byte_order_mark(c: Connection) -> None:
     frame = c.calls.initialize()
-    c.send_raw(codecs.BOM_UTF8 + json.dumps(frame).encode() + b"\n", hostile=True)
-    _result(await c.answer(frame, c.patience.answer))
+    c.send_raw(codecs.BOM_UTF8 + json.dumps(frame).encode() + b"\n")
+    # It may tell of the line instead, and need not be waited for then.
+    await c.until(lambda: bool(c.record.answers(frame["id"]) or c.record.unasked()), c.patience.handshake)
+    if not c.record.answers(frame["id"]):
+        raise Violation("an answer to initialize")
+    _result(await c.answer(frame))
 
 
 @observation("handshake.quiet", section="2", title="it says nothing before it has answered initialize", advice=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
-from sepkit.conformance.expectations import expect_error, judge, same_answer
+from sepkit.conformance.expectations import judge, kind
+from sepkit.conformance.lines import Frame, shortened, written
+from sepkit.conformance.params import bad_params
 from sepkit.conformance.requirement import observation, requirement
 from sepkit.conformance.violations import NotApplicable, Violation
 from sepkit.errors import InvalidData
@@ -17,7 +19,12 @@ def _outcome(e: Evidence) -> None:
     e.judge_survey("hook")
 
 
-@observation("hooks.whole-patch", section="6", title="a patch is the whole new input, and not only what changed")
+@observation(
+    "hooks.whole-patch",
+    section="6",
+    title="a patch is the whole new input, and not only what changed",
+    after=("hooks.outcome",),
+)
 def _whole_patch(e: Evidence) -> None:
     some = False
     for asked in e.asked("hook"):
@@ -27,35 +34,44 @@ def _whole_patch(e: Evidence) -> None:
         # The input of the other hooks is whatever the host puts into it.
         if isinstance(patch, dict) and asked.target.name != "user_bash" and record:
             some = True
+            # Without the tool it is the same one; only another tool is refused.
+            whole = {"tool": "", **patch} if asked.target.name == "tool_call" else patch
             try:
-                structure(patch, record)
+                structure(whole, record)
             except InvalidData as error:
                 raise Violation("a patch with all that the input has", str(error), sent=asked.sent) from None
     if not some:
         raise NotApplicable("no hook modified its input")
 
 
-@requirement(
-    "hooks.bad-params", section="8", title="hook without its params, or with wrong ones, is answered with -32602"
-)
-async def _bad_params(c: Connection) -> None:
-    hook = c.subject.some("hooks")
-    expect_error(await c.ask(c.calls.request("hook", {})), -32602)
-    wrong = {"hook": hook, "context": c.host.context(), "input": "text"}
-    expect_error(await c.ask(c.calls.request("hook", wrong)), -32602)
+def _with_input_of_text(c: Connection) -> Frame:
+    return c.calls.request("hook", {"hook": c.subject.some("hooks"), "context": c.host.context(), "input": "text"})
+
+
+def _bad_requests(c: Connection) -> list[Frame]:
+    wrong = _with_input_of_text(c)
+    return [c.calls.request("hook"), wrong]
+
+
+bad_params("hooks.bad-params", "hook", _bad_requests, after=("tools.bad-params",))
 
 
 @requirement(
-    "hooks.unknown-fields", section="1", title="unknown fields in a hook, its context and its input are ignored"
+    "hooks.unknown-fields",
+    section="1",
+    title="unknown fields in a hook, its context and its input are ignored",
+    after=("methods.unknown-fields", "tools.unknown-fields"),
 )
 async def _unknown_fields(c: Connection) -> None:
-    plain = c.calls.hook()
-    c.send(plain)
-    frame = c.calls.hook(plain["params"]["hook"], unknown=[1])
-    frame["params"] |= {"unknown": {"deep": 1}}
-    frame["params"]["context"]["unknown"] = 1
-    c.send(frame | {"unknown": "field"})
-    same_answer(await c.answer(plain), await c.answer(frame))
+    hook = c.subject.some("hooks")
+
+    def odd() -> Frame:
+        frame = c.calls.hook(hook, unknown=[1])
+        frame["params"] |= {"unknown": {"deep": 1}}
+        frame["params"]["context"]["unknown"] = 1
+        return frame | {"unknown": "field"}
+
+    await c.same_answer(lambda: c.calls.hook(hook), odd)
 
 
 @requirement(
@@ -70,16 +86,24 @@ async def _not_registered(c: Connection) -> None:
     judge("hook", await c.ask(c.calls.hook(others[0])), registered=False)
 
 
-@requirement("hooks.concurrent", section="1", title="three hooks in one write are each answered, under their own ids")
+@requirement(
+    "hooks.concurrent",
+    section="1",
+    title="three hooks in one write are each answered, under their own ids",
+    after=("tools.bad-params", "hooks.bad-params"),
+    odd=True,
+)
 async def _concurrent(c: Connection) -> None:
     hook = c.subject.some("hooks")
-    # Swapped answers are noticed only if they differ.
-    refused = c.calls.request("hook", {"hook": hook, "context": c.host.context(), "input": "text"})
-    frames = [c.calls.hook(hook), refused, c.calls.hook(hook)]
+    # An answer that went to the wrong hook is noticed only where the answers differ.
+    alone, again = await c.ask(_with_input_of_text(c)), await c.ask(_with_input_of_text(c))
+    differs = kind(await c.ask(c.calls.hook(hook))) != kind(alone) == kind(again)
+    bad = _with_input_of_text(c)
+    frames = [c.calls.hook(hook), bad, c.calls.hook(hook)]
     c.send(*frames)
     for frame in frames:
         answer = await c.answer(frame)
-        if frame is refused:
-            expect_error(answer, -32602)
-        else:
+        if frame is not bad:
             judge("hook", answer)
+        elif differs and kind(answer) != kind(alone):
+            raise Violation(f"the answer to a wrong input, as it was before: {shortened(written(alone))}")

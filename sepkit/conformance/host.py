@@ -25,7 +25,7 @@ class PlainHost:
     """The host of one connection."""
 
     def __init__(self) -> None:
-        self._acting: set[str] = set()  # the tokens of the contexts that allow acts
+        self._acting: set[str] = set()  # the tokens of the contexts that allow acts; the rest of a context is opaque
         self._kept: dict[str, Any] = {}
 
     def context(self, tier: str = "command") -> Frame:
@@ -37,8 +37,8 @@ class PlainHost:
 
     def allows(self, given: object) -> bool:
         """Whether a context allows ``session/*`` and ``exec/run``: this host gave it, and its tier is ``command``."""
-        token = given.get("token") if isinstance(given, dict) else None
-        return isinstance(token, str) and token in self._acting and given == {"token": token, "tier": "command"}
+        token, tier = (given.get("token"), given.get("tier")) if isinstance(given, dict) else (None, None)
+        return isinstance(token, str) and token in self._acting and tier == "command"
 
     def answer(self, method: str, params: Frame) -> Answer:
         """The answer to a request."""

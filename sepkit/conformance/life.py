@@ -23,7 +23,10 @@ async def _ping(c: Connection) -> None:
 
 
 @requirement(
-    "life.ping-without-params", section="1", title="a request may leave its params out (JSON-RPC), as ping can"
+    "life.ping-without-params",
+    section="1",
+    title="a request may leave its params out (JSON-RPC), as ping can",
+    after=("life.ping",),
 )
 async def _ping_without_params(c: Connection) -> None:
     frame = c.calls.request("ping")
@@ -33,7 +36,13 @@ async def _ping_without_params(c: Connection) -> None:
         raise Violation("the result {} of ping", json.dumps(answer))
 
 
-@requirement("life.shutdown", section="3", title="shutdown is answered with {} within 5 s", process=Process.OWN)
+@requirement(
+    "life.shutdown",
+    section="3",
+    title="shutdown is answered with {} within 5 s",
+    process=Process.OWN,
+    after=("life.shutdown-exit",),
+)
 async def _shutdown(c: Connection) -> None:
     _empty_result(await c.ask(c.calls.request("shutdown")), "shutdown")
 
@@ -61,6 +70,7 @@ async def _shutdown_exit(c: Connection) -> None:
     section="2",
     title="shutdown, sent together with a tool call, still ends the process within 5 s",
     process=Process.OWN,
+    after=("life.shutdown-exit",),
 )
 async def _shutdown_while_busy(c: Connection) -> None:
     call = c.calls.tool(c.subject.slow)
@@ -68,7 +78,14 @@ async def _shutdown_while_busy(c: Connection) -> None:
     await _exits(c)
 
 
-@requirement("life.exit-code", section="2", title="after shutdown the exit code is 0", process=Process.OWN, advice=True)
+@requirement(
+    "life.exit-code",
+    section="2",
+    title="after shutdown the exit code is 0",
+    process=Process.OWN,
+    advice=True,
+    after=("life.shutdown-exit",),
+)
 async def _exit_code(c: Connection) -> None:
     c.send(c.calls.request("shutdown"))
     if code := await _exits(c):

@@ -20,8 +20,8 @@ Key = tuple[type, object]
 class Line:
     """A line of the wire.
 
-    ``data`` is the line without its line end; ``frame`` is its JSON value, as :func:`parsed` reads it; ``ended`` is
-    whether it had a line end.
+    ``data`` is the line without its line end; ``frame`` is its JSON value, as :func:`parsed` reads it, and
+    :func:`tidied` where the extension wrote it; ``ended`` is whether it had a line end.
     """
 
     sent: bool
@@ -52,6 +52,18 @@ def parsed(data: bytes) -> Any:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
+
+
+def tidied(frame: Any) -> Any:
+    """A frame without the nulls that stand for absent fields of the envelope, as some JSON-RPC libraries write them."""
+    if not isinstance(frame, dict):
+        return frame
+    nulls = {name for name in ("method", "params", "error") if frame.get(name, 0) is None}
+    if isinstance(frame.get("method"), str):
+        nulls |= {name for name in ("id", "result") if frame.get(name, 0) is None}
+    elif frame.get("result", 0) is None and frame.get("error") is not None:
+        nulls.add("result")
+    return {name: value for name, value in frame.items() if name not in nulls} if nulls else frame
 
 
 def _refuse(constant: str) -> object:

@@ -18,6 +18,7 @@ _CALLS: Final = {
     methods.PROVIDER_OAUTH_LOGIN,
     methods.PROVIDER_OAUTH_REFRESH,
 }
+_LONG_CALLS: Final = {methods.TOOL_EXECUTE, methods.COMMAND_EXECUTE, methods.PROVIDER_COMPLETE}
 
 
 @frozen
@@ -42,9 +43,23 @@ class Patience:
         return 5.0 * self.factor
 
     @property
+    def events(self) -> float:
+        """For the handlers of many events."""
+        return 60.0 * self.factor
+
+    @property
+    def moment(self) -> float:
+        """For what nothing is concluded from if it does not come."""
+        return 1.0 * self.factor
+
+    @property
     def call(self) -> float:
-        """For a tool, a hook, a command, a completion. Hosts wait longer, up to 120 s."""
+        """For a tool, a hook, a command, a completion, unless it has taken longer before."""
         return 20.0 * self.factor
+
+    def host(self, method: str) -> float:
+        """How long the reference hosts wait for the response to a call. Source: docs/protocol.md, section 3."""
+        return 120.0 * self.factor if method in _LONG_CALLS else self.call
 
     def of(self, method: str) -> float:
         """For the response to a request of this method."""

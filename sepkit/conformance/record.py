@@ -5,22 +5,46 @@ It is given bytes and lines, and asked afterwards. It sends nothing and judges n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sepkit.conformance.lines import Frame, Key, Line, key, parsed
+from sepkit.conformance.lines import Frame, Key, Line, key, parsed, tidied
+from sepkit.wire import methods
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-MOST_LINES: Final = 20_000
+MOST_LINES: Final = 40_000
 """Limits of a record: past one of them it is ``flooded``, and the extension's output is not read any further."""
+ABOUT: Final[dict[str, tuple[str, ...]]] = {
+    methods.INITIALIZE: ("handshake.reply",),
+    methods.PING: ("life.ping",),
+    methods.SHUTDOWN: ("life.shutdown-exit", "life.shutdown"),
+    methods.TOOL_EXECUTE: ("tools.result",),
+    methods.HOOK: ("hooks.outcome",),
+    methods.COMMAND_EXECUTE: ("commands.result",),
+    methods.COMMAND_COMPLETE: ("commands.completions",),
+    methods.PROVIDER_COMPLETE: ("providers.result",),
+    methods.PROVIDER_OAUTH_LOGIN: ("providers.login",),
+    methods.PROVIDER_OAUTH_REFRESH: ("providers.login",),
+}
+"""The requirements that are about the plain answer of each method."""
+ABOUT_IDS: Final = ("ids.zero", "ids.negative", "ids.large", "ids.lookalikes", "traffic.unasked")
+"""The requirements that are about ids of another type than that of the request."""
+
+READING: Final = ("frames.pieces", "frames.spelling", "frames.unicode", "frames.long", "frames.many-at-once")
+
+
+def misread(answers: Iterable[Frame]) -> tuple[str, ...]:
+    """The requirements about reading lines, if one of these answers says that a line could not be read."""
+    errors = [answer.get("error") for answer in answers]
+    return READING if any(isinstance(x, dict) and x.get("code") == -32700 for x in errors) else ()
 
 
 class Record:
     """The lines of one connection.
 
     ``mark`` is the index of the line at which the current check began. ``asked`` holds the lines that were sent with an
-    id, ``answered`` the answers that came, both by the key of their id. ``hostile`` counts the lines sent that are not
-    frames: each may be answered under a null id. ``taken`` is how many bytes came.
+    id, ``answered`` the answers that came, both by the key of their id. ``cancelled`` are the keys of the ids in the
+    cancels that were sent. ``taken`` is how many bytes came.
     """
 
     def __init__(self) -> None:
@@ -28,21 +52,22 @@ class Record:
         self.mark = 0
         self.asked: dict[Key, list[bytes]] = {}
         self.answered: dict[Key, list[Frame]] = {}
-        self.hostile = 0
+        self.cancelled: set[Key] = set()
         self.taken = 0
         self.flooded = False
         self._partial = bytearray()
 
     # -- recording -----------------------------------------------------------------------------------------------------
 
-    def sent(self, data: bytes, *, hostile: bool = False) -> None:
+    def sent(self, data: bytes) -> None:
         """Record a line that is sent."""
         frame = parsed(data)
         self.lines.append(Line(sent=True, data=data, frame=frame))
-        self.hostile += hostile
         for one in frame if isinstance(frame, list) else [frame]:
             if isinstance(one, dict) and "id" in one and ("method" in one or not {"result", "error"} & one.keys()):
                 self.asked.setdefault(key(one["id"]), []).append(data)
+            elif isinstance(one, dict) and one.get("method") == methods.CANCEL and isinstance(one.get("params"), dict):
+                self.cancelled.add(key(one["params"].get("id")))
 
     def take(self, data: bytes) -> Iterator[Line]:
         """Record a chunk of the extension's output; the lines that are complete by it, each as it is recorded."""
@@ -61,7 +86,7 @@ class Record:
             yield self._came(bytes(self._partial), ended=False)
 
     def _came(self, data: bytes, *, ended: bool = True) -> Line:
-        line = Line(sent=False, data=data, frame=parsed(data), ended=ended)
+        line = Line(sent=False, data=data, frame=tidied(parsed(data)), ended=ended)
         self.lines.append(line)
         if line.is_response:
             self.answered.setdefault(key(line.frame.get("id")), []).append(line.frame)
@@ -100,5 +125,18 @@ class Record:
         return [
             line.frame
             for line in self.since_mark(sent=False)
-            if line.is_response and key(line.frame.get("id")) not in self.asked
+            if line.is_response and (line.frame.get("id") is None or key(line.frame["id"]) not in self.asked)
         ]
+
+    def suspects(self, method: str) -> tuple[str, ...]:
+        """What the fault may be where a request of ``method`` has no answer: ids of requirements, likely ones first."""
+        if self.flooded:
+            return ()
+        found: list[str] = []
+        if any(not isinstance(line.frame, dict) for line in self.since_mark(sent=False)):
+            found += ["traffic.utf-8", "traffic.json"]
+        unasked = self.unasked()
+        if any(answer.get("id") is None for answer in unasked):
+            found += [*misread(unasked), "ids.in-errors"]
+        found += ABOUT.get(method, ())
+        return (*found, *(("traffic.unasked",) if unasked else ()))

@@ -17,7 +17,12 @@ _NAMES: Final = {
     "shortcuts": "key",
     "message_renderers": "tag",
 }
-_FAMILIES: Final = (*_NAMES, "flags", "subscriptions", "hooks")
+_FAMILIES: Final = (*_NAMES, "flags", "subscriptions", "hooks", "tasks")
+_DIALECTS: Final = [
+    "https://json-schema.org/draft/2020-12/schema",
+    "http://json-schema.org/draft-07/schema#",
+    "http://json-schema.org/draft-04/schema#",
+]
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
@@ -29,20 +34,27 @@ def _family(e: Evidence, name: str) -> list[Any]:
     return found
 
 
-@observation(
-    "registrations.shape", section="8", title="registrations is an object of the known families, each an array"
-)
+@observation("registrations.shape", section="8", title="registrations is an object, and each family in it an array")
 def _shape(e: Evidence) -> None:
     result = e.subject.greeting.get("result", {})
-    if "registrations" not in result:
+    found = result.get("registrations")
+    if found is None:
         raise NotApplicable("it registers nothing")
-    found = result["registrations"]
     if not isinstance(found, dict):
         raise Violation("registrations as an object", f"a {type(found).__name__}")
-    if unknown := found.keys() - set(_FAMILIES):
-        raise Violation("no families but those of the protocol", f"{', '.join(sorted(unknown))}")
-    if wrong := [name for name, family in found.items() if not isinstance(family, list)]:
+    if wrong := [name for name in _FAMILIES if not isinstance(found.get(name), list | None)]:
         raise Violation("an array for each family", f"none for {', '.join(wrong)}")
+
+
+@observation(
+    "registrations.known-families",
+    section="8",
+    title="registrations has no other families than the protocol, since hosts ignore them",
+    advice=True,
+)
+def _known_families(e: Evidence) -> None:
+    if unknown := e.subject.registrations.keys() - set(_FAMILIES):
+        raise Violation(f"only {', '.join(_FAMILIES)}", ", ".join(sorted(unknown)))
 
 
 def _each_fits(e: Evidence, family: str, record: Any) -> None:
@@ -76,13 +88,18 @@ def _no_schema(schema: dict[str, Any]) -> str | None:
         import jsonschema_rs
     except ImportError:
         return None
-    # For an unknown dialect it would look for the schema on the network.
-    known = "json-schema.org/" in str(schema.get("$schema"))
-    try:
-        jsonschema_rs.meta.validate(schema if known else {k: v for k, v in schema.items() if k != "$schema"})
-    except (jsonschema_rs.ReferencingError, ValueError) as error:
-        return str(error).splitlines()[0]
-    return None
+    # For an unknown dialect it would look for the schema on the network. The protocol names no dialect.
+    given = str(schema.get("$schema"))
+    dialects = [given] if "json-schema.org/" in given else _DIALECTS
+    found = None
+    for dialect in dialects:
+        try:
+            jsonschema_rs.meta.validate(schema | {"$schema": dialect})
+        except (jsonschema_rs.ReferencingError, ValueError) as error:
+            found = found or str(error).splitlines()[0]
+        else:
+            return None
+    return found
 
 
 def _malformed(schema: object, path: str) -> str | None:
@@ -90,20 +107,21 @@ def _malformed(schema: object, path: str) -> str | None:
     if isinstance(schema, bool):
         return None
     if not isinstance(schema, dict):
-        return f"{path} is no schema"
+        return f"{path} is not a schema"
     kinds = schema.get("type", [])
     if any(kind not in _TYPES for kind in (kinds if isinstance(kinds, list) else [kinds])):
         return f"{path}.type is {kinds!r}"
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        return f"{path}.required is no array of strings"
+        return f"{path}.required is not an array of strings"
     if not isinstance(schema.get("enum", []), list):
-        return f"{path}.enum is no array"
+        return f"{path}.enum is not an array"
     properties = schema.get("properties", {})
     if not isinstance(properties, dict):
-        return f"{path}.properties is no object"
+        return f"{path}.properties is not an object"
     below = [(f"{path}.properties.{name}", one) for name, one in properties.items()]
-    below += [(f"{path}.items", schema["items"])] if "items" in schema else []
+    items = schema.get("items", [])  # an array of schemas until draft 2019-09
+    below += [(f"{path}.items", one) for one in (items if isinstance(items, list) else [items])]
     for place, one in below:
         if (wrong := _malformed(one, place)) is not None:
             return wrong

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from sepkit.conformance.requirement import Requirement
 from sepkit.errors import sayable
@@ -20,7 +20,7 @@ class Status(Enum):
     NOT_APPLICABLE = "not applicable"
     """The extension does not have what it is about."""
     UNTESTED = "untested"
-    """It could not be checked: the handshake failed."""
+    """It could not be judged: the handshake failed, or another fault, which is reported, may be the cause."""
 
 
 _MARKS: Final = {Status.PASSED: "✔", Status.FAILED: "✘", Status.NOT_APPLICABLE: "–", Status.UNTESTED: "?"}
@@ -35,8 +35,9 @@ def _sayable(texts: Iterable[str]) -> tuple[str, ...]:
 class Verdict:
     """One requirement, and how it came out.
 
-    ``note`` says why it is not applicable or untested. The rest is set where it failed: the last lines ``sent``, what
-    was ``expected``, what ``came``, and the tail of ``stderr``.
+    ``note`` says why it is not applicable or untested. The rest is set where it is not met: the last lines ``sent``,
+    what was ``expected``, what ``came``, and the end of ``stderr``. ``suspects`` are the requirements that this may
+    really be about, see :class:`Violation`.
     """
 
     requirement: Requirement
@@ -47,6 +48,7 @@ class Verdict:
     expected: str = field(default="", converter=sayable)
     came: tuple[str, ...] = field(default=(), converter=_sayable)
     stderr: str = ""
+    suspects: tuple[str, ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON."""
@@ -59,7 +61,7 @@ class Verdict:
         }
         if self.note:
             made["note"] = self.note
-        if self.status is Status.FAILED:
+        if self.expected:
             made |= {"sent": self.sent, "expected": self.expected, "came": self.came, "stderr": self.stderr}
         return made
 
@@ -113,7 +115,7 @@ class Report:
         lines = [f"{self.extension or 'an extension'}: {' '.join(self.command)}"]
         lines += self._rows("", [*self._demands()], _MARKS)
         if advised := [x for x in self.verdicts if x.requirement.advice]:
-            lines += ["", "advice (the protocol leaves it open, and it fails nobody)"]
+            lines += ["", "advice (the protocol leaves it open; it never makes the run fail)"]
             lines += self._rows("advice: ", advised, _ADVICE_MARKS)
         return "\n".join([*lines, "", self.summary()]) + "\n"
 
@@ -121,7 +123,7 @@ class Report:
         width = max((len(x.requirement.id) for x in self.verdicts), default=0)
         group = ""
         for x in verdicts:
-            if x.status is Status.UNTESTED:
+            if x.status is Status.UNTESTED and not x.expected:
                 continue  # the summary has their number
             if x.requirement.group != group:
                 group = x.requirement.group
@@ -151,10 +153,38 @@ class Report:
             f"{counts['not_applicable']} not applicable",
         ]
         if counts["untested"]:
-            told.append(f"{counts['untested']} untested, since the handshake failed")
+            told.append(f"{counts['untested']} untested because of another failure")
         told.append(
             f"{counts['advice']} pieces of advice not followed"
             if counts["advice"] != 1
             else "1 piece of advice not followed"
         )
         return f"{', '.join(told)}; {self.seconds:.1f} s"
+
+
+def once(verdicts: list[Verdict]) -> tuple[Verdict, ...]:
+    """The verdicts, with one failure for one fault: a failure that follows from another is untested instead."""
+    failed = {one.requirement.id: one for one in verdicts if one.status is Status.FAILED}
+
+    def cause(name: str, before: frozenset[str] = frozenset()) -> str:
+        one = failed[name]
+        for other in (*one.suspects, *one.requirement.after):
+            if other == name:
+                break
+            if (
+                other in failed
+                and other not in before
+                and (one.requirement.advice or not failed[other].requirement.advice)
+            ):
+                return cause(other, before | {name})
+        return name
+
+    causes = {name: cause(name) for name in failed}
+    made = []
+    for one in verdicts:
+        found = causes.get(one.requirement.id, one.requirement.id)
+        # Of two that would follow from each other, both stay.
+        if found != one.requirement.id and causes[found] == found:
+            one = evolve(one, status=Status.UNTESTED, note=f"not met either; see {found}, which may be the cause")
+        made.append(one)
+    return tuple(made)

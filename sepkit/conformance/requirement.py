@@ -31,6 +31,9 @@ class Requirement:
 
     ``section`` is the section of the protocol that demands it. Advice is what a good extension does although the
     protocol leaves it open; no extension fails because of it.
+
+    ``after`` are the ids of the requirements that it presupposes. Where one of them fails too, that one is reported,
+    and this one counts as untested.
     """
 
     id: str
@@ -39,11 +42,22 @@ class Requirement:
     advice: bool
     process: Process
     check: Callable[[Any], Any] = field(repr=False)
+    after: tuple[str, ...] = ()
+    odd: bool = False
+    """Whether it sends what a correct host never sends."""
 
     @property
     def group(self) -> str:
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
+
+    @property
+    def apart(self) -> bool:
+        """Whether its process is not used for other requirements, nor seen by observations.
+
+        An extension that conforms may do anything about odd input; and advice must not fail a requirement.
+        """
+        return self.advice or self.odd
 
 
 REGISTERED: Final[dict[str, Requirement]] = {}
@@ -51,24 +65,31 @@ REGISTERED: Final[dict[str, Requirement]] = {}
 
 
 def requirement(
-    name: str, *, section: str, title: str, process: Process = Process.SHARED, advice: bool = False
+    name: str,
+    *,
+    section: str,
+    title: str,
+    process: Process = Process.SHARED,
+    advice: bool = False,
+    after: tuple[str, ...] = (),
+    odd: bool = False,
 ) -> Callable[[Callable[[Connection], Awaitable[None]]], Callable[[Connection], Awaitable[None]]]:
     """Register a check that talks to the extension. It raises ``Violation`` or ``NotApplicable``."""
 
     def register(check: Callable[[Connection], Awaitable[None]]) -> Callable[[Connection], Awaitable[None]]:
-        _add(Requirement(name, section, title, advice, process, check))
+        _add(Requirement(name, section, title, advice, process, check, after, odd))
         return check
 
     return register
 
 
 def observation(
-    name: str, *, section: str, title: str, advice: bool = False
+    name: str, *, section: str, title: str, advice: bool = False, after: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Evidence], None]], Callable[[Evidence], None]]:
     """Register a check that judges the records. It raises ``Violation`` or ``NotApplicable``."""
 
     def register(check: Callable[[Evidence], None]) -> Callable[[Evidence], None]:
-        _add(Requirement(name, section, title, advice, Process.RECORD, check))
+        _add(Requirement(name, section, title, advice, Process.RECORD, check, after))
         return check
 
     return register

@@ -1,6 +1,7 @@
 """Runs requirements against a command, and decides which of them share a process.
 
-A process on which a requirement failed is not used again: no failure must be the consequence of another.
+One fault fails one requirement. So a process on which a requirement failed is not used again, what is odd or only
+advised runs on processes of its own, and a failure that follows from another one is not counted (``report.once``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.lines import shown
 from sepkit.conformance.patience import Patience
-from sepkit.conformance.report import Report, Status, Verdict
+from sepkit.conformance.report import Report, Status, Verdict, once
 from sepkit.conformance.requirement import Process, Requirement
 from sepkit.conformance.subject import Subject
 from sepkit.conformance.survey import find_fence, survey
@@ -24,6 +25,8 @@ from sepkit.conformance.violations import NotApplicable, Violation
 
 FIRST: Final = "handshake.reply"
 """If this fails, nothing else is checked, except what the record shows."""
+_MANY: Final = 10_000
+"""Lines in the record of a process after which a new one is started: one that logs much must not look like a flood."""
 # Groups that need no survey: if only these are asked for, no tool, hook, command or provider is called.
 _WITHOUT_CALLS: Final = {"handshake", "registrations", "frames", "ids", "methods", "notifications"}
 
@@ -74,25 +77,28 @@ class _Run:
         self._greeted = False
         self._connections: list[Connection] = []
         self._verdicts: dict[str, Verdict] = {}
+        self._unstarted: Verdict | None = None  # of the handshake: a process after the first did not do it
 
     async def report(self) -> Report:
         """Run all checks."""
         began = time.monotonic()
         try:
             await self._get_to_know()
-            if not self._greeted:  # it must be in the report, even if it was not asked for
-                self._wanted = (*requirements([FIRST]), *(one for one in self._wanted if one.id != FIRST))
             await self._work_off(self._jobs())
         finally:
             await asyncio.gather(*(c.child.aclose() for c in self._connections))
-        evidence = Evidence(self._subject, tuple(self._connections))
+        if not self._greeted or self._unstarted is not None:  # in the report, even if it was not asked for
+            self._wanted = (*requirements([FIRST]), *(one for one in self._wanted if one.id != FIRST))
+        if self._unstarted is not None:
+            self._verdicts[FIRST] = self._unstarted
+        evidence = Evidence(self._subject, tuple(c for c in self._connections if not c.apart))
         for one in self._wanted:
             if one.process is Process.RECORD:
                 self._verdicts[one.id] = self._observe(one, evidence)
         return Report(
             command=self._command,
             extension=self._name(),
-            verdicts=tuple(self._verdicts[one.id] for one in self._wanted),
+            verdicts=once([self._verdicts[one.id] for one in self._wanted]),
             seconds=time.monotonic() - began,
         )
 
@@ -101,8 +107,8 @@ class _Run:
         info = result.get("extension") if isinstance(result, dict) else None
         return f"{info.get('name')} {info.get('version')}" if isinstance(info, dict) else ""
 
-    def _start(self) -> Connection:
-        connection = Connection(self._command, self._subject, patience=self._patience, cwd=self._cwd)
+    def _start(self, *, apart: bool = False) -> Connection:
+        connection = Connection(self._command, self._subject, patience=self._patience, cwd=self._cwd, apart=apart)
         self._connections.append(connection)
         return connection
 
@@ -129,18 +135,19 @@ class _Run:
 
     def _jobs(self) -> list[list[Requirement]]:
         """The jobs, each a list of checks to run in order: one a group, and one for each check with its own process."""
-        groups: dict[str, list[Requirement]] = {}
+        groups: dict[tuple[bool, str], list[Requirement]] = {}
         alone: list[list[Requirement]] = []
-        for one in self._wanted:
+        wanted = self._wanted if self._greeted else (*requirements([FIRST]), *self._wanted)
+        for one in dict.fromkeys(wanted):
             if one.process is Process.RECORD:
                 continue  # judged at the end
             if not self._greeted and one.id != FIRST:
                 self._verdicts[one.id] = _untested(one)
             elif one.process is Process.SHARED:
-                groups.setdefault(one.group, []).append(one)
+                groups.setdefault((one.apart, one.group), []).append(one)
             else:
                 alone.append([one])
-        return [*groups.values(), *alone]
+        return [*(groups[name] for name in sorted(groups, key=lambda name: name[0])), *alone]
 
     async def _work_off(self, jobs: list[list[Requirement]]) -> None:
         lanes = [asyncio.ensure_future(self._lane(jobs)) for _ in range(self._parallel)]
@@ -156,30 +163,44 @@ class _Run:
         connection: Connection | None = None
         while jobs:
             for one in jobs.pop(0):
-                if connection is not None and (connection.over or one.process is not Process.SHARED):
+                if connection is not None and not _can_serve(connection, one):
                     await connection.child.aclose()
                     connection = None
                 is_new = connection is None
-                connection = connection or self._start()
+                connection = connection or self._start(apart=one.apart)
                 self._verdicts[one.id] = await self._check(
                     one, connection, greet=is_new and one.process is not Process.BARE
                 )
-                if self._verdicts[one.id].status is Status.FAILED:
+                if self._verdicts[one.id].status not in (Status.PASSED, Status.NOT_APPLICABLE):
                     connection.doomed = True
         if connection is not None:
             await connection.child.aclose()
 
     async def _check(self, one: Requirement, connection: Connection, *, greet: bool) -> Verdict:
+        failed = [name for name in one.after if name in self._verdicts and self._verdicts[name].status is Status.FAILED]
+        if one.advice and failed:  # each wait for an answer that never comes is long
+            return Verdict(one, Status.UNTESTED, note=f"see {failed[0]}")
         try:
             if greet:
                 await connection.ask(connection.calls.initialize())
-            connection.record.mark = len(connection.record.lines)
-            await one.check(connection)
-        except NotApplicable as reason:
-            return Verdict(one, Status.NOT_APPLICABLE, note=str(reason))
+        except Violation as violation:
+            if not one.advice:
+                self._unstarted = _failed(requirements([FIRST])[0], violation, connection)
+            return Verdict(
+                one, Status.UNTESTED, note=f"the process that it was to be checked on did not start; see {FIRST}"
+            )
+        connection.record.mark = len(connection.record.lines)
+        try:
+            made = Verdict(one, Status.PASSED)
+            try:
+                await one.check(connection)
+            except NotApplicable as reason:
+                made = Verdict(one, Status.NOT_APPLICABLE, note=str(reason))
+            if one.process is Process.SHARED:  # what it did must not end the next one's process
+                await connection.alive()
         except Violation as violation:
             return _failed(one, violation, connection)
-        return Verdict(one, Status.PASSED)
+        return made
 
     def _observe(self, one: Requirement, evidence: Evidence) -> Verdict:
         if not self._greeted and one.group != "traffic":
@@ -191,8 +212,15 @@ class _Run:
         except Violation as violation:
             sent = () if violation.sent is None else shown([violation.sent])
             came = () if violation.came is None else (violation.came,)
-            return Verdict(one, Status.FAILED, sent=sent, expected=violation.expected, came=came)
+            suspects = violation.suspects
+            return Verdict(one, Status.FAILED, sent=sent, expected=violation.expected, came=came, suspects=suspects)
         return Verdict(one, Status.PASSED)
+
+
+def _can_serve(connection: Connection, one: Requirement) -> bool:
+    """Whether a check may use the process of the checks before it."""
+    fresh = not connection.over and len(connection.record.lines) < _MANY
+    return fresh and one.process is Process.SHARED and connection.apart is one.apart
 
 
 def _untested(one: Requirement) -> Verdict:
@@ -210,4 +238,5 @@ def _failed(one: Requirement, violation: Violation, connection: Connection) -> V
         expected=violation.expected,
         came=came or ("nothing",),
         stderr=connection.child.stderr,
+        suspects=violation.suspects,
     )

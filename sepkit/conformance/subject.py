@@ -18,6 +18,8 @@ from sepkit.wire import methods
 
 MOST: Final = 32
 """How many tools, commands and providers are called, of each."""
+SLOW: Final = 0.25
+"""Seconds; a call that takes as long can be caught in flight."""
 _METHODS: Final = {
     "tools": methods.TOOL_EXECUTE,
     "hooks": methods.HOOK,
@@ -62,14 +64,16 @@ class Catch:
 class Asked:
     """A request of the survey and its answer.
 
-    The answer is None if none came in time; ``trouble`` says why, and ``late`` is whether it may still come. ``asks``
-    is whether it asked the host for something, ``updates`` how often it reported its progress.
+    The answer is None if none came in time; ``trouble`` says why, ``suspects`` are the requirements that this may be
+    about, as in a ``Violation``, and ``late`` is whether it may still come. ``asks`` is whether it asked the host for
+    something, ``updates`` how often it reported its progress.
     """
 
     target: Target
     request: Frame
     answer: Frame | None
     trouble: str
+    suspects: tuple[str, ...]
     late: bool
     asks: bool
     updates: int
@@ -97,7 +101,7 @@ class Subject:
 
     ``greeting`` is the answer to ``initialize``, ``given`` are the user's arguments for tools. ``fence`` is None if it
     answers neither request. ``catches`` has one entry of each method and kind. ``longest`` is how many seconds the
-    slowest answer of the survey took, ``unanswered`` the methods that once had no answer in time.
+    slowest answer of the survey took.
     """
 
     greeting: Frame
@@ -106,11 +110,11 @@ class Subject:
     asked: list[Asked] = field(factory=list)
     catches: list[Catch] = field(factory=list)
     longest: float = 0.0
-    unanswered: set[str] = field(factory=set)
 
-    def limit(self, method: str, seconds: float) -> float:
-        """How long to wait for an answer: less than ``seconds`` after the method had no answer in time once."""
-        return min(seconds, max(seconds / 10, 2 * self.longest)) if method in self.unanswered else seconds
+    def is_silent(self, method: str) -> bool:
+        """Whether the survey had no answer to any call of this method, so that a requirement fails in any case."""
+        asked = [one for one in self.asked if one.target.method == method]
+        return bool(asked) and all(one.answer is None for one in asked)
 
     @property
     def asking(self) -> str | None:

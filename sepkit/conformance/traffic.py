@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import codecs
 import json
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, get_args
 
 from sepkit.conformance.evidence import Evidence
 from sepkit.conformance.expectations import fitting
-from sepkit.conformance.lines import Key, key
+from sepkit.conformance.lines import Frame, Key, Line, key, parsed, tidied
+from sepkit.conformance.record import ABOUT, ABOUT_IDS, Record, misread
 from sepkit.conformance.requirement import observation
 from sepkit.conformance.violations import NotApplicable, Violation
+from sepkit.errors import Fault, InvalidData
 from sepkit.wire import messages, methods
+from sepkit.wire.converter import structure_exactly
 
 _NOTIFICATIONS: Final = {
     methods.TOOL_UPDATE,
@@ -19,6 +23,7 @@ _NOTIFICATIONS: Final = {
     methods.LOG,
     methods.REGISTRY_UPDATE,
     methods.CANCEL,
+    methods.TASK_UPDATE,  # of sepkit (docs/tasks.md), as is the family of tasks
 }
 _REQUESTS: Final = {
     methods.PING,
@@ -37,6 +42,11 @@ _REQUESTS: Final = {
 }
 _EITHER: Final = {methods.BUS_PUBLISH}
 _WITH_CONTEXT: Final = {method for method in _REQUESTS if method.startswith(("session/", "exec/"))}
+# The words for a level, of which a host may know no others.
+_LEVELS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    methods.LOG: ("level", get_args(methods.LogLevel)),
+    methods.UI_REQUEST: ("level", get_args(methods.NotifyLevel)),
+}
 # Their params are judged by the topics tools and providers.
 _JUDGED_ELSEWHERE: Final = {methods.TOOL_UPDATE, methods.PROVIDER_DELTA}
 
@@ -93,15 +103,22 @@ def _line_ends(e: Evidence) -> None:
 def _json(e: Evidence) -> None:
     for line in e.lines():
         data = line.data.removeprefix(codecs.BOM_UTF8)
-        if data.strip() and line.ended and not isinstance(_parsed(data), dict):
+        if data.strip() and line.ended and not isinstance(line.frame, dict) and not _may_be_object(data):
             raise Violation("a JSON-RPC frame", str(line))
 
 
-def _parsed(data: bytes) -> Any:
+def _may_be_object(data: bytes) -> bool:
+    """Whether a line that could not be read is an object all the same: nested too deeply to tell, or not in UTF-8."""
     try:
-        return json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+        return isinstance(json.loads(data.decode("utf-8", "replace"), parse_constant=_refuse), dict)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")
 
 
 @observation("traffic.jsonrpc", section="1", title='every frame says "jsonrpc": "2.0"')
@@ -123,10 +140,10 @@ def _frames(e: Evidence) -> None:
 def _no_frame(frame: dict[str, Any]) -> str | None:
     if "method" in frame:
         if not isinstance(frame["method"], str):
-            return "its method is no string"
+            return "its method is not a string"
         if {"result", "error"} & frame.keys():
-            return "it asks and answers at once"
-        return None if isinstance(frame.get("params", {}), dict) else "its params are no object"
+            return "it is a request and an answer at once"
+        return None if isinstance(frame.get("params", {}), dict) else "its params are not an object"
     if "result" in frame and "error" in frame:
         return "it has a result and an error"
     if "result" not in frame and "error" not in frame:
@@ -152,30 +169,70 @@ def _some_answers(e: Evidence) -> None:
         raise NotApplicable("it answered nothing")
 
 
-@observation("traffic.answered-once", section="1", title="no request is answered twice")
+@observation(
+    "traffic.answered-once",
+    section="1",
+    title="no request is answered twice",
+    after=("ids.lookalikes", "tools.concurrent", "hooks.concurrent", "tools.own-answer"),
+)
 def _answered_once(e: Evidence) -> None:
     _some_answers(e)
     for connection in e.connections:
-        for rid, lines in connection.record.asked.items():
-            count = len(connection.record.answered.get(rid, []))
-            if count > len(lines) and rid[1] is not None:
-                raise Violation(f"one answer to the request {rid[1]!r}", f"{count} came", sent=lines[0])
+        record = connection.record
+        for rid, lines in record.asked.items():
+            count = len(record.answered.get(rid, []))
+            # The requirements of the topic cancelling are about the others.
+            if count > len(lines) and rid not in record.cancelled:
+                suspects = ABOUT_IDS if record.lookalikes(rid[1]) else ()
+                raise Violation(
+                    f"one answer to the request {rid[1]!r}", f"{count} came", sent=lines[0], suspects=suspects
+                )
 
 
-@observation("traffic.unasked", section="1", title="every answer is to a request that was sent, under its very id")
+@observation(
+    "traffic.unasked",
+    section="1",
+    title="every answer is to a request that was sent, under exactly its id",
+    after=(
+        "traffic.utf-8",
+        "traffic.frames",
+        "ids.zero",
+        "ids.negative",
+        "ids.large",
+        "ids.string",
+        "notifications.unknown",
+        "notifications.unknown-meta",
+        "notifications.of-requests",
+        "notifications.stray-answers",
+        "notifications.stray-error",
+        "notifications.events",
+        "notifications.bare-event",
+        "notifications.events-lost",
+        "notifications.unsubscribed-event",
+        "notifications.event-unknown-fields",
+        "cancelling.unknown",
+        "cancelling.finished",
+    ),
+)
 def _unasked(e: Evidence) -> None:
     _some_answers(e)
     for connection in e.connections:
-        nulls = 0
-        for line in connection.record.lines:
-            if line.sent or not line.is_response or "id" not in line.frame:
-                continue
-            rid = key(line.frame["id"])
-            if rid in connection.record.asked:
-                continue
-            nulls += rid[1] is None and "error" in line.frame
-            if rid[1] is not None or "result" in line.frame or nulls > connection.record.hostile:
-                raise Violation("answers to what was asked", str(line))
+        record = connection.record
+        for line in record.lines:
+            if not line.sent and line.is_response and "id" in line.frame and key(line.frame["id"]) not in record.asked:
+                raise Violation("answers to what was asked", str(line), suspects=_meant(record, line.frame))
+
+
+def _meant(record: Record, answer: Frame) -> tuple[str, ...]:
+    """The requirements that an answer under an id of no request may really be about."""
+    rid = answer["id"]
+    if rid is None:
+        return (*misread([answer]), "ids.in-errors")
+    if any(rid == alike.get("id") for asked in record.asked for alike in record.lookalikes(asked[1])):
+        return ABOUT_IDS
+    asked = [line for line in record.lines if line.sent and line.method is not None and "id" in line.frame]
+    unanswered = [line.method or "" for line in asked if not record.answers(line.frame["id"])]
+    return tuple(name for method in dict.fromkeys(unanswered) for name in ABOUT.get(method, ()))
 
 
 def _some_requests(e: Evidence) -> None:
@@ -209,7 +266,8 @@ def _methods(e: Evidence) -> None:
     for line in e.sent_by_itself():
         spoke = True
         allowed = (_REQUESTS if "id" in line.frame else _NOTIFICATIONS) | _EITHER
-        if line.method not in allowed:
+        # A meta method that the host does not know may be ignored, as in other protocols over JSON-RPC.
+        if line.method not in allowed and not str(line.method).startswith("$/"):
             kind = "a request" if "id" in line.frame else "a notification"
             raise Violation(f"the methods of section 4, in their kinds; {line.method} is not one for {kind}", str(line))
     if not spoke:
@@ -223,7 +281,11 @@ def _params(e: Evidence) -> None:
         record = messages.PARAMS.get(line.method or "")
         if record is not None and line.method not in _JUDGED_ELSEWHERE:
             spoke = True
-            fitting(line.frame.get("params", {}), record, f"params of {line.method}, in {line},")
+            params = line.frame.get("params", {})
+            fitting(params, record, f"params of {line.method}, in {line},")
+            name, words = _LEVELS.get(line.method or "", ("", ()))
+            if (level := params.get(name)) is not None and level not in words:
+                raise Violation(f"a {name} out of {', '.join(words)}", str(line))
     if not spoke:
         raise NotApplicable("it never sent a request or a notification that no other topic judges")
 
@@ -232,6 +294,7 @@ def _params(e: Evidence) -> None:
     "traffic.contexts",
     section="5",
     title="session/* and exec/run carry a context of the command tier that the host has given",
+    after=("traffic.params",),
 )
 def _contexts(e: Evidence) -> None:
     used = False
@@ -245,3 +308,58 @@ def _contexts(e: Evidence) -> None:
                     raise Violation("a context as it came, of the tier command", str(line))
     if not used:
         raise NotApplicable("it never sent session/* or exec/run")
+
+
+# -- what every reader of JSON takes, and a host with generated records may not ---------------------------------------
+def _odd_fields(e: Evidence) -> Iterator[tuple[Fault, Line]]:
+    """What the protocol's schemas refuse and most readers ignore: null for absent, and unknown fields."""
+    e.lines()  # not applicable without any
+    for connection in e.connections:
+        methods_of = {key(x.frame["id"]): x.method for x in connection.record.lines if x.sent and _is_request(x.frame)}
+        for line in connection.record.lines:
+            if line.sent or not isinstance(line.frame, dict):
+                continue
+            if line.method is not None:
+                value, cls = line.frame.get("params"), messages.PARAMS.get(line.method)
+            else:
+                value = line.frame.get("result")
+                cls = messages.RESULTS.get(methods_of.get(key(line.frame.get("id"))) or "")
+            if cls is not None and isinstance(value, dict):
+                try:
+                    structure_exactly(value, cls)
+                except InvalidData as error:
+                    # A context is opaque: it comes back as it went.
+                    yield from ((fault, line) for fault in error.faults if not fault.path.startswith("$.context"))
+
+
+def _is_request(frame: object) -> bool:
+    return isinstance(frame, dict) and "method" in frame and "id" in frame
+
+
+@observation(
+    "traffic.nulls",
+    section="1",
+    title="what is absent is left out, not written as null: some hosts refuse it",
+    advice=True,
+    after=("handshake.result", "traffic.params", "traffic.frames", "traffic.errors"),
+)
+def _nulls(e: Evidence) -> None:
+    for line in e.frames():
+        if tidied(raw := parsed(line.data)) != raw:
+            raise Violation("a frame without the field that is null", str(line))
+    for fault, line in _odd_fields(e):
+        if fault.received == "null":
+            raise Violation(f"no null at {fault.path}", str(line))
+
+
+@observation(
+    "traffic.known-fields",
+    section="1",
+    title="it sends no fields that the protocol does not have: they are ignored, and may be misspelt",
+    advice=True,
+    after=("handshake.result", "traffic.params", "registrations.known-families", "traffic.nulls"),
+)
+def _known_fields(e: Evidence) -> None:
+    for fault, line in _odd_fields(e):
+        if fault.expected.startswith("no field "):
+            raise Violation(f"{fault.expected} at {fault.path}", str(line))

@@ -266,6 +266,8 @@ class ProviderContext(Context):
         told = None if self._fold is None else self._fold.add(event)
         if self._streams and told is not None:
             delta = {"request_id": self._request_id, "event": told}
+            if self._hold is not None and self._link.outgoing.congested:  # a host that does not read holds no slot
+                await self._hold.lend(self._link.outgoing.drain())
             await self._link.send(methods.PROVIDER_DELTA, delta)
 
     def folded(self) -> dict[str, Any]:

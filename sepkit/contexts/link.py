@@ -40,6 +40,20 @@ class HostInfo:
     """The groups of methods that it has switched off for this extension, such as ``"kv"`` and ``"exec"``."""
 
 
+class Outgoing(Protocol):
+    """What is on its way to the host. Each tool call looks at it, so it is no more than two attributes away."""
+
+    congested: bool
+    """Whether the host does not keep up with what is sent."""
+
+    async def drain(self) -> None:
+        """Wait while the host does not keep up.
+
+        Raises:
+            ConnectionClosed: The host is gone.
+        """
+
+
 class Link(Protocol):
     """One connection to a host, as handlers and services see it.
 
@@ -68,8 +82,8 @@ class Link(Protocol):
         """The app's logger."""
 
     @property
-    def congested(self) -> bool:
-        """Whether the host does not keep up with what is sent."""
+    def outgoing(self) -> Outgoing:
+        """What waits for the host."""
 
     @property
     def busy(self) -> bool:
@@ -97,13 +111,6 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """Send now what other threads have told so far."""
-
-    async def drain(self) -> None:
-        """Wait while the host does not keep up.
-
-        Raises:
-            ConnectionClosed: The host is gone.
-        """
 
 
 CURRENT_LINK: Final[ContextVar[Link | None]] = ContextVar("sepkit_link", default=None)

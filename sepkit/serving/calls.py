@@ -8,15 +8,16 @@ under an id and never crosses.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from sepkit.app import App
-from sepkit.concurrency.lanes import Slots
+from sepkit.concurrency.lanes import Slots, overloaded
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
-from sepkit.contexts.link import Link
+from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.handlers import CommandSpec, ObserverSpec, ProviderSpec, ToolSpec, as_stream, name_of
 from sepkit.results import Block, argument_fault, checked_credentials, patched
@@ -45,6 +46,7 @@ class Calls:
         self.slots = slots
         self._threads = threads
         self._watch = watch
+        self._draining: Counter[Outgoing] = Counter()  # calls that wait for their host to read
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class Calls:
             InternalError: Too many calls are waiting, with data ``{"reason": "overloaded"}``.
         """
         slots = self.slots
-        if slots.running < slots.size and not link.congested:
+        if slots.running < slots.size and not link.outgoing.congested:
             slots.running += 1
         else:
             await self._take_slot(link)
@@ -105,16 +107,31 @@ class Calls:
                 slots.hand_on()
 
     async def _take_slot(self, link: Link) -> None:
-        """Wait for a slot, and for the host to have read enough of what went before."""
-        if self.slots.running < self.slots.size:
-            self.slots.running += 1
-        else:
-            await self.slots.wait()
-        try:
-            await link.drain()
-        except BaseException:
+        """Wait until the host has read enough of what went before, and for a slot.
+
+        In this order: a host that does not read must not hold the slots that others could use.
+        """
+        while True:
+            if link.outgoing.congested:
+                await self._drained(link.outgoing)
+            if self.slots.running < self.slots.size:
+                self.slots.running += 1
+            else:
+                await self.slots.wait()
+            if not link.outgoing.congested:
+                return
             self.slots.release()
-            raise
+
+    async def _drained(self, outgoing: Outgoing) -> None:
+        if self._draining[outgoing] >= self.slots.most_waiting:
+            raise overloaded(f"{self._draining[outgoing]} calls wait for the host to read")
+        self._draining[outgoing] += 1
+        try:
+            await outgoing.drain()
+        finally:
+            self._draining[outgoing] -= 1
+            if not self._draining[outgoing]:
+                del self._draining[outgoing]
 
     def _call_tool(self, tool: ToolSpec, arguments: dict[str, Any], context: ToolContext | None) -> Awaitable[object]:
         """Call a tool that runs in a thread, or has a time limit."""
@@ -170,12 +187,18 @@ class Calls:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    async def command(self, spec: CommandSpec, context: CommandContext) -> object:
-        """Call a command with the arguments in its context; what it returned.
+    async def command(self, spec: CommandSpec, context: CommandContext, value: Callable[[object], object]) -> object:
+        """Call a command with the arguments in its context.
+
+        Args:
+            spec: The command.
+            context: What it is given.
+            value: Makes the face's result of what the command returned.
 
         Raises:
             InvalidParams: The arguments do not fit.
             InternalError: It raised.
+            EncodeError: What it returned has no form in JSON.
         """
         try:
             values = spec.bind(context.arguments)
@@ -183,15 +206,17 @@ class Calls:
             raise does_not_fit(f"the arguments of {spec.name} do not fit", error) from None
         if spec.context is not None:
             values[spec.context] = context
-        self._watch.wake()
+        if self._watch.asleep:
+            self._watch.wake()
         try:
-            return await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
+            returned = await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
         except ToolError as error:
             raise InternalError(str(error)) from None
         except BaseException as error:
             if is_cancellation(error):
                 raise
             raise self.unexpected(error, f"the command {spec.name} failed") from None
+        return value(returned)
 
     # -- providers -----------------------------------------------------------------------------------------------------
 

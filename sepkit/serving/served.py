@@ -22,7 +22,7 @@ from sepkit.concurrency.lanes import Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import TaskContext
-from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link
+from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
 from sepkit.errors import ConnectionClosed, SepkitError
 from sepkit.handlers import name_of
 from sepkit.router import Change
@@ -42,11 +42,15 @@ OnTask = Callable[[TaskHealth], bool]
 _log = logging.getLogger("sepkit")
 
 
+class Ending(SepkitError):
+    """What is served is ending, and takes no more connections."""
+
+
 class Served:
     """An App that is served, over one connection or many.
 
-    It ends with its last connection. A server whose connections come and go holds it: ``async with Served(app) as
-    served`` ends it with the block.
+    It begins with the first handshake, and ends with its last connection. A server whose connections come and go holds
+    it: ``async with Served(app) as served`` enters the lifespan at once, and ends it with the block.
 
     Args:
         app: What is served.
@@ -84,12 +88,13 @@ class Served:
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
-        self._leaving = 0  # those that have begun to leave, and are not gone
+        self._leaving: list[Link] = []  # those that have begun to leave, and are not gone
         self._on_change: list[OnChange] = []
         self._on_task: list[OnTask] = []
-        self._entering = asyncio.Lock()  # one handshake at a time enters the lifespan
+        self._entering = asyncio.Lock()  # one at a time enters the lifespan
         self._entered = False
         self._lifespan: Lifespan | None = None
+        self._over = False  # the end has begun that comes once
         self._stopping_tasks: asyncio.Task[None] | None = None
         self._autostarted = False
 
@@ -109,23 +114,31 @@ class Served:
         """The handshake of a connection: the lifespan is entered, if no other connection has done so.
 
         Raises:
-            SepkitError: It is ending.
+            Ending: It is ending.
             Exception: What the lifespan raised. The next one to start tries again.
         """
         if self.ending:
-            raise SepkitError("the extension is shutting down")
+            raise Ending("the extension is shutting down")
         self.links.append(link)
         self._show_in_app()
         try:
-            if self.app.lifespan is not None:
-                async with self._entering:
-                    if not self._entered:
-                        self._lifespan = Lifespan(self.app, self._base.copy())
-                        self.state = await self._lifespan.enter()
-                        self._entered = True
+            await self._enter()
         except BaseException:
-            self._forget(link)
+            _remove(self.links, link)
+            self._show_in_app()
             raise
+
+    async def _enter(self) -> None:
+        async with self._entering:
+            if not self._entered and not self._over:
+                if self._lifespan is not None:  # an attempt that failed; what it started must not meet the next one
+                    await self._stop_started()
+                if self.app.lifespan is not None:
+                    self._lifespan = Lifespan(self.app, self._base.copy())
+                    self.state = await self._lifespan.enter()
+                self._entered = True
+        if self._over:  # meanwhile
+            raise Ending("the extension is shutting down")
 
     def autostart(self) -> None:
         """A handshake has been answered: with the first one the tasks start that do so by themselves."""
@@ -149,46 +162,56 @@ class Served:
         Returns:
             What stops the tasks; None while other connections need them.
         """
-        _remove(self._joined, link)
-        self._leaving += 1
-        if not self._joined and not self._held:
-            self._stop_tasks(grace)
+        if any(one is link for one in self._joined):
+            _remove(self._joined, link)
+            self._leaving.append(link)
+            if not self._joined and not self._held:
+                self._stop_tasks(grace)
         return self._stopping_tasks
 
     async def leave(self, link: Link, seconds: float) -> None:
         """A connection works on nothing any more. With the last one the lifespan is left, within ``seconds``."""
-        self._leaving -= 1
-        self._forget(link)
-        if self.ending and not self._leaving:
-            await self._end(seconds)
-
-    def _forget(self, link: Link) -> None:
+        _remove(self._leaving, link)
         _remove(self.links, link)
-        self._show_in_app()
+        if self.ending and not self._leaving and not self._held:
+            await self._end(seconds)
+        else:
+            self._show_in_app()
 
     def _show_in_app(self) -> None:
-        """``app.tasks`` acts on those that serve it: this one does from its first handshake on."""
-        serves = bool(self.links) or self._held
+        """``app.tasks`` acts on those that serve it: this one does from its first handshake until its very end."""
+        serves = bool(self.links) or self._held or (self._entered and not self._over)
         if serves and self not in self.app.serving:
             self.app.serving.append(self)
         elif not serves:
             _remove(self.app.serving, self)
+
+    @property
+    def open_link(self) -> Link | None:
+        """The oldest connection that is open, else the oldest that is leaving; None where there is none."""
+        staying = (link for link in self.links if not any(link is one for one in self._leaving))
+        return next(staying, self.links[0] if self.links else None)
 
     # -- held by a server ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Served:
         self._held = True
         self._show_in_app()
+        try:
+            await self._enter()
+        except BaseException:
+            self._held = False
+            self._show_in_app()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End it. Connections that are still there must have been ended by their server."""
-        self._held = False
         await asyncio.wait([self._stop_tasks(self._grace * 0.75)])
+        self._held = False
         await self._end(self._grace / 4)
-        self._show_in_app()
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
@@ -196,12 +219,25 @@ class Served:
         self.ending = True
         if self._stopping_tasks is None:
             loop = asyncio.get_running_loop()
-            self._stopping_tasks = loop.create_task(self.supervisor.aclose(grace), name="sepkit stops tasks")
+            self._stopping_tasks = loop.create_task(
+                self.supervisor.aclose(grace), name="sepkit stops tasks", context=self._base.copy()
+            )
         return self._stopping_tasks
 
+    async def _stop_started(self) -> None:
+        """Stop the tasks there are, side by side; others may start afterwards."""
+        await asyncio.gather(*(self.supervisor.stop(health.task_id) for health in self.supervisor.status()))
+
     async def _end(self, seconds: float) -> None:
-        if self._lifespan is not None:
-            await self._lifespan.leave(seconds)
+        if self._over:
+            return
+        self._over = True
+        try:
+            if self._lifespan is not None:
+                await self._lifespan.leave(seconds)
+        finally:
+            self._entered = False
+            self._show_in_app()
         self.watch.stop()
         if stuck := self._threads.running:
             _log.warning("left behind in their threads: %s", ", ".join(stuck))
@@ -258,9 +294,10 @@ class _Home:
 
     @property
     def _link(self) -> Link:
-        if not self._served.links:
+        found = self._served.open_link
+        if found is None:
             raise ConnectionClosed("no host is connected")
-        return self._served.links[0]
+        return found
 
     @property
     def host(self) -> HostInfo:
@@ -283,8 +320,8 @@ class _Home:
         return logging.getLogger(self._served.app.name)
 
     @property
-    def congested(self) -> bool:
-        return self._link.congested
+    def outgoing(self) -> Outgoing:
+        return self._link.outgoing
 
     @property
     def busy(self) -> bool:
@@ -302,9 +339,6 @@ class _Home:
     def flush(self) -> None:
         self._link.flush()
 
-    async def drain(self) -> None:
-        await self._link.drain()
-
 
 def handler_names(app: App) -> dict[object, str]:
     """What the watch calls each handler by, if it finds its code on the loop's stack."""
@@ -315,17 +349,18 @@ def handler_names(app: App) -> dict[object, str]:
         if code is not None:
             found[code] = what
 
-    for tool in app.tools.values():
+    # Copies of the tables: a `def` handler may register something meanwhile, in its thread.
+    for tool in list(app.tools.values()):
         add(f"tool {tool.name}", tool.fn)
-    for command in app.commands.values():
+    for command in list(app.commands.values()):
         add(f"command {command.name}", command.fn)
     for kind, table in (("hook", app.hooks), ("event", app.events)):
-        for name, specs in table.items():
-            for spec in specs:
+        for name, specs in list(table.items()):
+            for spec in list(specs):
                 add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
-    for provider in app.providers.values():
+    for provider in list(app.providers.values()):
         add(f"provider {provider.observer.name}", provider.observer.fn)
-    for task in app.task_specs.values():
+    for task in list(app.task_specs.values()):
         add(f"task {task.name}", task.fn)
     return found
 

@@ -6,7 +6,7 @@ change.
 
 from __future__ import annotations
 
-from sepkit.tasks.policy import MIN_DELAY, RestartPolicy, TaskSpec
+from sepkit.tasks.policy import MIN_DELAY, RestartPolicy, TaskOptions, TaskSpec, task_spec
 from sepkit.tasks.run import TaskRun
 from sepkit.tasks.supervisor import Supervisor, TaskHandle, TaskRefused, UnknownTask
 from sepkit.wire.messages import TaskHealth
@@ -17,8 +17,10 @@ __all__ = [
     "Supervisor",
     "TaskHandle",
     "TaskHealth",
+    "TaskOptions",
     "TaskRefused",
     "TaskRun",
     "TaskSpec",
     "UnknownTask",
+    "task_spec",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypedDict, get_args
 
 import attrs
 
@@ -143,3 +143,43 @@ class TaskSpec:
     def _check_policy(self, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, RestartPolicy):
             raise _fail(self, attribute, "a RestartPolicy", value)
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of ``@app.task``. What is left out is as :class:`RestartPolicy` and :class:`TaskSpec` have it."""
+
+    name: str | None
+    restart: RestartType
+    max_restarts: int
+    initial_delay: float
+    max_delay: float
+    multiplier: float
+    jitter: float
+    reset_after: float | None
+    stop_grace: float
+    heartbeat_timeout: float | None
+    per_user: bool
+    autostart: bool
+
+
+_OF_POLICY: Final = frozenset(field.name for field in attrs.fields(RestartPolicy)) - {"type"}
+
+
+def task_spec(
+    fn: Callable[..., Any], name: str, options: TaskOptions, *, context: str | None, description: str
+) -> TaskSpec:
+    """The record of a task with these options.
+
+    Raises:
+        RegistrationError: A number is out of its range. Its name is in the message.
+        TypeError: An option is not known.
+    """
+    given: dict[str, Any] = {key: value for key, value in options.items() if key != "name"}
+    if unknown := given.keys() - TaskOptions.__annotations__.keys():
+        raise TypeError(f"@app.task has no option {min(unknown)!r}; it has {', '.join(TaskOptions.__annotations__)}")
+    policy: dict[str, Any] = {key: given.pop(key) for key in list(given) if key in _OF_POLICY}
+    if "restart" in given:
+        policy["type"] = given.pop("restart")
+    if given.get("per_user"):
+        given["autostart"] = False  # it has no user to start for
+    return TaskSpec(name=name, fn=fn, context=context, description=description, policy=RestartPolicy(**policy), **given)

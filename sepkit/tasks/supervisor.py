@@ -313,7 +313,7 @@ class Supervisor:
         )
         # A callback and not the coroutine's last act: only now has it really ended; and a run that is cancelled before
         # its first turn never acts at all.
-        entry.task.add_done_callback(lambda task: self._run_ended(entry, task))
+        entry.task.add_done_callback(lambda task: self._run_ended(entry, task), context=self._context)
 
     async def _contain(self, entry: _Entry, run: TaskRun) -> BaseException | None:
         entry.began = entry.heard = self._loop.time()
@@ -515,7 +515,7 @@ class Supervisor:
 
     def _arm(self, entry: _Entry, when: float, action: Callable[[_Entry], None]) -> None:
         self._disarm(entry)
-        entry.timer = self._loop.call_at(when, action, entry)
+        entry.timer = self._loop.call_at(when, action, entry, context=self._context)
 
     def _disarm(self, entry: _Entry) -> None:
         if entry.timer is not None:

@@ -1,6 +1,6 @@
 """The same host for tests that are no coroutines: the loop runs in a thread of its own, and each method waits.
 
-No method has a body here: each is the coroutine of :class:`~sepkit.testing.host.TestHost`, awaited over there.
+No method has a body here: each is the coroutine of :class:`~sepkit.testing.life.AsyncHost`, awaited over there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 
 from sepkit.app import App
 from sepkit.faces.runner import _close, new_loop
-from sepkit.testing.host import TestHost
+from sepkit.testing.life import AsyncHost
 from sepkit.testing.seen import Seen
 from sepkit.wire import messages
 
@@ -27,7 +27,7 @@ _JOIN_SECONDS: Final = 10.0
 class _Blocking(Generic[P, R]):
     """A method of the host, that waits for its coroutine."""
 
-    def __init__(self, method: Callable[Concatenate[TestHost, P], Coroutine[Any, Any, R]]) -> None:
+    def __init__(self, method: Callable[Concatenate[AsyncHost, P], Coroutine[Any, Any, R]]) -> None:
         self._method = method
         self.__doc__ = method.__doc__
 
@@ -51,7 +51,7 @@ class BlockingTestHost(Seen):
     The App, the functions given as ``ui`` and ``exec``, and callbacks such as ``on_update`` run in the loop's thread.
     """
 
-    def __init__(self, host: TestHost) -> None:
+    def __init__(self, host: AsyncHost) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -87,22 +87,22 @@ class BlockingTestHost(Seen):
         """The extension's name and version."""
         return self._host.extension
 
-    call_tool = _Blocking(TestHost.call_tool)
-    call_hook = _Blocking(TestHost.call_hook)
-    run_command = _Blocking(TestHost.run_command)
-    complete_command = _Blocking(TestHost.complete_command)
-    complete = _Blocking(TestHost.complete)
-    oauth_login = _Blocking(TestHost.oauth_login)
-    oauth_refresh = _Blocking(TestHost.oauth_refresh)
-    start_task = _Blocking(TestHost.start_task)
-    stop_task = _Blocking(TestHost.stop_task)
-    list_tasks = _Blocking(TestHost.list_tasks)
-    send_event = _Blocking(TestHost.send_event)
-    press_key = _Blocking(TestHost.press_key)
-    publish = _Blocking(TestHost.publish)
-    until = _Blocking(TestHost.until)
-    ping = _Blocking(TestHost.ping)
-    shutdown = _Blocking(TestHost.shutdown)
+    call_tool = _Blocking(AsyncHost.call_tool)
+    call_hook = _Blocking(AsyncHost.call_hook)
+    run_command = _Blocking(AsyncHost.run_command)
+    complete_command = _Blocking(AsyncHost.complete_command)
+    complete = _Blocking(AsyncHost.complete)
+    oauth_login = _Blocking(AsyncHost.oauth_login)
+    oauth_refresh = _Blocking(AsyncHost.oauth_refresh)
+    start_task = _Blocking(AsyncHost.start_task)
+    stop_task = _Blocking(AsyncHost.stop_task)
+    list_tasks = _Blocking(AsyncHost.list_tasks)
+    send_event = _Blocking(AsyncHost.send_event)
+    press_key = _Blocking(AsyncHost.press_key)
+    publish = _Blocking(AsyncHost.publish)
+    until = _Blocking(AsyncHost.until)
+    ping = _Blocking(AsyncHost.ping)
+    shutdown = _Blocking(AsyncHost.shutdown)
 
     def __enter__(self) -> BlockingTestHost:
         return self

@@ -79,7 +79,7 @@ const REGISTRATIONS = {
 function wrongArguments(schema, given) {
   for (const name of schema.required) if (!Object.hasOwn(given, name)) return `${name} is missing`;
   for (const [name, value] of Object.entries(given)) {
-    if (!Object.hasOwn(schema.properties, name)) return `${name} is no argument of this tool`;
+    if (!Object.hasOwn(schema.properties, name)) return `${name} is not an argument of this tool`;
     const known = schema.properties[name];
     if (typeof value !== known.type) return `${name} must be a ${known.type}`;
     if (value < known.minimum || value > known.maximum) return `${name} is out of range`;
@@ -97,7 +97,7 @@ class Cancelled extends Error {}
 
 // A stream of its own for fd 1: process.stdout writes to pipes synchronously, and nothing is read meanwhile.
 const out = createWriteStream(null, { fd: 1 });
-out.on("error", () => process.exit(0)); // nobody reads any more
+out.on("error", () => process.exit(0)); // there is no reader any more
 const send = (frame) => out.write(JSON.stringify(frame) + "\n");
 const answer = (id, outcome) => send({ jsonrpc: "2.0", id, ...outcome });
 const refuse = (id, code, message) => answer(id, { error: { code, message } });
@@ -315,7 +315,7 @@ function received(line) {
     if (/^[ \t\r]*$/.test(decoded)) return;
     frame = JSON.parse(decoded);
   } catch {
-    return refuse(null, -32700, "this is no JSON");
+    return refuse(null, -32700, "this is not JSON");
   }
   take(frame);
 }

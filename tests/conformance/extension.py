@@ -61,7 +61,7 @@ PARAMS: dict[str, Json] = {
 
 
 def fits(value: object, spec: object) -> bool:
-    """Whether a value is as ``PARAMS`` demands; fields that nobody knows are ignored."""
+    """Whether a value is as ``PARAMS`` demands; unknown fields are ignored."""
     if isinstance(spec, dict):
         return isinstance(value, dict) and all(
             fits(value[name], kind) if (name := key.removesuffix("?")) in value else key.endswith("?")
@@ -108,7 +108,7 @@ def wrong_arguments(schema: Json, arguments: Json) -> str:
             return f"{name} is missing"
     for name, value in arguments.items():
         if (known := schema["properties"].get(name)) is None:
-            return f"{name} is no argument of this tool"
+            return f"{name} is not an argument of this tool"
         if type(value) not in {"string": (str,), "number": (int, float)}[known["type"]]:
             return f"{name} must be a {known['type']}"
         if "minimum" in known and not known["minimum"] <= value <= known["maximum"]:
@@ -184,7 +184,7 @@ class Extension:
             try:
                 while line:
                     line = line[os.write(1, line) :]
-            except OSError:  # nobody reads any more
+            except OSError:  # there is no reader any more
                 os._exit(0)
 
     def encode(self, frame: object) -> bytes:
@@ -229,7 +229,7 @@ class Extension:
         try:
             frame = self.parse(line)
         except (ValueError, RecursionError):
-            self.answer(None, error(-32700, "this is no JSON"))
+            self.answer(None, error(-32700, "this is not JSON"))
         else:
             self.take(frame)
 
@@ -597,7 +597,7 @@ def late(name: str, wrong: str, late_method: str) -> None:
 
 
 def die() -> NoReturn:
-    """End at once, as after an exception that nobody caught."""
+    """End at once, as after an exception that was not caught."""
     os._exit(1)
 
 
@@ -624,7 +624,7 @@ class _Prints(Extension):
         return super().tool_execute(call, params)
 
 
-@fault("dies-on-bad-json", "exits on a line that is no JSON")
+@fault("dies-on-bad-json", "exits on a line that is not JSON")
 class _DiesOnBadJson(Extension):
     def parse(self, line: bytes) -> object:
         try:
@@ -653,7 +653,7 @@ class _DiesOnLongLine(Extension):
         die() if len(line) > 65_536 else super().received(line)
 
 
-@fault("hangs-on-bad-utf8", "reads no more after a line that is no UTF-8")
+@fault("hangs-on-bad-utf8", "reads no more after a line that is not UTF-8")
 class _HangsOnBadUtf8(Extension):
     def parse(self, line: bytes) -> object:
         try:
@@ -663,8 +663,8 @@ class _HangsOnBadUtf8(Extension):
             raise
 
 
-wrong_error("silent-on-bad-json", "does not answer a line that is no JSON", -32700, None)
-wrong_error("bad-json-code", "answers a line that is no JSON with -32603", -32700, error(-32603, "internal error"))
+wrong_error("silent-on-bad-json", "does not answer a line that is not JSON", -32700, None)
+wrong_error("bad-json-code", "answers a line that is not JSON with -32603", -32700, error(-32603, "internal error"))
 
 
 @fault("takes-batches", "serves the requests of a batch")
@@ -762,7 +762,7 @@ class _UnaskedAnswer(Extension):
     def answer(self, rid: Id, outcome: Json, method: str = "") -> None:
         super().answer(rid, outcome, method)
         if method == "tool/execute":
-            super().answer("nobody-asked", {"result": {}})
+            super().answer("not-asked", {"result": {}})
 
 
 @fault("answers-notifications", "answers a notification that it does not know with an error")
@@ -785,7 +785,7 @@ class _AnswersEvents(Extension):
 class _AnswersAnswers(Extension):
     def answered(self, frame: Json) -> None:
         if frame.get("id") not in self.asked:
-            self.answer(frame.get("id"), error(-32600, "nobody asked"))
+            self.answer(frame.get("id"), error(-32600, "this was not asked"))
         super().answered(frame)
 
 

@@ -51,7 +51,7 @@ ADVICE = verdict("frames.crlf", Status.FAILED, advice=True, expected="an answer"
     ],
 )
 def test_only_a_requirement_that_is_not_met_or_not_tested_fails(verdicts: tuple[Verdict, ...], ok: bool) -> None:
-    """Advice fails nobody, what does not apply is no fault, and what was not looked at is not good."""
+    """Advice fails no run, what does not apply is not a fault, and what was not judged is not good."""
     assert report(*verdicts).ok is ok
 
 
@@ -81,7 +81,7 @@ def test_the_table_says_what_was_sent_what_was_expected_and_what_came() -> None:
             "hooks",
             "  – hooks.outcome  what hooks.outcome is about (it registers no hooks)",
             "",
-            "advice (the protocol leaves it open, and it fails nobody)",
+            "advice (the protocol leaves it open; it never makes the run fail)",
             "",
             "advice: frames",
             "  ! frames.crlf    what frames.crlf is about",
@@ -165,7 +165,7 @@ def test_the_command_exits_1_where_a_requirement_is_not_met_and_tells_it_as_json
         ((), r"give the command that starts the extension, after --"),
         (("--only", "framse", "--", "true"), r"called framse; the groups are"),
         (("--arguments", "greet", "--", "true"), r"write TOOL="),
-        (("--arguments", "greet={", "--", "true"), r"is no JSON"),
+        (("--arguments", "greet={", "--", "true"), r"is not valid JSON"),
         (("--arguments", "greet=[]", "--", "true"), r"write TOOL="),
     ],
 )

@@ -14,13 +14,22 @@ from sepkit.serving.served import Served
 from tests.memory_host import on_each_loop
 
 
+class Nothing:
+    """Nothing ever waits for the caller."""
+
+    congested = False
+
+    async def drain(self) -> None: ...
+
+
 class Caller:
     """A host in the same process: it calls functions, and says what it is asked with Python values."""
 
     ui_kinds: frozenset[str] | None = frozenset({"confirm"})
     flags: Mapping[str, Any] = {"loud": True}
     state: Any = None
-    congested = busy = False
+    busy = False
+    outgoing = Nothing()
     logger = logging.getLogger("elsewhere")
     host = HostInfo("caller", "1", "cli", Workspace("/", trusted=True))
 
@@ -44,8 +53,6 @@ class Caller:
 
     def flush(self) -> None: ...
 
-    async def drain(self) -> None: ...
-
     async def call(self, name: str, /, **arguments: object) -> Any:
         spec, calls = self.app.tools[name], self.served.calls
         context = contexts.ToolContext(self, {"token": "", "tier": "command"}, "call", name, calls.slots)
@@ -57,7 +64,7 @@ class Caller:
 
     async def command(self, name: str, /, **arguments: object) -> object:
         context = contexts.CommandContext(self, {"token": "", "tier": "command"}, name, arguments)
-        return await self.served.calls.command(self.app.commands[name], context)
+        return await self.served.calls.command(self.app.commands[name], context, str)
 
 
 def an_app() -> App:

@@ -24,11 +24,10 @@ from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.router import Change
-from sepkit.serving.observers import Event, Observers
-from sepkit.serving.served import GRACE, Served
+from sepkit.serving.observers import Observers
+from sepkit.serving.served import GRACE, Ending, Served
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
-from sepkit.wire.converter import structure
 from sepkit.wire.writing import unstructure
 
 SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exit together
@@ -101,13 +100,14 @@ class Dispatcher:
         Raises:
             Exception: What the lifespan raised at its start; the host has been told.
         """
-        self._served.join(self._link)
-        self._peer.start()
+        if not self._ending:
+            self._served.join(self._link)
         try:
+            self._peer.start()
             await self._ended.wait()
-        finally:
-            if not self._ending:  # the caller cancelled
-                await self._end(self._grace)
+        finally:  # the caller may have cancelled, and may do so again: the end goes on in a task of its own
+            self._begin_end()
+            await self._ended.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -263,9 +263,14 @@ class Dispatcher:
         try:
             await served.start(self._link)
             answer = unstructure(introduction(served.app, handshake))  # the lifespan may have registered more
+            if self._on_ready is not None:  # no code of the author's runs between this and the answer
+                self._on_ready(self._link)
         except asyncio.CancelledError:
             self._handshake_failed(starting)
             raise
+        except Ending as error:
+            self._handshake_failed(starting)
+            raise InvalidRequest(str(error)) from None
         except Exception as error:
             # An extension that could not start serves no calls: answer, then end.
             self._failure = error
@@ -278,8 +283,6 @@ class Dispatcher:
         self._unlisten = served.changed(self._registered)  # what is registered from now on goes out in updates
         self._be_ready()
         starting.set_result(None)
-        if self._on_ready is not None:  # no code of the author's runs between this and the answer
-            self._on_ready(self._link)
         loop.call_soon(self._answered, wants_tasks(handshake))
         return answer
 
@@ -310,11 +313,11 @@ class Dispatcher:
             _log.debug("ignored an event outside of the session")
             return
         try:
-            event: messages.EventParams = structure(params, messages.EventParams)
+            event = self._requests.event(params)
         except InvalidData as error:
             _log.warning("ignored a malformed event: %s", error)
-            return
-        self._observers.take(Event(event.event, event.payload, unstructure(event.context), event.seq))
+        else:
+            self._observers.take(event)
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

@@ -37,7 +37,7 @@ class SepLink:
         self.ui_kinds: frozenset[str] | None = None
         self.flags: Mapping[str, Any] = served.app.flag_defaults
         self.served = served
-        self._transport = peer.transport
+        self.outgoing = peer.transport
         self._observing = observing
         self._unknown: set[str] = set()  # methods that the host has refused as unknown, and of which the log has told
 
@@ -59,11 +59,6 @@ class SepLink:
     def state(self) -> Any:
         """What the lifespan yielded."""
         return self.served.state
-
-    @property
-    def congested(self) -> bool:
-        """Whether the host does not keep up with what is sent."""
-        return self._transport.congested
 
     @property
     def busy(self) -> bool:
@@ -102,7 +97,3 @@ class SepLink:
     def flush(self) -> None:
         """Send now what other threads have told so far."""
         self.peer.send_posted()
-
-    async def drain(self) -> None:
-        """Wait while the host does not keep up."""
-        await self.peer.drain()

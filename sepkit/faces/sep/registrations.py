@@ -21,14 +21,15 @@ def registrations(app: App) -> messages.Registrations:
         RegistrationError: What is registered does not fit together.
     """
     app.check()
+    # Copies of the tables: a `def` handler of another connection may register something meanwhile, in its thread.
     return messages.Registrations(
-        tools=[_tool(app, name) for name in app.tools],
-        commands=[_command(app, name) for name in app.commands],
+        tools=[_tool(app, name) for name in list(app.tools)],
+        commands=[_command(app, name) for name in list(app.commands)],
         flags=list(app.flag_defaults),
         shortcuts=list(app.shortcuts.values()),
         subscriptions=list(app.events),
         hooks=list(app.hooks),
-        providers=[_provider(app, name) for name in app.providers],
+        providers=[_provider(app, name) for name in list(app.providers)],
         message_renderers=list(app.renderers.values()),
     )
 
@@ -75,7 +76,7 @@ def task_registrations(app: App) -> list[messages.TaskRegistration]:
                 multiplier=spec.policy.multiplier,
             ),
         )
-        for spec in app.task_specs.values()
+        for spec in list(app.task_specs.values())
     ]
 
 

@@ -24,6 +24,7 @@ from sepkit.faces.sep.results import (
 from sepkit.handlers import ObserverSpec
 from sepkit.peer import RequestHandler
 from sepkit.serving.calls import Calls, does_not_fit, fitted
+from sepkit.serving.observers import Event
 from sepkit.serving.served import Served
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure
@@ -58,7 +59,7 @@ class Requests:
             methods.PROVIDER_OAUTH_REFRESH: self._oauth_refresh,
         }
 
-    # -- tools and hooks -----------------------------------------------------------------------------------------------
+    # -- tools, hooks and commands -------------------------------------------------------------------------------------
     # The most frequent ones: their shape is checked by hand. The converter finds the same faults, but takes 1.5 µs.
 
     def _tool_execute(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
@@ -87,13 +88,7 @@ class Requests:
     async def _hook(self, params: dict[str, Any]) -> object:
         try:
             name, value, raw = params["hook"], params["input"], params["context"]
-            fits = (
-                name in methods.HOOKS
-                and type(value) is dict
-                and type(raw) is dict
-                and type(raw["token"]) is str
-                and raw["tier"] in _TIERS
-            )
+            fits = name in methods.HOOKS and type(value) is dict and is_context(raw)
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -101,15 +96,19 @@ class Requests:
             name, value, raw = call.hook, call.input, unstructure(call.context)
         return hook_result(await self._calls.hook(name, value, HookContext(self._link, raw, name)))
 
-    # -- commands ------------------------------------------------------------------------------------------------------
-
-    async def _command_execute(self, params: dict[str, Any]) -> object:
-        call = checked(params, messages.CommandExecuteParams)
-        command = self._app.commands.get(call.command)
+    def _command_execute(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
+        try:
+            name, arguments, raw = params["command"], params["arguments"], params["context"]
+            fits = type(name) is str and type(arguments) is dict and is_context(raw)
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            call = checked(params, messages.CommandExecuteParams)
+            name, arguments, raw = call.command, call.arguments, unstructure(call.context)
+        command = self._app.commands.get(name)
         if command is None:
-            raise InvalidParams(f"no command {call.command!r}", data={"known": list(self._app.commands)})
-        context = CommandContext(self._link, unstructure(call.context), call.command, call.arguments or {})
-        return command_result(await self._calls.command(command, context))
+            raise InvalidParams(f"no command {name!r}", data={"known": list(self._app.commands)})
+        return self._calls.command(command, CommandContext(self._link, raw, name, arguments), command_result)
 
     async def _command_complete(self, params: dict[str, Any]) -> object:
         call = checked(params, messages.CommandCompleteParams)
@@ -121,6 +120,22 @@ class Requests:
         context = CommandContext(self._link, unstructure(call.context), call.command, {})
         partial = fitted(spec, call.partial, f"what was typed does not fit the completer of {call.command!r}")
         return completions_result(await self._calls.observe(spec, partial, context))
+
+    def event(self, params: dict[str, Any]) -> Event:
+        """The event that a notification tells of.
+
+        Raises:
+            InvalidData: The params do not fit.
+        """
+        try:
+            name, payload, raw, seq = params["event"], params["payload"], params["context"], params.get("seq")
+            fits = type(name) is str and type(payload) is dict and type(seq) is int and seq >= 0 and is_context(raw)
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            event: messages.EventParams = structure(params, messages.EventParams)
+            name, payload, raw, seq = event.event, event.payload, unstructure(event.context), event.seq
+        return Event(name, payload, raw, seq)
 
     # -- providers -----------------------------------------------------------------------------------------------------
 
@@ -148,6 +163,15 @@ class Requests:
         raw = None if call.context is None else unstructure(call.context)
         request = fitted(spec, params, f"the request does not fit the OAuth handler of {call.provider!r}")
         return await self._calls.oauth(spec, request, ProviderContext(self._link, raw))
+
+
+def is_context(raw: Any) -> bool:
+    """Whether this is the context of a call: a token and a tier.
+
+    Raises:
+        KeyError, TypeError: It is not.
+    """
+    return type(raw) is dict and type(raw["token"]) is str and raw["tier"] in _TIERS
 
 
 async def _at_once(result: object) -> object:
