@@ -24,6 +24,7 @@ from sepkit.router import Router
 from sepkit.tasks import RestartPolicy, TaskHealth
 from sepkit.wire.messages import (
     Completion,
+    Cost,
     Credentials,
     Delta,
     Done,
@@ -32,6 +33,7 @@ from sepkit.wire.messages import (
     ModelUsed,
     OAuthParams,
     Reasoning,
+    ResponseId,
     StreamEvent,
     SystemPrompt,
     ToolCall,
@@ -48,6 +50,7 @@ __all__ = [
     "Block",
     "CommandContext",
     "Completion",
+    "Cost",
     "Credentials",
     "Delta",
     "Done",
@@ -61,6 +64,7 @@ __all__ = [
     "ProviderContext",
     "ProviderRequest",
     "Reasoning",
+    "ResponseId",
     "RestartPolicy",
     "Router",
     "RpcError",

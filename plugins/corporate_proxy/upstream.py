@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -238,6 +239,23 @@ async def lingering(server: Server, asked: Exchange, reply: Reply, how: dict[str
     await server.released[json.loads(asked.body)["model"]].wait()
 
 
+async def alive(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """What says nothing, again and again; ``slow`` says something now and then, and comes to an end."""
+    said = {"pings": "event: ping\ndata: {}\n\n", "empty": 'data: {"choices": [{"delta": {}}]}\n\n', "body": " "}
+    said["usage"] = 'data: {"choices": [], "usage": {"prompt_tokens": 0}}\n\n'
+    reply.begin()
+    if how["how"] == "after":
+        await reply.delta(content="so far")
+    for number in itertools.count(1):
+        await reply.raw(said.get(how["how"], ": still here\n\n").encode())
+        await asyncio.sleep(0.02)
+        if how["how"] == "slow" and number % 10 == 0:
+            await reply.delta(content="x")
+            if number == 60:
+                break
+    await reply.end()
+
+
 async def hasty(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
     """It gives a reason with each piece, and rests before the last one."""
     reply.begin()
@@ -278,6 +296,19 @@ async def status(server: Server, asked: Exchange, reply: Reply, how: dict[str, s
     # As some servers do, it quotes what it was shown.
     text = f"no luck with {asked.headers.get('authorization', 'nothing')}"
     await reply.whole(int(how["code"]), {"error": {"message": text, "type": "some"}}, X_Request_Id="up-1", **headers)
+
+
+async def steps(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
+    """The answers of a list, each with its ``status``, ``body``, ``type`` and headers; then a good one."""
+    model = json.loads(asked.body)["model"]
+    server.times[model] += 1
+    left = json.loads(how["steps"])[server.times[model] - 1 :]
+    if not left:
+        await ok(server, asked, reply, how)
+        return
+    headers = {name: value for name, value in left[0].items() if name not in ("status", "body", "type")}
+    kind = left[0].get("type", "application/json")
+    await reply.whole(left[0]["status"], left[0].get("body", {}), kind, **headers)
 
 
 async def drop(server: Server, asked: Exchange, reply: Reply, how: dict[str, str]) -> None:
@@ -322,7 +353,7 @@ async def failing(server: Server, asked: Exchange, reply: Reply, how: dict[str, 
 
 
 PLAIN: list[Script] = [ok, tools, odd_tools, half_tool, reasoning, hold, mute, paced, big, ragged, whole, verbatim]
-BROKEN: list[Script] = [cut, no_done, lingering, hasty, done_only, status, drop, page, bad_chunk, failing]
+BROKEN: list[Script] = [alive, cut, no_done, lingering, hasty, done_only, status, steps, drop, page, bad_chunk, failing]
 SCRIPTS: dict[str, Script] = {script.__name__: script for script in (*PLAIN, *BROKEN)}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from sepkit.conformance.connection import Connection
 from sepkit.conformance.evidence import Evidence
@@ -22,15 +22,6 @@ from sepkit.wire import messages
 from sepkit.wire.converter import structure
 
 _USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
-_EVENTS: Final[dict[str, Any]] = {
-    "Delta": messages.Delta,
-    "Reasoning": messages.Reasoning,
-    "ToolCallStart": messages.ToolCallStart,
-    "ToolCallArgumentsDelta": messages.ToolCallArgumentsDelta,
-    "Usage": messages.Usage,
-    "Model": messages.ModelUsed,
-    "Done": messages.Done,
-}
 
 
 @observation(
@@ -169,7 +160,7 @@ def _delta(e: Evidence) -> None:
         params = delta.line.frame.get("params")
         fitting(params, messages.DeltaParams, f"params of provider/delta, in {delta},")
         event = params["event"]
-        if (record := _EVENTS.get(event["type"])) is not None:  # a host may know more types than these
+        if (record := messages.STREAM_EVENTS.get(event["type"])) is not None:  # a host may know more types than these
             try:
                 structure(event, record)
             except InvalidData as error:

@@ -15,7 +15,7 @@ from sepkit.contexts.link import HostInfo, Link, Workspace
 from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Session, Tools
 from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
-from sepkit.wire.writing import to_json, unstructure_event
+from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
     from sepkit.tasks import TaskRun
@@ -274,27 +274,23 @@ class ProviderContext(Context):
     async def delta(self, event: messages.StreamEvent) -> None:
         """Add a stream event to the answer, and send it on where the host asked for a stream.
 
-        What the provider's generator yields goes this way by itself. Waits while the host does not keep up.
+        What the provider's generator yields goes this way by itself. The host is told as it can use it: usage once all
+        of it is known, and the tool calls numbered from 0. Waits while the host does not keep up.
 
         Raises:
-            TypeError: It is no stream event.
+            TypeError: It is not a stream event, or a field of it has a wrong type. Nothing is sent then.
 
         Source: docs/protocol.md, section 4, ``provider/delta``.
         """
-        if self._fold is not None:
-            self._fold.add(event)
-        if self._streams:
-            delta = {"request_id": self._request_id, "event": unstructure_event(event)}
+        told = None if self._fold is None else self._fold.add(event)
+        if self._streams and told is not None:
+            delta = {"request_id": self._request_id, "event": told}
             if self._hold is not None and self._link.outgoing.congested:  # a host that does not read holds no slot
                 await self._hold.lend(self._link.outgoing.drain())
             await self._link.send(methods.PROVIDER_DELTA, delta)
 
     def folded(self) -> dict[str, Any]:
-        """The answer that the events so far come to, as plain JSON data.
-
-        Raises:
-            EncodeError: The chunks of a tool call's arguments are not JSON.
-        """
+        """The answer that the events so far come to, as plain JSON data."""
         assert self._fold is not None
         return self._fold.result()
 

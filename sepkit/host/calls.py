@@ -12,6 +12,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import attrs
+
 from sepkit.errors import InvalidData
 from sepkit.host.life import Life, fitted
 from sepkit.host.lives import Lives
@@ -19,7 +21,18 @@ from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure
 
 OnUpdate = Callable[[messages.ToolUpdateParams], None]
-OnEvent = Callable[[messages.StreamEvent], None]
+
+
+@attrs.frozen
+class UnknownEvent:
+    """A stream event of a type that sepkit does not know; ``fields`` holds the rest of it as it came."""
+
+    type: str
+    fields: dict[str, Any]
+
+
+StreamedEvent = messages.StreamEvent | UnknownEvent
+OnEvent = Callable[[StreamedEvent], None]
 
 _log = logging.getLogger("sepkit.host")
 
@@ -77,15 +90,25 @@ class RunningCalls:
         if on_event is None or life is not self._lives.current:
             return
         try:
-            event: messages.StreamEvent = structure(params.get("event"), messages.StreamEvent)
+            event = _event_of(structure(params, messages.DeltaParams).event)
         except InvalidData as error:
-            _log.debug("%s: ignored a stream event: %s", life.name, error)
+            _log.warning("%s: ignored a malformed provider/delta: %s", life.name, error)
             return
         on_event(event)
 
 
+def _event_of(told: dict[str, Any]) -> StreamedEvent:
+    if told["type"] not in messages.STREAM_EVENTS:
+        return UnknownEvent(told["type"], {name: value for name, value in told.items() if name != "type"})
+    event: messages.StreamEvent = structure(told, messages.StreamEvent)
+    return event
+
+
 class CompletionStream:
-    """The events of a completion, as they come; ``result`` when they are over. To stop early cancels the request."""
+    """The events of a completion, as they come; ``result`` when they are over. To stop early cancels the request.
+
+    An event of a type that sepkit does not know is an :class:`UnknownEvent`.
+    """
 
     def __init__(
         self,
@@ -103,11 +126,11 @@ class CompletionStream:
         self.result: messages.ProviderCompleteResult | None = None
         """The whole completion; None until the events are over."""
 
-    def __aiter__(self) -> AsyncIterator[messages.StreamEvent]:
+    def __aiter__(self) -> AsyncIterator[StreamedEvent]:
         return self._events()
 
-    async def _events(self) -> AsyncIterator[messages.StreamEvent]:
-        events: asyncio.Queue[messages.StreamEvent | None] = asyncio.Queue()
+    async def _events(self) -> AsyncIterator[StreamedEvent]:
+        events: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
         lives = self._lives
         params = {"request_id": self._request_id, "context": lives.context, **self._params}
         self._following[self._request_id] = events.put_nowait

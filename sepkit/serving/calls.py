@@ -240,10 +240,7 @@ class Calls:
         try:
             async for event in stream:
                 await context.delta(event)  # type: ignore[arg-type]  # the fold checks it
-            try:
-                return context.folded()
-            except EncodeError as error:  # most often the model was cut off within a tool call
-                raise InternalError(f"the answer of provider {name} cannot be put together: {error}") from None
+            return context.folded()
         except BaseException as error:
             self._pass_on(error)
             told, _ = split(error, RpcError)

@@ -715,7 +715,7 @@ class ProviderCompleteParams(Record):
 
 @record
 class ToolCallResult(Record):
-    """A tool call that a model asks for; the arguments are parsed JSON.
+    """A tool call that a model asks for. The arguments are parsed JSON, or the model's text where it wrote no JSON.
 
     Wire: ``{"id", "name", "arguments"}``. Source: docs/protocol.md, section 3.
     """
@@ -728,6 +728,8 @@ class ToolCallResult(Record):
 @record(kw_only=True)
 class Usage(Record):
     """What a completion has cost, in tokens; also a stream event. A provider may count other things besides.
+
+    A provider may give it in pieces. What sepkit sends has the first three counts, or is not sent at all.
 
     Wire: ``{"prompt_tokens"?, "completion_tokens"?, "total_tokens"?, "cached_tokens"?, …}``, with ``"type": "Usage"``
     where it is a stream event. Source: docs/protocol.md, sections 3 and 4.
@@ -794,12 +796,15 @@ class Reasoning(Record):
 class ToolCallStart(Record):
     """A tool call begins; its arguments follow under the same ``index``.
 
-    Wire: ``{"type": "ToolCallStart", "index", "id", "name"}``. Source: docs/protocol.md, section 4.
+    ``extra_content`` is sepkit's addition: what the upstream wants back with the call, for hosts that keep it.
+
+    Wire: ``{"type": "ToolCallStart", "index", "id", "name", "extra_content"?}``. Source: docs/protocol.md, section 4.
     """
 
     index: Count
     id: str
     name: str
+    extra_content: JsonObject | None = None
     type: Literal["ToolCallStart"] = _tag("ToolCallStart")
 
 
@@ -837,7 +842,42 @@ class Done(Record):
     type: Literal["Done"] = _tag("Done")
 
 
-StreamEvent = Delta | Reasoning | ToolCallStart | ToolCallArgumentsDelta | Usage | ModelUsed | Done
+@record
+class Cost(Record):
+    """What the completion has cost so far, in US dollars.
+
+    Wire: ``{"type": "Cost", "usd"}``. Source: docs/protocol.md, section 4.
+    """
+
+    usd: float
+    type: Literal["Cost"] = _tag("Cost")
+
+
+@record
+class ResponseId(Record):
+    """What the upstream calls this answer.
+
+    Wire: ``{"type": "ResponseId", "id"}``. Source: docs/protocol.md, section 4.
+    """
+
+    id: str
+    type: Literal["ResponseId"] = _tag("ResponseId")
+
+
+StreamEvent = Delta | Reasoning | ToolCallStart | ToolCallArgumentsDelta | Usage | ModelUsed | Done | Cost | ResponseId
+
+# By their ``type`` on the wire; :class:`Usage` has one there only as an event.
+STREAM_EVENTS: Final[dict[str, type[Record]]] = {
+    "Delta": Delta,
+    "Reasoning": Reasoning,
+    "ToolCallStart": ToolCallStart,
+    "ToolCallArgumentsDelta": ToolCallArgumentsDelta,
+    "Usage": Usage,
+    "Model": ModelUsed,
+    "Done": Done,
+    "Cost": Cost,
+    "ResponseId": ResponseId,
+}
 
 
 @record

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from sepkit.faces.runner import LoopKind, new_loop
-from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest
+from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, UnknownEvent
 from sepkit.host.manifest import GROUPS, Capabilities, Run
 from sepkit.wire import messages
 
@@ -197,6 +197,72 @@ def test_what_an_ended_life_still_says_is_dropped() -> None:
         assert listener.logged == ["in time"]
 
     on("auto", main)
+
+
+STREAMING: Final = """
+import json, sys
+
+def send(**frame):
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **frame}) + "\\n")
+    sys.stdout.flush()
+
+for line in sys.stdin:
+    frame = json.loads(line)
+    rid, method, params = frame.get("id"), frame.get("method"), frame.get("params", {})
+    if method == "initialize":
+        said = {"name": "streaming", "version": "1"}
+        registrations = {"providers": [{"name": "p", "models": []}]}
+        send(id=rid, result={"protocol_version": 1, "extension": said, "registrations": registrations})
+    elif method == "provider/complete":
+        for event in params["messages"]:
+            send(method="provider/delta", params={"request_id": params["request_id"], "event": event["event"]})
+        send(id=rid, result={"content": "x", "tool_calls": [], "finish_reason": "stop", "usage": {"prompt_tokens": 1}})
+    elif rid is not None:
+        send(id=rid, result={})
+"""
+
+
+@pytest.mark.parametrize("loop_kind", LOOPS)
+def test_a_stream_event_that_the_host_does_not_know_reaches_the_caller(
+    loop_kind: LoopKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Known events are records, all others come as they are; only what is malformed is left out, and told in the log.
+
+    Source: docs/protocol.md, section 4.
+    """
+    told: list[object] = [
+        {"type": "ResponseId", "id": "resp-1"},
+        {"type": "Delta", "content": "x"},
+        {"type": "Citation", "url": "https://a.test", "span": [1, 2]},
+        {"type": "delta", "content": "x"},
+        {"type": ""},
+        {"type": "Usage", "prompt_tokens": 1},
+        {"type": "Cost", "usd": 1},
+        {"type": "Delta", "content": 5},
+        {"type": 5},
+        {"content": "x"},
+        "Delta",
+        None,
+    ]
+
+    async def main() -> None:
+        async with Host(store=KvStore()) as host:
+            assert await host.load([script("streaming", STREAMING)]) == []
+            stream = host.complete("p", "m", [{"event": event} for event in told])
+            assert [event async for event in stream] == [
+                messages.ResponseId("resp-1"),
+                messages.Delta("x"),
+                UnknownEvent("Citation", {"url": "https://a.test", "span": [1, 2]}),
+                UnknownEvent("delta", {"content": "x"}),
+                UnknownEvent("", {}),
+                messages.Usage(prompt_tokens=1),
+                messages.Cost(1),
+            ]
+            assert stream.result is not None
+            assert stream.result.usage == messages.Usage(prompt_tokens=1), "a host reads more than it may be sent"
+        assert caplog.text.count("streaming: ignored a malformed provider/delta") == 5
+
+    on(loop_kind, main)
 
 
 @pytest.mark.parametrize("loop_kind", LOOPS)

@@ -185,13 +185,13 @@ def test_a_provider_streams_and_answers(drive: Drive) -> None:
         pieces: list[messages.StreamEvent] = []
         answer = await host.complete("acme", "small", said, on_delta=pieces.append)
         assert (answer.content, answer.reasoning_content, answer.finish_reason) == ("small: hi", "hm", "stop")
-        assert answer.usage == messages.Usage(prompt_tokens=1, completion_tokens=2)
+        assert answer.usage == messages.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
         assert answer.deltas == pieces
         assert pieces == [
             messages.Reasoning("hm"),
             messages.Delta("small: "),
             messages.Delta("hi"),
-            messages.Usage(prompt_tokens=1, completion_tokens=2),
+            messages.Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3),
             messages.Done("stop"),
         ]
         whole = await host.complete(

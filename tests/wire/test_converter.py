@@ -210,6 +210,8 @@ FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
     (m.StreamEvent, {"type": "ToolCallArgumentsDelta", "index": 0, "arguments_chunk": "{"}, {"arguments_chunk": {}}),
     (m.StreamEvent, {"type": "Model", "name": "x"}, {"name": None}),
     (m.StreamEvent, {"type": "Done", "finish_reason": "stop"}, {"finish_reason": 1}),
+    (m.StreamEvent, {"type": "Cost", "usd": 0.25}, {"usd": "0.25"}),
+    (m.StreamEvent, {"type": "ResponseId", "id": "resp-1"}, {"id": 1}),
     (m.OAuthParams, {"provider": "p", "refresh_token": "t", "context": CONTEXT}, {"provider": 1, "refresh_token": 2}),
     (
         m.Credentials,
