@@ -392,7 +392,7 @@ def test_a_call_that_was_cut_before_its_arguments_is_not_one_without_arguments()
         [ToolCallArgumentsDelta(0, {})],  # type: ignore[arg-type]  # on purpose
         [Usage(prompt_tokens=True)],
         [Usage(prompt_tokens=1, completion_tokens=2**64)],
-        [Usage(prompt_tokens=1, completion_tokens=1, extra={"cost": object()})],
+        [Usage(prompt_tokens=1, completion_tokens=1, extra={"cost": b"1"})],
         [Usage(prompt_tokens=1, completion_tokens=1, extra={"type": "Done"})],
         [Cost(float("nan"))],
         [Cost("1")],  # type: ignore[arg-type]  # on purpose
