@@ -6,16 +6,21 @@ once. What serves it (``serving/served.py``) stands in ``App.serving`` meanwhile
 
 from __future__ import annotations
 
+import atexit
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sepkit.errors import RegistrationError
 from sepkit.handlers import Fn, ObserverSpec, check_name, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
+from sepkit.terminal import is_terminal
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -56,6 +61,8 @@ class App(Router):
         self.tasks = Tasks(self)
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
+        if sys._getframe(1).f_globals.get("__name__") == "__main__":
+            _remember(self)
 
     _is_app = True
 
@@ -90,6 +97,51 @@ class App(Router):
     def _registered(self, changes: Sequence[Change]) -> None:
         for served in list(self.serving):
             served.registered(changes)
+
+
+def ways_to_try(app: App, target: str) -> list[str]:
+    """What to type in a shell to try an app, which is at ``target``; one a line."""
+    ways = [f"inspect {target}"]
+    for tool in list(app.tools.values())[:1]:
+        needed = "".join(f" {name}=…" for name in tool.parameters.get("required", ()))
+        ways.append(f"call {target} {tool.name}{needed}")
+    for command in list(app.commands)[:1]:
+        ways.append(f"command {target} {command}")
+    for hook in list(app.hooks)[:1]:
+        ways.append(f"hook {target} {hook}")
+    return [f"  {Path(sys.executable).name} -m sepkit {way}" for way in ways]
+
+
+_made_by_a_script: list[App] = []
+
+
+def _remember(app: App) -> None:
+    if not _made_by_a_script:
+        atexit.register(_explain_script)
+    _made_by_a_script.append(app)
+
+
+def _explain_script() -> None:
+    """Tell a person at a terminal who has typed ``python app.py``, and sees nothing happen, what to type instead.
+
+    Not where the script has served its app, or loaded extensions, or has failed.
+    """
+    used = {"sepkit.serving.served", "sepkit.host", "sepkit.cli"} & sys.modules.keys()
+    main, app = sys.modules.get("__main__"), _made_by_a_script[0]
+    file = getattr(main, "__file__", None)
+    if used or file is None or hasattr(sys, "last_type") or sys.flags.interactive or not is_terminal(sys.stderr):
+        return
+    name = next((name for name, value in vars(main).items() if value is app), "app")
+    spec = getattr(main, "__spec__", None)
+    target = f"{os.path.relpath(file) if spec is None else spec.name}:{name}"
+    python = Path(sys.executable).name
+    lines = [
+        f"sepkit: {app.name} is an extension: it waits for no one by itself. A host starts it, with\n"
+        f"  {python} -m sepkit run {target}\n"
+        "To try it without a host, type one of these:",
+        *ways_to_try(app, target),
+    ]
+    sys.stderr.write("\n".join(lines) + "\n")
 
 
 class Serving(Protocol):

@@ -132,7 +132,7 @@ class Lives:
         life = self.current
         if life is None or self.state != "ready":
             why = f": {self._last_error}" if self._last_error is not None and self.state != "stopped" else ""
-            raise ExtensionUnavailable(f"{self.name} is {self.state}{why}")
+            raise ExtensionUnavailable(f"{self.name} is {self.state}{why}") from self._last_error
         return life
 
     @property

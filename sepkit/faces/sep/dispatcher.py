@@ -23,7 +23,7 @@ from sepkit.faces.sep.registrations import introduction, registry_update, wants_
 from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.peer import Peer, RequestHandler, unknown_method
-from sepkit.router import Change
+from sepkit.router import Change, closest
 from sepkit.serving.observers import Observers
 from sepkit.serving.served import GRACE, Served
 from sepkit.transports.base import Transport
@@ -279,7 +279,7 @@ class Dispatcher:
         starting.set_result(None)
         if self._on_ready is not None:  # no code of the author's runs between this and the answer
             self._on_ready(self._link)
-        loop.call_soon(self._answered, wants_tasks(handshake))
+        loop.call_soon(self._answered, handshake)
         return answer
 
     def _handshake_failed(self, starting: asyncio.Future[None]) -> None:
@@ -288,10 +288,15 @@ class Dispatcher:
         starting.set_exception(InvalidRequest("the handshake failed"))
         starting.exception()  # mark it as seen: there may be no request that waits for it
 
-    def _answered(self, wants_tasks: bool) -> None:
+    def _answered(self, handshake: messages.InitializeParams) -> None:
         """The handshake has been answered: background tasks may be told of, and start."""
+        declared = self._served.app.flag_defaults
+        for flag in handshake.flags:
+            if flag not in declared:  # a host may send the flags of all its extensions
+                hint = closest(flag, declared, only_near=True)
+                _log.info("the host has set the flag %r, which the app does not declare%s", flag, hint)
         if not self._ending:
-            self._tasks.begin(wanted=wants_tasks)
+            self._tasks.begin(wanted=wants_tasks(handshake))
             self._served.autostart()
 
     def _registered(self, changes: Sequence[Change]) -> None:

@@ -1,0 +1,31 @@
+"""``sepkit event``: run an App in a process of its own, and tell it of an event."""
+
+from __future__ import annotations
+
+import click
+
+from sepkit.cli import ExitCode, output
+from sepkit.cli.arguments import gather
+from sepkit.cli.asking import Options, Session, Unknown, ask, verb
+
+
+@verb("event", click.argument("event"), click.argument("payload", nargs=-1, metavar="[NAME=VALUE]..."))
+def command(options: Options, event: str, payload: tuple[str, ...]) -> None:
+    """Tell MODULE:APP of EVENT, and wait until its handlers have handled it; at most 4 seconds, as at any shutdown.
+
+    The payload is written as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An
+    event has no answer. What its handlers print and log is shown on stderr.
+    """
+
+    async def question(session: Session) -> None:
+        registered = session.registered.subscriptions
+        if event not in registered:
+            raise Unknown(options, "handler of event", event, registered)
+        session.host.dispatch_event(event, gather(payload))
+
+    def show(answer: None) -> ExitCode:
+        if options.as_json:
+            output.write_json({})
+        return ExitCode.OK
+
+    ask(options, question, show)
