@@ -7,6 +7,7 @@ once. What serves it (``serving/served.py``) stands in ``App.serving`` meanwhile
 from __future__ import annotations
 
 import atexit
+import functools
 import inspect
 import os
 import sys
@@ -61,8 +62,9 @@ class App(Router):
         self.tasks = Tasks(self)
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
-        if sys._getframe(1).f_globals.get("__name__") == "__main__":
-            _remember(self)
+        made_in = sys._getframe(1).f_globals
+        if made_in.get("__name__") == "__main__" and "__file__" in made_in:
+            _at_exit_of(made_in["__file__"]).append(self)
 
     _is_app = True
 
@@ -112,32 +114,30 @@ def ways_to_try(app: App, target: str) -> list[str]:
     return [f"  {Path(sys.executable).name} -m sepkit {way}" for way in ways]
 
 
-_made_by_a_script: list[App] = []
+@functools.cache
+def _at_exit_of(file: str) -> list[App]:
+    """The apps that the script at ``file`` makes."""
+    apps: list[App] = []
+    atexit.register(_explain_script, apps, file)  # Python forgets the name of the file before that
+    return apps
 
 
-def _remember(app: App) -> None:
-    if not _made_by_a_script:
-        atexit.register(_explain_script)
-    _made_by_a_script.append(app)
-
-
-def _explain_script() -> None:
+def _explain_script(apps: list[App], file: str) -> None:
     """Tell a person at a terminal who has typed ``python app.py``, and sees nothing happen, what to type instead.
 
     Not where the script has served its app, or loaded extensions, or has failed.
     """
     used = {"sepkit.serving.served", "sepkit.host", "sepkit.cli"} & sys.modules.keys()
-    main, app = sys.modules.get("__main__"), _made_by_a_script[0]
-    file = getattr(main, "__file__", None)
-    if used or file is None or hasattr(sys, "last_type") or sys.flags.interactive or not is_terminal(sys.stderr):
+    if used or hasattr(sys, "last_type") or sys.flags.interactive or not is_terminal(sys.stderr):
         return
+    main, app = sys.modules.get("__main__"), apps[0]
     name = next((name for name, value in vars(main).items() if value is app), "app")
     spec = getattr(main, "__spec__", None)
     target = f"{os.path.relpath(file) if spec is None else spec.name}:{name}"
     python = Path(sys.executable).name
     lines = [
-        f"sepkit: {app.name} is an extension: it waits for no one by itself. A host starts it, with\n"
-        f"  {python} -m sepkit run {target}\n"
+        f"sepkit: {app.name} is an extension, and waits for a host to start it with",
+        f"  {python} -m sepkit run {target}",
         "To try it without a host, type one of these:",
         *ways_to_try(app, target),
     ]

@@ -76,6 +76,7 @@ def _explain(app: App, target: str) -> None:
 
     output.tell(
         f"sepkit: {app.name} {app.version} waits for a host: SEP on stdin, one JSON message a line.\n"
-        'For a sign of life type {"jsonrpc": "2.0", "id": 1, "method": "ping"}; Ctrl+D ends it.\n'
+        "For a sign of life, type the next line here; Ctrl+D ends it:\n"
+        '  {"jsonrpc": "2.0", "id": 1, "method": "ping"}\n'
         "To try it without a host, type one of these in a shell:\n" + "\n".join(ways_to_try(app, target))
     )
