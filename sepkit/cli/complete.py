@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @verb("complete", click.argument("name"), click.argument("partial", default=""))
 def command(options: Options, name: str, partial: str) -> None:
-    """Print the ways to complete PARTIAL, what is typed after the slash command NAME of MODULE:APP, one a line."""
+    """Print how to complete a command of MODULE:APP.
+
+    PARTIAL is what is typed after the slash command NAME. There is one way a line, with its description.
+    """
     name = name.removeprefix("/")
 
     async def question(session: Session) -> list[Completion]:

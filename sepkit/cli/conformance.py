@@ -46,9 +46,9 @@ def command(
     as_json: bool,
     only_list: bool,
 ) -> None:
-    """Check the extension that COMMAND starts: write it after --, as in `conformance -- node extension.mjs`.
+    """Check an extension against the protocol.
 
-    It is started many times, and each of its tools is called, with arguments made from its schema. The exit code is 1
+    Write the COMMAND that starts it after --, as in `conformance -- node extension.mjs`. It is started many times, and each of its tools is called, with arguments made from its schema. The exit code is 1
     where a requirement is not met, 2 where COMMAND cannot be started.
     """
     from sepkit.conformance import requirements, run_conformance

@@ -11,9 +11,9 @@ from sepkit.cli.asking import Options, Session, Unknown, ask, verb
 
 @verb("event", click.argument("event"), click.argument("payload", nargs=-1, metavar="[NAME=VALUE]..."))
 def command(options: Options, event: str, payload: tuple[str, ...]) -> None:
-    """Tell MODULE:APP of EVENT, and wait until its handlers have handled it; at most 4 seconds, as at any shutdown.
+    """Tell MODULE:APP of EVENT.
 
-    The payload is written as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An
+    It has ended when the handlers have handled it, or after 4 seconds, as at any shutdown. The payload is written as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An
     event has no answer. What its handlers print and log is shown on stderr.
     """
 

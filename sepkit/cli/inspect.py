@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     help="Also run it for so long, and show how its background tasks are then.",
 )
 def command(target: str, as_json: bool, seconds: float | None) -> None:
-    """Show what MODULE:APP registers: tools, hooks in the order in which they run, events, commands and the rest."""
+    """Show what MODULE:APP registers.
+
+    That is its tools, its hooks in the order in which they run, its events, commands, tasks, flags and the rest.
+    """
     from sepkit.loader import load
     from sepkit.wire.writing import unstructure
 

@@ -17,8 +17,8 @@ _stdout: TextIO | None = None  # a private copy, once `keep_clean` has been call
 
 
 def make_tolerant() -> None:
-    """Have stdout and stderr take each character: what their encoding lacks is written as an escape."""
-    for stream in (sys.stdout, sys.stderr):
+    """Have stdout and stderr take each character, and stdin each byte: what an encoding lacks becomes an escape."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # None where it is closed, another class where a test has replaced it
             stream.reconfigure(errors="backslashreplace")
 
@@ -36,7 +36,7 @@ def keep_clean() -> TextIO | None:
     wire = claim_stdio()
     if wire.write_fd is not None:
         _stdout = open(wire.write_fd, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    return None if wire.read_fd is None else open(wire.read_fd, closefd=False, encoding="utf-8")
+    return None if wire.read_fd is None else open(wire.read_fd, encoding=encoding, errors="backslashreplace", closefd=False)
 
 
 def stdout() -> TextIO | None:

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 def command(
     target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
 ) -> None:
-    """Serve MODULE:APP, such as app:app or path/to/app.py:app, to the host at stdin and stdout."""
+    """Serve MODULE:APP to the host at stdin and stdout.
+
+    It is a module, or a file: app:app, path/to/app.py:app.
+    """
     if loop_kind == "uvloop" and find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; install it, or leave --loop at auto")
     wire = claim_stdio()  # before the author's code can write to it

@@ -25,7 +25,9 @@ SUFFIX = ".schema.json"
     help="Write all of them here, one file a method or family; made if it is missing.",
 )
 def command(method: str | None, out: Path | None) -> None:
-    """Print the JSON Schemas of METHOD, such as kv/get, or write those of all methods to a folder.
+    """Print the JSON Schemas of the protocol.
+
+    Give a METHOD, such as kv/get, or --out to write those of all methods to a folder.
 
     What a file holds besides can be had by the file's name, such as envelope. Without METHOD and --out: list the
     methods, with the file that each is in and the names of its schemas in the file's $defs.
