@@ -13,9 +13,10 @@ from sepkit.cli.asking import Options, Session, Unknown, ask, verb
 def command(options: Options, name: str, arguments: tuple[str, ...]) -> None:
     """Run the slash command NAME of MODULE:APP.
 
-    What it shows is printed. Hosts do not know the arguments of a command, and so a VALUE is text, which the command takes as it needs it.
-    NAME:=JSON is JSON, NAME=@FILE what a file holds, NAME.KEY=VALUE a part of an object, and @FILE a JSON file with all
-    arguments. The slash may be left out. The exit code is 1 where the command failed.
+    What it shows is printed. Hosts do not know the arguments of a command, and so a VALUE is text, which the
+    command takes as it needs it. NAME:=JSON is JSON, NAME=@FILE what a file holds, NAME.KEY=VALUE a part of an
+    object, and @FILE a JSON file with all arguments. The slash may be left out. The exit code is 1 where the
+    command failed.
     """
     name = name.removeprefix("/")
 

@@ -48,8 +48,9 @@ def command(
 ) -> None:
     """Check an extension against the protocol.
 
-    Write the COMMAND that starts it after --, as in `conformance -- node extension.mjs`. It is started many times, and each of its tools is called, with arguments made from its schema. The exit code is 1
-    where a requirement is not met, 2 where COMMAND cannot be started.
+    Write the COMMAND that starts it after --, as in `conformance -- node extension.mjs`. It is started many times,
+    and each of its tools is called, with arguments made from its schema. The exit code is 1 where a requirement is
+    not met, 2 where COMMAND cannot be started.
     """
     from sepkit.conformance import requirements, run_conformance
     from sepkit.errors import SepkitError

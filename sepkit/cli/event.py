@@ -13,8 +13,9 @@ from sepkit.cli.asking import Options, Session, Unknown, ask, verb
 def command(options: Options, event: str, payload: tuple[str, ...]) -> None:
     """Tell MODULE:APP of EVENT.
 
-    It has ended when the handlers have handled it, or after 4 seconds, as at any shutdown. The payload is written as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An
-    event has no answer. What its handlers print and log is shown on stderr.
+    It has ended when the handlers have handled it, or after 4 seconds, as at any shutdown. The payload is written
+    as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An event has no answer.
+    What its handlers print and log is shown on stderr.
     """
 
     async def question(session: Session) -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def command(options: Options, hook: str, input: tuple[str, ...]) -> None:  # noqa: A002  (the wire's word)
     """Ask HOOK of MODULE:APP, and print its outcome.
 
-    The outcome is continue, block or modify. The input is written as the arguments of `call` are: hook app:app tool_call tool=bash arguments.command="ls -l". An
-    input that was modified is printed as JSON. The exit code is 1 where the hook blocked, and where it failed.
+    The outcome is continue, block or modify. The input is written as the arguments of `call` are: hook app:app
+    tool_call tool=bash arguments.command="ls -l". An input that was modified is printed as JSON. The exit code is 1
+    where the hook blocked, and where it failed.
     """
 
     async def question(session: Session) -> Outcome:

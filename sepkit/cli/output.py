@@ -6,7 +6,7 @@ On a terminal, control characters of what an extension says are shown. In a pipe
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import click
 import orjson
@@ -34,9 +34,12 @@ def keep_clean() -> TextIO | None:
 
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     wire = claim_stdio()
-    if wire.write_fd is not None:
-        _stdout = open(wire.write_fd, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    return None if wire.read_fd is None else open(wire.read_fd, encoding=encoding, errors="backslashreplace", closefd=False)
+    _stdout = _opened(wire.write_fd, "w", encoding)
+    return _opened(wire.read_fd, "r", encoding)
+
+
+def _opened(fd: int | None, mode: Literal["r", "w"], encoding: str) -> TextIO | None:
+    return None if fd is None else open(fd, mode, encoding=encoding, errors="backslashreplace", closefd=False)
 
 
 def stdout() -> TextIO | None:

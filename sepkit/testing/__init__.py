@@ -55,8 +55,16 @@ _HOMES: Final = {
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
-    "sepkit.wire.messages": ("BlockOutcome", "ContinueOutcome", "ExecRunResult", "ModifyOutcome")
-    + ("UiRequest", "ConfirmRequest", "InputRequest", "SelectRequest"),
+    "sepkit.wire.messages": (
+        "BlockOutcome",
+        "ConfirmRequest",
+        "ContinueOutcome",
+        "ExecRunResult",
+        "InputRequest",
+        "ModifyOutcome",
+        "SelectRequest",
+        "UiRequest",
+    ),
 }
 
 
