@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Timer
 
@@ -19,7 +19,11 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def shown(
-    command: Sequence[str], folder: Path, columns: int = 80, typed: Sequence[tuple[str, bytes]] = (), **environ: str
+    command: Sequence[str],
+    folder: Path,
+    columns: int = 80,
+    typed: Sequence[tuple[str, bytes]] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> str:
     """What ``command`` shows, with its escapes.
 
@@ -39,7 +43,7 @@ def shown(
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**inherited, "TERM": "xterm-256color", **environ},
+        env={**inherited, "TERM": "xterm-256color", **(environ or {})},
         start_new_session=True,
     )
     os.close(theirs)

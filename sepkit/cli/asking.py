@@ -60,7 +60,9 @@ class Unknown(SepkitError):
         from sepkit.router import closest
 
         known = list(dict.fromkeys(known))
-        hint = closest(name, known, only_near=True) or f"; known: {', '.join(known) or 'none'}"
+        hint = closest(name, known)
+        if "did you mean" not in hint:
+            hint = f"; known: {', '.join(known) or 'none'}"  # in the order in which they are registered
         super().__init__(f"{options.target} has no {kind} {name!r}{hint}")
 
 

@@ -293,7 +293,7 @@ class Dispatcher:
         declared = self._served.app.flag_defaults
         for flag in handshake.flags:
             if flag not in declared:  # a host may send the flags of all its extensions
-                hint = closest(flag, declared, only_near=True)
+                hint = closest(flag, declared)
                 _log.info("the host has set the flag %r, which the app does not declare%s", flag, hint)
         if not self._ending:
             self._tasks.begin(wanted=wants_tasks(handshake))
