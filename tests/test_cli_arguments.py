@@ -67,6 +67,7 @@ REFERENCES = {
         (["sql==1", "n==1"], {"sql": "1", "n": "1"}),
         (["n=1", "half=1.5", "sure=true"], {"n": 1, "half": 1.5, "sure": True}),
         (["n=many"], {"n": "many"}),
+        (["n=18446744073709551617"], {"n": "18446744073709551617"}),
         (["either=1"], {"either": 1}),
         (["either=one"], {"either": "one"}),
         (["either==1"], {"either": "1"}),

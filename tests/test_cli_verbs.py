@@ -58,7 +58,9 @@ async def begun(payload: dict, ctx: EventContext) -> None:
 
 @app.on_bus("news")
 async def news(payload: dict) -> None:
-    print("news:", payload)
+    print("news:", payload, flush=True)
+    if "end" in payload:
+        os._exit(payload["end"])
 
 @app.command
 async def plan(state: str = "on", days: int = 1) -> str | None:
@@ -123,6 +125,12 @@ def test_an_event_is_handled_to_its_end(sepkit: Run) -> None:
     assert b"\na turn of main 1\n" in done.stderr
     done = sepkit("event", "app:app", "bus/event", "from=me", "topic=news", "payload.n=1")
     assert b"\nnews: {'n': 1}\n" in done.stderr
+    done = sepkit("event", "--json", "app:app", "turn_start")
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"errors": 1})
+    assert b"KeyError: 'agent_id'" in done.stderr
+    done = sepkit("event", "app:app", "bus/event", "topic=news", "payload.end=9")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"sepkit: app:app ended badly (exit code 9)\n")
     done = sepkit("event", "app:app", "turn_end")
     assert done.returncode == 1
     assert b"has no handler of event 'turn_end'; known: turn_start, bus/event" in done.stderr
@@ -155,7 +163,8 @@ def test_a_call_knows_the_schema_and_sets_flags(sepkit: Run) -> None:
     done = sepkit("call", "--quiet", "app:app", "query", *words, "--flag", "loud=true", "--flag", "lout=1")
     made = {"sql": "1", "point": {"x": 2, "label": "3"}, "tags": ["4", "5"], "loud": True}
     assert json.loads(done.stdout) == made
-    done = sepkit("call", "app:app", "query", "sql=1", "--flag", "lout=1")
+    done = sepkit("call", "app:app", "query", "sql=1", "--flag", "lout=1", "--flag", "a.b=1")
+    assert b"the host has set the flag 'a.b', which the app does not declare; known: loud" in done.stderr
     assert b"the host has set the flag 'lout', which the app does not declare; did you mean 'loud'?" in done.stderr
 
 

@@ -232,9 +232,11 @@ def _word(value: object) -> str:
 
 def _loosely(text: str) -> Any:
     try:
-        return orjson.loads(text)
+        made = orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
+    # An integer past 64 bits would be rounded; a tool can read its text.
+    return text if isinstance(made, float) and text.strip().removeprefix("-").isdecimal() else made
 
 
 def _json(word: str, text: bytes) -> Any:

@@ -71,7 +71,9 @@ def verb(name: str, *arguments: Callable[[Any], Any]) -> Callable[[Callable[...,
 
     def made(function: Callable[..., None]) -> click.Command:
         def run(target: str, as_json: bool, timeout: float, quiet: bool, flags: tuple[str, ...], **own: Any) -> None:
-            function(Options(target, as_json, timeout, quiet, gather(flags)), **own)
+            names = {flag.partition("=")[0].removesuffix(":") for flag in flags}  # with their dots
+            values = gather(flags, {"properties": {name: {} for name in names}})
+            function(Options(target, as_json, timeout, quiet, values), **own)
 
         run.__doc__ = function.__doc__
         decorators = [
@@ -109,7 +111,7 @@ async def _ask(
     options: Options, question: Callable[[Session], Awaitable[A]], show: Callable[[A], ExitCode]
 ) -> ExitCode:
     # What it needs of asyncio and attrs is imported when the arguments are right.
-    from sepkit.cli.hosting import hosting, tell_failure
+    from sepkit.cli.hosting import hosting, how_it_ended, tell_failure
     from sepkit.cli.tasks import lines
     from sepkit.host.console import Console
     from sepkit.terminal import columns_of
@@ -130,4 +132,8 @@ async def _ask(
     output.flush()
     if shown:
         output.tell("\n".join(["tasks:", *shown]))
+    for status in host.status():
+        if status.exit_code:  # after its answer, as in the handler of an event
+            output.complain(f"{options.target} ended badly ({how_it_ended(status.exit_code)})")
+            return ExitCode.FAILED
     return code

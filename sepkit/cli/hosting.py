@@ -61,6 +61,11 @@ async def hosting(
         yield host, manifest.name
 
 
+def how_it_ended(code: int) -> str:
+    """The exit code of a process in words."""
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+
 def tell_failure(target: str, error: SepkitError, *, quiet: bool) -> ExitCode:
     """Say on stderr why there is no answer.
 
@@ -74,7 +79,6 @@ def tell_failure(target: str, error: SepkitError, *, quiet: bool) -> ExitCode:
         output.tell(died.stderr.rstrip())
     # One that could not be loaded has said so, with what to do.
     if died.exit_code not in set(ExitCode) - {ExitCode.OK, ExitCode.FAILED, ExitCode.INTERRUPTED}:
-        code = died.exit_code
-        how = "" if code is None else f" (exit code {code})" if code >= 0 else f" (signal {-code})"
+        how = "" if died.exit_code is None else f" ({how_it_ended(died.exit_code)})"
         output.complain(f"{target} ended before it answered{how}" + ("" if quiet else "; see above"))
     return ExitCode.FAILED

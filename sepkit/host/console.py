@@ -35,6 +35,8 @@ class Console(Delegate):
     def __init__(self, *, stdin: TextIO | None = None, stderr: TextIO | None = None, quiet: bool = False) -> None:
         self._stdin = stdin or sys.stdin
         self._stderr = stderr or sys.stderr
+        self.errors = 0
+        """How many errors extensions have logged."""
         self._quiet = quiet
         self._asks = is_terminal(self._stdin)
         self._asking = asyncio.Lock()  # one question at a time, in the order in which they came
@@ -116,6 +118,7 @@ class Console(Delegate):
 
     def log(self, extension: str, record: messages.LogParams) -> None:
         """Show nothing: an extension writes its log to its stderr, too, together with its tracebacks."""
+        self.errors += record.level == "error"
 
     def stderr(self, extension: str, line: str) -> None:
         """Show a line of an extension's stderr."""
