@@ -210,6 +210,15 @@ def test_a_folder_may_have_any_name(sepkit: Run, tmp_path: Path) -> None:
     assert sepkit("call", b"\xff\xfe shop/app.py:app", "query", "sql=1", cwd=tmp_path).returncode == 0
 
 
+def test_a_folder_that_is_gone_is_said(folder: Path, tmp_path: Path) -> None:
+    """One line, whichever verb it is."""
+    (gone := tmp_path / "gone").mkdir()
+    command = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m sepkit inspect {folder}/app.py:app"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "sepkit: the current folder is not there any more; change to one that is\n"
+
+
 def test_arguments_that_are_not_utf8_are_a_wrong_command_line(sepkit: Run) -> None:
     """They could not be sent."""
     done = sepkit("call", "app:app", "query", b"sql=\xff")

@@ -62,6 +62,11 @@ class _Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            os.getcwd()
+        except OSError:
+            output.complain("the current folder is not there any more; change to one that is")
+            ctx.exit(ExitCode.USAGE)
+        try:
             done = super().invoke(ctx)
             output.flush()
         except BrokenPipeError:  # the reader has read enough: click ends without a word
