@@ -23,12 +23,6 @@ import orjson
 
 Schema = Mapping[str, Any]
 
-HELP: Final = (
-    "A VALUE is text where the schema takes a string, else JSON. NAME==TEXT is always text, NAME:=JSON always JSON, "
-    "NAME=@FILE what a file holds. NAME.KEY=VALUE fills a part of an object or an array, NAME=A NAME=B an array, "
-    "and @FILE is a JSON file with all of them."
-)
-
 _ANY: Final[Schema] = {}
 _REFERENCES: Final = 20  # that are followed in a row; more are a circle
 
