@@ -49,7 +49,7 @@ def shown(
     os.close(theirs)
     watchdog = Timer(PATIENCE, child.kill)
     watchdog.start()
-    left, text = list(typed), ""
+    left, received = list(typed), b""
     try:
         while True:
             try:
@@ -58,11 +58,11 @@ def shown(
                 break
             if not data:
                 break
-            text += data.decode("utf-8", "replace")
-            if left and left[0][0] in text:
+            received += data
+            if left and left[0][0].encode() in received:
                 os.write(ours, left.pop(0)[1])
         child.wait()
-        return text.replace("\r\n", "\n")
+        return received.decode("utf-8", "replace").replace("\r\n", "\n")
     finally:
         watchdog.cancel()
         child.kill()

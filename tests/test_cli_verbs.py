@@ -130,10 +130,20 @@ def test_an_event_is_handled_to_its_end(sepkit: Run) -> None:
     assert b"KeyError: 'agent_id'" in done.stderr
     done = sepkit("event", "app:app", "bus/event", "topic=news", "payload.end=9")
     assert done.returncode == 1
-    assert done.stderr.endswith(b"sepkit: app:app ended badly (exit code 9)\n")
+    assert done.stderr.endswith(b"sepkit: app:app ended before it answered (exit code 9); see above\n")
     done = sepkit("event", "app:app", "turn_end")
     assert done.returncode == 1
     assert b"has no handler of event 'turn_end'; known: turn_start, bus/event" in done.stderr
+
+
+def test_an_end_that_goes_wrong_is_said(sepkit: Run, tmp_path: Path) -> None:
+    """The answer is shown, and the exit code tells that the process ended badly after it."""
+    (tmp_path / "app.py").write_text(
+        "import atexit, os\nfrom sepkit import App\napp = App('x')\natexit.register(os._exit, 5)\n"
+        "@app.tool\nasync def work() -> str:\n    return 'done'\n"
+    )
+    done = sepkit("call", "app:app", "work", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"done\n", b"sepkit: app:app ended badly (exit code 5)\n")
 
 
 def test_a_command_is_run_with_what_was_typed(sepkit: Run) -> None:

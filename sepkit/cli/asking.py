@@ -98,17 +98,25 @@ def verb(name: str, *arguments: Callable[[Any], Any]) -> Callable[[Callable[...,
     return made
 
 
-def ask(options: Options, question: Callable[[Session], Awaitable[A]], show: Callable[[A], ExitCode]) -> NoReturn:
-    """Start the App, ask it, end it, show its answer, and exit."""
+def ask(
+    options: Options,
+    question: Callable[[Session], Awaitable[A]],
+    show: Callable[[A], ExitCode],
+    finish: Callable[[Session], Awaitable[object]] | None = None,
+) -> NoReturn:
+    """Start the App, ask it, end it (with ``finish`` first), show its answer, and exit."""
     try:
-        code = asyncio.run(_ask(options, question, show))
+        code = asyncio.run(_ask(options, question, show, finish))
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     sys.exit(code)
 
 
 async def _ask(
-    options: Options, question: Callable[[Session], Awaitable[A]], show: Callable[[A], ExitCode]
+    options: Options,
+    question: Callable[[Session], Awaitable[A]],
+    show: Callable[[A], ExitCode],
+    finish: Callable[[Session], Awaitable[object]] | None,
 ) -> ExitCode:
     # What it needs of asyncio and attrs is imported when the arguments are right.
     from sepkit.cli.hosting import hosting, how_it_ended, tell_failure
@@ -124,6 +132,8 @@ async def _ask(
             tasks = [] if options.quiet else session.registered.tasks
             width = columns_of(sys.stderr)
             shown = list(lines(tasks, await host.list_tasks(name), datetime.now(UTC), width)) if tasks else []
+            if finish is not None:
+                await finish(session)
     except SepkitError as error:
         return tell_failure(options.target, error, quiet=options.quiet)
     finally:

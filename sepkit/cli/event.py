@@ -9,6 +9,7 @@ import click
 from sepkit.cli import ExitCode, output
 from sepkit.cli.arguments import gather
 from sepkit.cli.asking import Options, Session, Unknown, ask, verb
+from sepkit.wire.methods import SHUTDOWN
 
 if TYPE_CHECKING:
     from sepkit.host.console import Console
@@ -30,9 +31,13 @@ def command(options: Options, event: str, payload: tuple[str, ...]) -> None:
         session.host.dispatch_event(event, gather(payload))
         return session.console
 
+    async def finish(session: Session) -> None:
+        # Not left to the host's end, which hears nothing any more: a handler that fails last is told of in the log.
+        await session.host.ask(session.name, SHUTDOWN, {}, timeout=options.timeout)
+
     def show(console: Console) -> ExitCode:
         if options.as_json:
             output.write_json({"errors": console.errors})
         return ExitCode.FAILED if console.errors else ExitCode.OK
 
-    ask(options, question, show)
+    ask(options, question, show, finish)

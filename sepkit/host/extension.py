@@ -93,11 +93,10 @@ class Extension:
     # -- what a life tells ---------------------------------------------------------------------------------------------
 
     def _told(self, life: Life, method: str, record: Any) -> None:
-        if method == methods.LOG and life in (self.lives.current, self.lives.leaving):
-            # At once: it may tell why the start fails. And to the end: a handler of an event may fail last.
-            inform(self._setting.delegate.log, self.name, record)
-        elif life is not self.lives.current:  # the last words of an earlier life
+        if life is not self.lives.current:  # the last words of an earlier life
             return
+        if method == methods.LOG:  # at once: it may tell why the start fails
+            inform(self._setting.delegate.log, self.name, record)
         elif self.lives.state == "starting":
             life.early.append((method, record))
         elif method == methods.REGISTRY_UPDATE:

@@ -268,6 +268,19 @@ class Host:
         """How each extension is, those that could not be loaded included."""
         return [extension.lives.status() for extension in self._extensions.values()]
 
+    async def ask(
+        self, extension: str, method: str, params: Mapping[str, Any], *, timeout: float | None = COMMAND_TIMEOUT
+    ) -> Any:
+        """Ask an extension by a method's name, for what this class has no method of its own.
+
+        Raises:
+            ExtensionUnavailable: It is not ready.
+            ExtensionDied: It died before it answered.
+            RequestTimeout: It took too long.
+            RpcError: It answered with an error.
+        """
+        return await self._extension(extension).lives.ask(method, dict(params), timeout)
+
     # -- tools and commands --------------------------------------------------------------------------------------------
 
     async def call_tool(

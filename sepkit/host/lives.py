@@ -100,8 +100,7 @@ class Lives:
         self._setting = setting
         self._lifecycle = lifecycle
         self._restarts = Restarts(setting.restart_delays, setting.healthy_after)
-        self.leaving: Life | None = None
-        """What was stopped, and whose end has not been waited for yet."""
+        self._leaving: Life | None = None  # what was stopped, and whose end has not been waited for yet
         self._latest: Life | None = None  # whether it is alive or not
         self._lock = asyncio.Lock()  # one start, stop or reload at a time
         self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
@@ -197,10 +196,10 @@ class Lives:
         life, self.current = self.current, None
         self._become(state)
         self._lifecycle.stopping()
-        self.leaving = life or self.leaving
-        if self.leaving is not None:
-            await self.leaving.stop(self._setting.shutdown_grace)
-            self.leaving = None
+        self._leaving = life or self._leaving
+        if self._leaving is not None:
+            await self._leaving.stop(self._setting.shutdown_grace)
+            self._leaving = None
         self._lifecycle.ended("the extension was stopped")
 
     async def _begin_or_fail(self) -> None:
