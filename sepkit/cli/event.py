@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def command(options: Options, event: str, payload: tuple[str, ...]) -> None:
     """Tell MODULE:APP of EVENT.
 
-    It has ended when the handlers have handled it, or after 4 seconds, as at any shutdown. The payload is written
-    as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An event has no answer.
-    What its handlers print, log and raise is shown on stderr; the exit code is 1 where one fails or logs an error.
+    It has ended when the handlers have ended, which are cancelled after 4 seconds, as at any shutdown. The payload
+    is written as the arguments of `call` are: event app:app bus/event topic=news payload.text=hello. An event has
+    no answer. What its handlers print, log and raise is shown on stderr; the exit code is 1 where one fails or logs
+    an error.
     """
 
     async def question(session: Session) -> Console:

@@ -193,7 +193,10 @@ class Dispatcher:
         if not idle:
             _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
             self._peer.cancel_all(except_for=asking)
-        for task in observing:
+        if left := [task for task in observing if not task.done()]:
+            names = ", ".join(task.get_name() for task in left)
+            _log.warning("still handling events at the end of the grace, cancelled: %s", names)
+        for task in left:
             task.cancel()
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
