@@ -53,7 +53,12 @@ def _document(method: str) -> dict[str, Any]:
 
     file = next((one.file for one in method_schemas() if one.method == method), method.removesuffix(SUFFIX))
     if file not in documents():
-        raise click.UsageError(f"there is no method {method!r}; `sepkit spec` lists those that there are")
+        from sepkit.router import closest
+
+        near = closest(method, [one.method for one in method_schemas()], only_near=True)
+        raise click.UsageError(
+            f"there is no method {method!r}" + (near or "; `sepkit spec` lists those that there are")
+        )
     return document(file)
 
 

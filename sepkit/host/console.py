@@ -21,6 +21,7 @@ from sepkit.wire.methods import UiKind
 _SHOWN: Final[tuple[UiKind, ...]] = ("notify", "set_status", "set_widget", "set_title")
 _ASKED: Final[tuple[UiKind, ...]] = ("select", "confirm", "input")
 _BAR: Final = 20
+_PERCENT: Final = 7  # "100%", and what stands between the three parts of a line of progress
 
 
 class Console(Delegate):
@@ -208,6 +209,7 @@ class _Drawing:
     def progress(self, update: messages.ToolUpdateParams) -> None:
         """The bar of a call."""
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.text import Text
 
         if self._bars is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(_BAR), TaskProgressColumn())
@@ -219,7 +221,9 @@ class _Drawing:
         if update.progress is not None:
             changes = {"completed": update.progress, "total": 1.0}
         if update.message is not None:
-            changes["description"] = one_line(update.message)
+            message = Text(one_line(update.message))
+            message.truncate(max(1, self._screen.width - _BAR - _PERCENT), overflow="ellipsis")  # the bar has its place
+            changes["description"] = message.plain
         self._bars.update(self._of[update.call_id], refresh=True, **changes)
 
     def pause(self) -> None:

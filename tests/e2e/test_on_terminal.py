@@ -30,6 +30,7 @@ async def query(sql: str, limit: int = 10, order: Literal["newest", "oldest"] = 
 @app.tool
 async def evil(ctx: ToolContext) -> str:
     """Evil."""
+    ctx.update("a message that is longer than the terminal " * 6, progress=0.25)
     ctx.update("progress \\x1b[41m\\x9b5A\\rover", progress=0.5)
     await ctx.ui.notify("first\\nother: second \\x1b[42m :bug:")
     await ctx.ui.set_status("status \\x1b]0;title\\x07")
@@ -98,6 +99,7 @@ def test_nothing_that_an_extension_says_is_obeyed(folder: Path) -> None:
         assert obeyed not in text
     assert r"\u202etxet" in text
     assert "app: info: first\n  other: second" in text, "a second line does not look like another extension's"
+    assert re.search(r"a message that is longer[^\n]*… [^\n]* 25%", without_escapes(text)), "the bar keeps its place"
     assert ":bug:" in text, "nor is it a name of an emoji"
     assert "http://elsewhere.example/" in text, "a link shows where it leads"
     failed = sepkit(folder, "call", "app:app", "fail")
