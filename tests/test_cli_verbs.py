@@ -271,6 +271,7 @@ def test_a_death_is_shown_once(sepkit: Run, tmp_path: Path) -> None:
         (["hooks"], "did you mean 'hook'?"),
         (["zzz"], "No such command 'zzz'; known: call, command"),
         (["call", "app:app", "qury"], "app:app has no tool 'qury'; did you mean 'query'?"),
+        (["call", "app:app"], "Missing argument 'TOOL'. `python -m sepkit inspect app:app` shows what there is."),
         (["spec", "kv/gett"], "there is no method 'kv/gett'; did you mean 'kv/get'?"),
         (["run", "app.py"], "'app.py' names no app; write module:attribute or file.py:attribute, such as app.py:app"),
         (["run", "app"], "such as app:app"),

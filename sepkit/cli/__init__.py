@@ -69,6 +69,11 @@ class _Verbs(click.Group):
         try:
             done = super().invoke(ctx)
             output.flush()
+        except click.MissingParameter as error:
+            if error.ctx is not None and (target := error.ctx.params.get("target")):
+                hint = f"`{ctx.info_name} inspect {target}` shows what there is."
+                raise click.MissingParameter(hint, error.ctx, error.param) from None
+            raise
         except BrokenPipeError:  # the reader has read enough: click ends without a word
             raise
         except OSError as error:
