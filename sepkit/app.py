@@ -6,16 +6,22 @@ once. What serves it (``serving/served.py``) stands in ``App.serving`` meanwhile
 
 from __future__ import annotations
 
+import atexit
+import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sepkit.errors import RegistrationError
 from sepkit.handlers import Fn, ObserverSpec, check_name, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
+from sepkit.terminal import is_terminal
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -56,6 +62,9 @@ class App(Router):
         self.tasks = Tasks(self)
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
+        made_in = sys._getframe(1).f_globals
+        if made_in.get("__name__") == "__main__" and "__file__" in made_in:
+            _at_exit_of(made_in["__file__"]).append(self)
 
     _is_app = True
 
@@ -90,6 +99,49 @@ class App(Router):
     def _registered(self, changes: Sequence[Change]) -> None:
         for served in list(self.serving):
             served.registered(changes)
+
+
+def ways_to_try(app: App, target: str) -> list[str]:
+    """What to type in a shell to try an app, which is at ``target``; one a line."""
+    ways = [f"inspect {target}"]
+    for tool in list(app.tools.values())[:1]:
+        needed = "".join(f" {name}=…" for name in tool.parameters.get("required", ()))
+        ways.append(f"call {target} {tool.name}{needed}")
+    for command in list(app.commands)[:1]:
+        ways.append(f"command {target} {command}")
+    for hook in list(app.hooks)[:1]:
+        ways.append(f"hook {target} {hook}")
+    return [f"  {Path(sys.executable).name} -m sepkit {way}" for way in ways]
+
+
+@functools.cache
+def _at_exit_of(file: str) -> list[App]:
+    """The apps that the script at ``file`` makes."""
+    apps: list[App] = []
+    atexit.register(_explain_script, apps, file)  # Python forgets the name of the file before that
+    return apps
+
+
+def _explain_script(apps: list[App], file: str) -> None:
+    """Tell a person at a terminal who has typed ``python app.py``, and sees nothing happen, what to type instead.
+
+    Not where the script has served its app, or loaded extensions, or has failed.
+    """
+    used = {"sepkit.serving.served", "sepkit.host", "sepkit.cli"} & sys.modules.keys()
+    if used or hasattr(sys, "last_type") or sys.flags.interactive or not is_terminal(sys.stderr):
+        return
+    main, app = sys.modules.get("__main__"), apps[0]
+    name = next((name for name, value in vars(main).items() if value is app), "app")
+    spec = getattr(main, "__spec__", None)
+    target = f"{os.path.relpath(file) if spec is None else spec.name}:{name}"
+    python = Path(sys.executable).name
+    lines = [
+        f"sepkit: {app.name} is an extension, and waits for a host to start it with",
+        f"  {python} -m sepkit run {target}",
+        "To try it without a host, type one of these:",
+        *ways_to_try(app, target),
+    ]
+    sys.stderr.write("\n".join(lines) + "\n")
 
 
 class Serving(Protocol):

@@ -22,6 +22,7 @@ All of them share one root, carry fields beside their text, and know nothing of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, ClassVar, Final
@@ -262,3 +263,13 @@ _BY_CODE: dict[int, type[RpcError]] = {int(cls.default_code): cls for cls in Rpc
 def sayable(text: str) -> str:
     """``text`` as it can be sent: what says that something failed must not fail over a file name that is no UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def sayable_path(path: str | os.PathLike[str]) -> str:
+    """A path as it can be sent: bytes of it that are not UTF-8 become U+FFFD, as in other languages."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+    return text

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from sepkit.contexts import contexts
 from sepkit.errors import RegistrationError
-from sepkit.schema import HintError, inspect_signature, resolve_hints, settle_class_hints
+from sepkit.schema import HintError, inspect_signature, is_context_name, resolve_hints, settle_class_hints
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import can_structure, structure
@@ -294,8 +294,10 @@ def _one_value(fn: Fn, what: str, context: type[contexts.Context], takes: str) -
         if parameter.name not in hints:
             if parameter.default is not parameter.empty:
                 continue  # bound by the author (`lambda x=x: …`); left alone
+            if is_context_name(parameter.name) and found_context is None:
+                raise RegistrationError(f"{at} has no annotation; write `{parameter.name}: {context.__name__}`")
             raise RegistrationError(f"{at} has no annotation; annotate it with {takes}, or with {context.__name__}")
-        hint = hints[parameter.name]
+        hint = get_origin(hints[parameter.name]) or hints[parameter.name]  # `EventContext[State]` is an EventContext
         if isinstance(hint, type) and issubclass(hint, contexts.Context):
             if not issubclass(context, hint):
                 raise RegistrationError(f"{at} is a {hint.__name__}, which is not given here; write {context.__name__}")

@@ -34,16 +34,49 @@ def load(target: str) -> App:
     """
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
+        example = f"{target.rstrip(':')}:app" if _is_place(target.rstrip(":")) else "app:app"
         raise LoadError(
-            "usage", f"{target!r} names no app; write module:attribute or file.py:attribute, such as app:app"
+            "usage", f"{target!r} names no app; write module:attribute or file.py:attribute, such as {example}"
         )
     if not all(part.isidentifier() for part in attribute.split(".")):
         raise LoadError(
             "usage", f"{attribute!r} in {target!r} is no Python name; write module:attribute, such as app:app"
         )
     is_file = "/" in place or "\\" in place or place.endswith(".py") or Path(place).is_file()
-    module = _load_file(Path(place)) if is_file else _load_module(place, target)
+    try:
+        module = _load_file(Path(place)) if is_file else _load_module(place, target)
+    except LoadError as error:
+        file = Path(place) if is_file else Path(f"{place.replace('.', '/')}.py")
+        if instead := _package_hint(error.__cause__, file, attribute):
+            raise LoadError(error.kind, f"{error}; {instead}") from error.__cause__
+        raise
     return _find(module, place, attribute)
+
+
+def _is_place(text: str) -> bool:
+    """Whether a module or a file of this name is here."""
+    return Path(text).is_file() or Path(f"{text.replace('.', '/')}.py").is_file()
+
+
+def _package_hint(cause: BaseException | None, file: Path, attribute: str) -> str:
+    """What to write for a module that belongs to a package and was loaded without it; nothing where it was not that."""
+    if not isinstance(cause, ImportError) or not file.is_file():
+        return ""
+    file = file.resolve()
+    alone = isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] == file.parent.name
+    if not alone and "relative import" not in str(cause):
+        return ""
+    root = file.parent.parent
+    while (root / "__init__.py").is_file() and root != root.parent:
+        root = root.parent
+    here = Path.cwd()
+    if here in root.parents and not (here / "__init__.py").is_file():  # a folder need not have one to be a package
+        root = here
+    parts = file.relative_to(root).with_suffix("").parts
+    if not all(part.isidentifier() for part in parts):
+        return ""
+    write = f"write {'.'.join(parts)}:{attribute}"
+    return write if root == here else f"start sepkit in {root}, and {write}"
 
 
 def _load_file(path: Path) -> ModuleType:

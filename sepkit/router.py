@@ -72,6 +72,7 @@ class Router:
         self.oauth_refreshes: dict[str, ObserverSpec] = {}
         self.task_specs: dict[str, TaskSpec] = {}
         self.flag_defaults: dict[str, Any] = {}
+        self.flag_descriptions: dict[str, str] = {}
         self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
         self.renderers: dict[str, messages.MessageRendererRegistration] = {}
         self._included: list[Router] = []
@@ -413,9 +414,28 @@ class Router:
 
         return register if fn is None else register(fn)
 
-    def flag(self, name: str, default: object = None) -> None:
-        """Declare a flag; the host's value for it is in ``app.flags[name]`` once the handshake is done."""
-        self._put(self.flag_defaults, "flag", check_name("flag", name), default)
+    def flag(self, name: str, default: object = None, *, description: str = "") -> None:
+        """Declare a flag: the host's value for it is in ``ctx.flags[name]``, or ``default`` where it has none.
+
+        Args:
+            name: The flag's name.
+            default: Its value where the host says nothing, as JSON.
+            description: What people are told, by ``sepkit inspect``; the wire has no place for it.
+
+        Raises:
+            RegistrationError: The name is taken, or ``default`` has no form in JSON.
+        """
+        flag = check_name("flag", name)
+        try:
+            to_json(default, "$")
+        except EncodeError as error:
+            raise RegistrationError(f"flag {flag!r}: the default cannot be written as JSON: {error}") from None
+        said: object = description
+        if not isinstance(said, str):
+            raise RegistrationError(f"flag {flag!r}: the description is a text, not {said!r}")
+        self._put(self.flag_defaults, "flag", flag, default)
+        if description:
+            self.flag_descriptions[flag] = description
 
     def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
         """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders.
@@ -464,6 +484,7 @@ class Router:
         for kind, name in added:
             self._check_open(kind, name)
         self._included.append(router)
+        self.flag_descriptions.update(router.flag_descriptions)
         for _, mine, theirs in tables:
             mine.update(theirs)
         for table, others in ((self.hooks, router.hooks), (self.events, router.events)):

@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import attrs
 import pytest
@@ -38,6 +39,7 @@ from sepkit import (
 )
 from sepkit.errors import RegistrationError
 from sepkit.faces.sep.registrations import registrations
+from sepkit.testing import TestHost
 from sepkit.wire.writing import unstructure
 from tests.checked_host import CheckedHost
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
@@ -362,6 +364,34 @@ def _flag_with_a_strange_name(app: Any) -> None:
     app.flag("be verbose")
 
 
+def _flag_without_a_form_in_json(app: Any) -> None:
+    app.flag("loud", default={1: object()})
+
+
+def _flag_with_a_description_of_another_kind(app: Any) -> None:
+    app.flag("loud", description=5)
+
+
+def _tool_with_a_bare_ctx(app: Any) -> None:
+    @app.tool
+    async def work(x: int, ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def _tool_with_a_schema_and_a_bare_ctx(app: Any) -> None:
+    @app.tool(parameters={"type": "object"})
+    async def work(run_context) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def _event_with_a_bare_ctx(app: Any) -> None:
+    @app.on("turn_start")
+    async def work(payload: dict[str, Any], ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def _task_with_a_bare_ctx(app: Any) -> None:
+    @app.task
+    async def work(ctx) -> None: ...  # type: ignore[no-untyped-def]
+
+
 def _flag_on_a_function(app: Any) -> None:
     app.flag(5)
 
@@ -499,6 +529,18 @@ MISTAKES: dict[Callable[[Any], None], str] = {
     ),
     _flag_with_a_strange_name: ("flag name 'be verbose': letters, digits, '-', '_' and '.' only; write 'be-verbose'"),
     _flag_on_a_function: "flag name 5: a name is a string",
+    _flag_without_a_form_in_json: (
+        "flag 'loud': the default cannot be written as JSON: $['1']: a value of type object has no form in JSON"
+    ),
+    _flag_with_a_description_of_another_kind: "flag 'loud': the description is a text, not 5",
+    _tool_with_a_bare_ctx: "tool 'work' (here): parameter 'ctx' has no annotation; write `ctx: ToolContext`",
+    _tool_with_a_schema_and_a_bare_ctx: (
+        "tool 'work' (here): parameter 'run_context' has no annotation; write `run_context: ToolContext`"
+    ),
+    _event_with_a_bare_ctx: (
+        "handler of event 'turn_start' (here): parameter 'ctx' has no annotation; write `ctx: EventContext`"
+    ),
+    _task_with_a_bare_ctx: "task 'work' (here): parameter 'ctx' has no annotation; write `ctx: TaskContext`",
     _shortcut_to_nothing: "shortcut 'ctrl+r': there is no command 'reprot'; did you mean 'report'?",
     _shortcut_without_a_key: 'app.shortcut: say which chord it is, as in app.shortcut("ctrl+p")',
     _renderer_of_no_block: (
@@ -659,11 +701,12 @@ def test_a_name_of_a_router_that_is_taken_is_an_error(name: str) -> None:
 def test_flags_shortcuts_and_renderers_of_a_router_are_taken_over() -> None:
     """``app.include(router)`` takes over flags, shortcuts and renderers."""
     app, router = App("t"), Router()
-    router.flag("verbose", default=3)
+    router.flag("verbose", default=3, description="Say more.")
     router.shortcut("ctrl+p", "x")
     router.renderer("tag", render.markdown("x"))
     app.include(router)
     assert app.flag_defaults == {"verbose": 3}
+    assert app.flag_descriptions == {"verbose": "Say more."}
     assert list(app.shortcuts) == ["ctrl+p"]
     assert list(app.renderers) == ["tag"]
 
@@ -835,3 +878,52 @@ def test_what_sepkit_exports_is_sorted_and_there() -> None:
     ToolError Block Patch Completion ToolCall ToolOutcome UserBash SystemPrompt Messages Model RestartPolicy TaskHealth
     render RpcError"""
     assert set(promised.split()) <= set(sepkit.__all__)
+
+
+@on_each_loop
+async def test_a_context_may_say_what_the_state_is() -> None:
+    """``ToolContext[State]`` is a ToolContext for every kind of handler, with or without None."""
+
+    class State:
+        seen: ClassVar[list[str]] = []
+
+    @asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[State]:
+        yield State()
+
+    app = App("t", lifespan=lifespan)
+
+    @app.tool
+    async def work(ctx: ToolContext[State]) -> None:
+        ctx.state.seen.append(ctx.call_id)
+
+    @app.tool
+    async def maybe(ctx: ToolContext[State] | None = None) -> None:
+        assert ctx is not None
+        ctx.state.seen.append("maybe")
+
+    @app.hook("input")
+    async def hook(value: dict[str, Any], ctx: HookContext[State]) -> None:
+        ctx.state.seen.append(ctx.hook)
+
+    @app.on("turn_start")
+    async def event(ctx: EventContext[State], payload: dict[str, Any]) -> None:
+        ctx.state.seen.append(ctx.name)
+
+    @app.command
+    async def command(ctx: CommandContext[State]) -> None:
+        ctx.state.seen.append("command")
+
+    @app.task
+    async def task(ctx: TaskContext[State]) -> None:
+        ctx.state.seen.append(ctx.task_id)
+        await ctx.wait_stop()
+
+    async with TestHost(app) as host:
+        await host.call_tool("work")
+        await host.call_tool("maybe")
+        await host.call_hook("input", {"text": "x"})
+        await host.send_event("turn_start", {})
+        await host.run_command("command")
+        await host.until(lambda: "task" in State.seen)
+    assert sorted(State.seen) == ["call-1", "command", "input", "maybe", "task", "turn_start"]

@@ -7,13 +7,19 @@ stands for anything within a line, and a line of its own for any lines. Other la
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
+import attrs
 import pytest
+
+from sepkit import errors
+from sepkit.wire import messages, methods
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,6 +74,47 @@ def test_each_snippet_runs_and_prints_what_is_shown(page: Path, tmp_path: Path) 
     tested = "-m pytest" in ran  # takes all of them
     for path in tmp_path.glob("*.py"):
         assert path.stem in ran or tested, f"{path.name} of {page.name} is never run"
+
+
+@pytest.mark.timeout(120)
+def test_the_snippets_pass_mypy_strict(tmp_path: Path) -> None:
+    """What is shown can be copied into a project that is checked by mypy --strict."""
+    for page in PAGES:
+        package = page.stem.lower()  # all pages in one run, each in a package of its own: their names are the same
+        files = {name: text for _, text in blocks(page) if (name := file_name(text)) and name.endswith(".py")}
+        modules = "|".join(name.removesuffix(".py") for name in files)
+        for name, text in files.items():
+            (tmp_path / package).mkdir(exist_ok=True)
+            moved = re.sub(rf"^from ({modules}) import", rf"from {package}.\1 import", text, flags=re.MULTILINE)
+            (tmp_path / package / name).write_text(moved, encoding="utf-8")
+    assert len(list(tmp_path.glob("*/*.py"))) > 20
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "--namespace-packages"]
+    done = subprocess.run(
+        [*command, "--explicit-package-bases", "--cache-dir", ROOT / ".mypy_cache" / "docs", "."],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_the_reference_names_each_hook_event_exception_and_field() -> None:
+    """The page is complete, and says of each hook what its input holds."""
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for name in (*methods.HOOKS, *methods.EVENTS):
+        assert f"`{name}`" in text, name
+    for hook, record in messages.HOOK_INPUTS.items():
+        (row,) = re.findall(rf"^\| `{hook}` \|.*$", text, re.MULTILINE)
+        fields = ", ".join(f"`{field.name}`" for field in attrs.fields(cast("Any", record)))
+        assert f"| `{record.__name__}` | {fields} |" in row
+    known = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.SepkitError)]
+    for error in known:
+        assert f"`{error.__name__}`" in text, error
+        if issubclass(error, errors.RpcError) and error is not errors.RpcError:
+            assert f"| `{error.__name__}` | {error.default_code} |" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import sys
 from enum import IntEnum
 from typing import Any, Final
 
 import click
 
 from sepkit import __version__
+from sepkit.cli import output
 from sepkit.errors import LoadError
 
 
@@ -42,29 +42,46 @@ _BY_KIND: Final = {
     "registration": ExitCode.BAD_REGISTRATION,
 }
 
-_VERBS: Final = ("run", "call", "inspect", "spec", "conformance")
+_VERBS: Final = ("run", "inspect", "call", "hook", "event", "command", "complete", "spec", "conformance")
 
 
 class _Verbs(click.Group):
+    def main(self, *args: Any, **extra: Any) -> Any:
+        output.make_tolerant()
+        return super().main(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
-            return None
+            from sepkit.router import closest
+
+            ctx.fail(f"No such command {cmd_name!r}{closest(cmd_name, _VERBS)}")
         command: click.Command = importlib.import_module(f"sepkit.cli.{cmd_name}").command
         return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            os.getcwd()
+        except OSError:
+            output.complain("the current folder is not there any more; change to one that is")
+            ctx.exit(ExitCode.USAGE)
+        try:
             done = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read has read enough: click ends without a word
+            output.flush()
+        except click.MissingParameter as error:
+            if error.ctx is not None and (target := error.ctx.params.get("target")):
+                hint = f"`{ctx.info_name} inspect {target}` shows what there is."
+                raise click.MissingParameter(hint, error.ctx, error.param) from None
+            raise
+        except BrokenPipeError:  # the reader has read enough: click ends without a word
             raise
         except OSError as error:
-            click.echo(f"sepkit: the output cannot be written: {error.strerror or error}", err=True)
+            output.complain(f"the output cannot be written: {error.strerror or error}")
             # What is still in the buffer would fail a second time when the interpreter exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if (stream := output.stdout()) is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             ctx.exit(ExitCode.FAILED)
         return done
 
@@ -93,6 +110,6 @@ def fail_to_load(error: LoadError) -> ExitCode:
     if error.kind == "import" and error.__cause__ is not None:
         from sepkit.loader import user_traceback
 
-        click.echo(user_traceback(error.__cause__), err=True, nl=False)
-    click.echo(f"sepkit: {error}", err=True)
+        output.tell(user_traceback(error.__cause__).rstrip("\n"))
+    output.complain(str(error))
     return _BY_KIND[error.kind]

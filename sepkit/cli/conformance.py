@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import orjson
 
-from sepkit.cli import ExitCode
+from sepkit.cli import ExitCode, output
+from sepkit.terminal import Style, columns_of, has_colour, painted, visible, wrapped
 
 
 @click.command("conformance", context_settings={"allow_interspersed_args": False})
@@ -44,10 +46,11 @@ def command(
     as_json: bool,
     only_list: bool,
 ) -> None:
-    """Check the extension that COMMAND starts: write it after --, as in `conformance -- node extension.mjs`.
+    """Check an extension against the protocol.
 
-    It is started many times, and each of its tools is called, with arguments made from its schema. The exit code is 1
-    where a requirement is not met, 2 where COMMAND cannot be started.
+    Write the COMMAND that starts it after --, as in `conformance -- node extension.mjs`. It is started many times,
+    and each of its tools is called, with arguments made from its schema. The exit code is 1 where a requirement is
+    not met, 2 where COMMAND cannot be started.
     """
     from sepkit.conformance import requirements, run_conformance
     from sepkit.errors import SepkitError
@@ -58,8 +61,7 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if only_list:
-        for one in listed:
-            click.echo(f"{one.id:34} §{one.section}  {'advice: ' if one.advice else ''}{one.title}")
+        _write(f"{one.id:34} §{one.section}  {'advice: ' if one.advice else ''}{one.title}" for one in listed)
         return
     if not command_line:
         raise click.UsageError("give the command that starts the extension, after --")
@@ -75,16 +77,33 @@ def command(
             )
         )
     except SepkitError as error:
-        click.echo(f"sepkit: {error}", err=True)
+        output.complain(str(error))
         sys.exit(ExitCode.USAGE)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2) + b"\n")
-        sys.stdout.flush()
+        output.write_json(report.as_dict())
     else:
-        click.echo(report.table(), nl=False)
+        _write(report.table().splitlines())
+    output.flush()
     sys.exit(ExitCode.OK if report.ok else ExitCode.FAILED)
+
+
+_MARKS: Final[dict[str, Style]] = {"✔": "green", "✘": "red", "!": "yellow"}
+
+
+def _write(lines: Iterable[str]) -> None:
+    """Write lines of the report, with what the extension says made visible; on a terminal they fit it, in colour."""
+    stream = output.stdout()
+    width, colour = (None, False) if stream is None else (columns_of(stream), has_colour(stream))
+    for line in lines:
+        text = visible(line)
+        indent = " " * (len(text) - len(text.lstrip()))
+        for number, part in enumerate(wrapped(text.lstrip(), width, first=indent, more=f"{indent}    ")):
+            mark = part.lstrip()[:1]
+            if number == 0 and mark in _MARKS:
+                part = part.replace(mark, painted(mark, _MARKS[mark], colour=colour), 1)
+            output.write(part)
 
 
 def _parse(argument: str) -> tuple[str, dict[str, Any]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 import orjson
 
-from sepkit.cli import ExitCode, Seconds, fail_to_load
+from sepkit.cli import ExitCode, Seconds, fail_to_load, output
 from sepkit.errors import LoadError, SepkitError
+from sepkit.terminal import columns_of, has_colour, one_line, painted, wrapped
 
 if TYPE_CHECKING:
     from sepkit.app import App
@@ -31,31 +32,36 @@ if TYPE_CHECKING:
     help="Also run it for so long, and show how its background tasks are then.",
 )
 def command(target: str, as_json: bool, seconds: float | None) -> None:
-    """Show what MODULE:APP registers: tools, hooks in the order in which they run, events, commands and the rest."""
+    """Show what MODULE:APP registers.
+
+    That is its tools, its hooks in the order in which they run, its events, commands, tasks, flags and the rest.
+    """
     from sepkit.loader import load
     from sepkit.wire.writing import unstructure
 
+    stdin = output.keep_clean()  # the module may print when it is imported, or when the process ends
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the module prints when it is imported is no data
-            app = load(target)
+        app = load(target)
     except LoadError as error:
         sys.exit(fail_to_load(error))
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
     description = describe(app)
     now = datetime.now(UTC)
     if seconds is not None:
+        from sepkit.cli.hosting import tell_failure
+
         try:
-            started, now = asyncio.run(_tasks_after(target, seconds))
+            started, now = asyncio.run(_tasks_after(target, seconds, stdin))
         except SepkitError as error:
-            click.echo(f"sepkit: {error}", err=True)
-            sys.exit(ExitCode.FAILED)
+            sys.exit(tell_failure(target, error, quiet=False))
         except KeyboardInterrupt:
             sys.exit(ExitCode.INTERRUPTED)
         description["started_tasks"] = [unstructure(task) for task in started]
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(description, option=orjson.OPT_INDENT_2) + b"\n")
+        output.write_json(description)
     else:
-        for line in _lines(description, now):
-            click.echo(line)
+        _write(_lines(description, now))
 
 
 def describe(app: App) -> dict[str, Any]:
@@ -118,21 +124,43 @@ def describe(app: App) -> dict[str, Any]:
         "tasks": tasks,
         **registered,
         "flags": to_json(app.flag_defaults),
+        "flag_descriptions": dict(app.flag_descriptions),
     }
 
 
-async def _tasks_after(target: str, seconds: float) -> tuple[list[TaskHealth], datetime]:
+async def _tasks_after(target: str, seconds: float, stdin: TextIO | None) -> tuple[list[TaskHealth], datetime]:
     """How the tasks are when the App has run for so long, in a process of its own, and when that was."""
     from sepkit.cli.hosting import hosting
     from sepkit.host.console import Console
 
-    async with hosting(target, Console()) as (host, name):
+    async with hosting(target, Console(stdin=stdin)) as (host, name):
         await asyncio.sleep(seconds)
         return await host.list_tasks(name), datetime.now(UTC)
 
 
 def _runs(is_async: bool) -> str:
     return "in the loop" if is_async else "in a thread"
+
+
+def _write(lines: Iterable[str]) -> None:
+    """Write a description: it fits the terminal, else 80 columns; its headings and names are in colour."""
+    stream = output.stdout()
+    width, colour = (80, False) if stream is None else (columns_of(stream) or 80, has_colour(stream))
+    for line in lines:
+        text = one_line(line)
+        indent = len(text) - len(text.lstrip())
+        first, *more = wrapped(text.lstrip(), width, first=" " * indent, more=" " * (indent + 4))
+        if indent == 0:
+            first = painted(first, "bold", colour=colour)
+        elif indent == 2:
+            name = _NAME.match(first)
+            end = len(first) if name is None else name.end()
+            first = f"  {painted(first[2:end], 'cyan', colour=colour)}{first[end:]}"
+        for part in (first, *more):
+            output.write(part)
+
+
+_NAME: Final = re.compile(r"  [^ (]+")
 
 
 def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
@@ -155,7 +183,9 @@ def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
         from sepkit.wire.messages import TaskHealth
 
         yield from _section("started tasks", [[state_line(structure(task, TaskHealth), now)] for task in started])
-    yield from _section("flags", [[f"{name}  default {value!r}"] for name, value in app["flags"].items()])
+    about = app["flag_descriptions"]
+    flags = [[f"{name}  default {value!r}", *_summary(about.get(name, ""))] for name, value in app["flags"].items()]
+    yield from _section("flags", flags)
     shortcuts = app.get("shortcuts", [])
     yield from _section("shortcuts", [[f"{one['key']}  /{one['command']}"] for one in shortcuts])
     yield from _section("providers", [_provider_lines(provider) for provider in app.get("providers", [])])
@@ -171,6 +201,10 @@ def _section(title: str, items: list[list[str]]) -> Iterator[str]:
             yield from (f"      {line}" for line in more)
 
 
+def _summary(text: str) -> list[str]:
+    return text.strip().splitlines()[:1]
+
+
 def _tool_lines(tool: dict[str, Any]) -> list[str]:
     schema = tool["parameters"]
     required = set(schema.get("required", ()))
@@ -183,7 +217,7 @@ def _tool_lines(tool: dict[str, Any]) -> list[str]:
         notes.append("deferred")
     if tool["timeout"] is not None:
         notes.append(f"at most {tool['timeout']:g} s")
-    summary = tool["description"].splitlines()[:1]
+    summary = _summary(tool["description"])
     return [f"{tool['name']}({', '.join(arguments)})", *summary, f"{tool['handler']}, {', '.join(notes)}"]
 
 
@@ -197,7 +231,7 @@ def _type_of(form: dict[str, Any]) -> str:
 
 
 def _command_lines(command: dict[str, Any]) -> list[str]:
-    summary = command["description"].splitlines()[:1]
+    summary = _summary(command["description"])
     completes = ", completes" if command["completes"] else ""
     return [f"/{command['name']}", *summary, f"{command['handler']}, {command['runs']}{completes}"]
 
@@ -207,7 +241,7 @@ def _task_lines(task: dict[str, Any]) -> list[str]:
 
     return [
         task["name"],
-        *task["description"].splitlines()[:1],
+        *_summary(task["description"]),
         policy_line(task["policy"], per_user=task["per_user"], autostart=task["autostart"]),
         task["handler"],
     ]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
-from sepkit.cli import ExitCode, Seconds, fail_to_load
+from sepkit.cli import ExitCode, Seconds, fail_to_load, output
 from sepkit.errors import LifespanEnded, LoadError
 from sepkit.transports.stdio import claim_stdio
+
+if TYPE_CHECKING:
+    from sepkit.app import App
 
 
 @click.command("run")
@@ -31,10 +36,13 @@ from sepkit.transports.stdio import claim_stdio
 def command(
     target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
 ) -> None:
-    """Serve MODULE:APP, such as app:app or path/to/app.py:app, to the host at stdin and stdout."""
+    """Serve MODULE:APP to the host at stdin and stdout.
+
+    It is a module, or a file: app:app, path/to/app.py:app.
+    """
     if loop_kind == "uvloop" and find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; install it, or leave --loop at auto")
-    claim_stdio()  # before the author's code can write to it
+    wire = claim_stdio()  # before the author's code can write to it
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
         from sepkit.faces.runner import exit_soon, install_stderr_log, run
@@ -45,8 +53,11 @@ def command(
 
     stderr = install_stderr_log(TRACE if log_level == "trace" else logging.getLevelNamesMapping()[log_level.upper()])
     try:
+        app = load(target)
+        if wire.read_fd is not None and os.isatty(wire.read_fd):
+            _explain(app, target)
         code = run(
-            load(target),
+            app,
             stderr=stderr,
             loop_kind=loop_kind,  # type: ignore[arg-type]  # click has checked it
             max_concurrency=max_concurrency,
@@ -62,3 +73,15 @@ def command(
         code = ExitCode.INTERRUPTED
     exit_soon(code)
     sys.exit(code)
+
+
+def _explain(app: App, target: str) -> None:
+    """Tell a person at a terminal, who sees nothing happen, what is waited for and what to type."""
+    from sepkit.app import ways_to_try
+
+    output.tell(
+        f"sepkit: {app.name} {app.version} waits for a host: SEP on stdin, one JSON message a line.\n"
+        "For a sign of life, type the next line here; Ctrl+D ends it:\n"
+        '  {"jsonrpc": "2.0", "id": 1, "method": "ping"}\n'
+        "To try it without a host, type one of these in a shell:\n" + "\n".join(ways_to_try(app, target))
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from sepkit.cli import ExitCode
+from sepkit.cli import ExitCode, output
+from sepkit.terminal import columns_of, table
 
 SUFFIX = ".schema.json"
 
@@ -23,7 +25,9 @@ SUFFIX = ".schema.json"
     help="Write all of them here, one file a method or family; made if it is missing.",
 )
 def command(method: str | None, out: Path | None) -> None:
-    """Print the JSON Schemas of METHOD, such as kv/get, or write those of all methods to a folder.
+    """Print the JSON Schemas of the protocol.
+
+    Give a METHOD, such as kv/get, or --out to write those of all methods to a folder.
 
     What a file holds besides can be had by the file's name, such as envelope. Without METHOD and --out: list the
     methods, with the file that each is in and the names of its schemas in the file's $defs.
@@ -33,11 +37,11 @@ def command(method: str | None, out: Path | None) -> None:
     if out is not None:
         sys.exit(_write(out))
     if method is not None:
-        sys.stdout.buffer.write(_text(_document(method)))
-        sys.stdout.flush()
+        output.write_json(_document(method))
         return
-    for line in _listing():
-        click.echo(line)
+    stream = output.stdout()
+    for line in _listing(columns_of(stream) if stream is not None else None):
+        output.write(line)
 
 
 def _text(document: dict[str, Any]) -> bytes:
@@ -49,19 +53,30 @@ def _document(method: str) -> dict[str, Any]:
 
     file = next((one.file for one in method_schemas() if one.method == method), method.removesuffix(SUFFIX))
     if file not in documents():
-        raise click.UsageError(f"there is no method {method!r}; `sepkit spec` lists those that there are")
+        from sepkit.router import closest
+
+        near = closest(method, [one.method for one in method_schemas()], only_near=True)
+        raise click.UsageError(
+            f"there is no method {method!r}" + (near or "; `sepkit spec` lists those that there are")
+        )
     return document(file)
 
 
-def _listing() -> list[str]:
+def _listing(columns: int | None) -> Iterator[str]:
     from sepkit.wire.spec import method_schemas
 
     rows = [("METHOD", "KIND", "SENT BY", "FILE", "PARAMS", "RESULT")]
     rows += [
         (one.method, one.kind, one.sender, one.file + SUFFIX, one.params, one.result or "-") for one in method_schemas()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = list(table(rows, None))
+    if columns is None or max(map(len, lines)) <= columns:
+        yield from lines
+        return
+    # Names of entries cannot be broken, so each method has a second line for them.
+    for line, row in zip(table([row[:4] for row in rows], columns), rows, strict=False):
+        yield line
+        yield f"    {row[4]}  {row[5]}"
 
 
 def _write(folder: Path) -> ExitCode:
@@ -74,7 +89,7 @@ def _write(folder: Path) -> ExitCode:
         for path, text in made.items():
             path.write_bytes(text)
     except OSError as error:
-        click.echo(f"sepkit: {path} cannot be written: {error.strerror or error}", err=True)
+        output.complain(f"{path} cannot be written: {error.strerror or error}")
         return ExitCode.FAILED
-    click.echo(f"sepkit: wrote {len(made)} schemas to {folder}", err=True)
+    output.tell(f"sepkit: wrote {len(made)} schemas to {folder}")
     return ExitCode.OK

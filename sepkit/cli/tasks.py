@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sepkit.terminal import wrapped
 from sepkit.wire import messages
 
 
@@ -37,24 +38,27 @@ def state_line(task: messages.TaskHealth, now: datetime) -> str:
     if task.last_health_status is not None:
         parts.append(f"said {task.last_health_status!r}{_age(task.last_health_time, now)}")
     if task.error is not None:
-        parts.append(_shown(task.error))
-    whose = "" if task.user_id is None else f" for {_shown(task.user_id)}"
-    name = "" if task.name == task.task_id else f" ({_shown(task.name)})"
-    return f"{_shown(task.task_id)}{name}{whose}: {', '.join(parts)}"
+        parts.append(_quoted(task.error))
+    whose = "" if task.user_id is None else f" for {_quoted(task.user_id)}"
+    name = "" if task.name == task.task_id else f" ({_quoted(task.name)})"
+    return f"{_quoted(task.task_id)}{name}{whose}: {', '.join(parts)}"
 
 
 def lines(
-    registered: Sequence[messages.TaskRegistration], started: Sequence[messages.TaskHealth], now: datetime
+    registered: Sequence[messages.TaskRegistration],
+    started: Sequence[messages.TaskHealth],
+    now: datetime,
+    width: int | None = None,
 ) -> Iterator[str]:
     """Each task with its policy, and below all of them what has been started, as it was ``now``."""
     for task in registered:
-        yield f"  {task.name}  {registration_line(task)}"
+        yield from wrapped(f"{task.name}  {registration_line(task)}", width, first="  ", more="      ")
     for health in started:
-        yield f"  {state_line(health, now)}"
+        yield from wrapped(state_line(health, now), width, first="  ", more="      ")
 
 
-def _shown(text: str) -> str:
-    """A text in one line, whatever it holds."""
+def _quoted(text: str) -> str:
+    """A name in one line; in quotes where it holds what cannot be printed."""
     return text if text.isprintable() else repr(text)
 
 

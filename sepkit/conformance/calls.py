@@ -11,6 +11,7 @@ from sepkit.conformance.arguments import arguments_for
 from sepkit.conformance.host import PlainHost
 from sepkit.conformance.lines import Frame
 from sepkit.conformance.subject import Fence, Subject, Target
+from sepkit.errors import sayable_path
 from sepkit.wire import methods
 
 _HOOK_INPUTS: Final[dict[str, Frame]] = {
@@ -45,7 +46,7 @@ def initialize_params(**changes: object) -> Frame:
     return {
         "protocol_version": 1,
         "host": {"name": "sepkit-conformance", "version": __version__},
-        "workspace": {"root": str(Path.cwd()), "trusted": True},
+        "workspace": {"root": sayable_path(Path.cwd()), "trusted": True},
         "session": {"id": "conformance"},
         "mode": "tui",
         "ui_capabilities": ["select", "confirm", "input", "notify", "set_status", "set_widget", "set_title"],

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic
+
+from typing_extensions import TypeVar
 
 from sepkit.concurrency.lanes import Hold, Slots
 from sepkit.concurrency.threads import wait_in_thread
@@ -25,7 +27,11 @@ T = TypeVar("T")
 _EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
 
 
-class Context:
+# What the lifespan yields: with `ctx: ToolContext[State]` the type of `ctx.state`; Any in a bare `ToolContext`.
+StateT = TypeVar("StateT", default=Any)
+
+
+class Context(Generic[StateT]):
     """What all handlers have: ``log``, ``kv``, ``bus``, ``ui``, ``tools``, ``state``, and their call's ``context``."""
 
     __slots__ = ("_link", "_raw")
@@ -43,9 +49,10 @@ class Context:
         return messages.Context(self._raw["token"], self._raw["tier"])
 
     @property
-    def state(self) -> Any:
-        """What the app's lifespan yielded; None without one."""
-        return self._link.state
+    def state(self) -> StateT:
+        """What the app's lifespan yielded; None without one. ``ToolContext[State]`` gives it its type."""
+        state: StateT = self._link.state
+        return state
 
     @property
     def host(self) -> HostInfo:
@@ -122,7 +129,7 @@ class Context:
         return {}
 
 
-class _CommandTier(Context):
+class _CommandTier(Context[StateT]):
     """What may act on the session."""
 
     __slots__ = ()
@@ -138,7 +145,7 @@ class _CommandTier(Context):
         return Exec(self._ask, self._raw)
 
 
-class ToolContext(_CommandTier):
+class ToolContext(_CommandTier[StateT]):
     """What a tool is given."""
 
     __slots__ = ("_hold", "_over", "_slots", "_tool", "call_id")
@@ -206,7 +213,7 @@ class ToolContext(_CommandTier):
         return self._over
 
 
-class CommandContext(_CommandTier):
+class CommandContext(_CommandTier[StateT]):
     """What a command is given."""
 
     __slots__ = ("_command", "arguments")
@@ -221,7 +228,7 @@ class CommandContext(_CommandTier):
         return {"command": self._command}
 
 
-class HookContext(_CommandTier):
+class HookContext(_CommandTier[StateT]):
     """What a hook is given."""
 
     __slots__ = ("hook",)
@@ -235,7 +242,7 @@ class HookContext(_CommandTier):
         return {"hook": self.hook}
 
 
-class EventContext(Context):
+class EventContext(Context[StateT]):
     """What an observer is given. Events only observe, so it has no ``session`` and no ``exec``."""
 
     __slots__ = ("name", "seq")
@@ -251,7 +258,7 @@ class EventContext(Context):
         return {"event": self.name}
 
 
-class ProviderContext(Context):
+class ProviderContext(Context[StateT]):
     """What a provider is given, and its OAuth handlers."""
 
     __slots__ = ("_fold", "_hold", "_request_id", "_streams")
@@ -311,7 +318,7 @@ class ProviderContext(Context):
         return {"request_id": self._request_id}
 
 
-class TaskContext(Context):
+class TaskContext(Context[StateT]):
     """What a background task is given. It lives longer than any call, so it has no ``session`` and no ``exec``."""
 
     __slots__ = ("_run",)

@@ -1,6 +1,7 @@
 """A delegate for a person at a terminal: asks, shows, and draws with rich, or writes plain lines elsewhere.
 
-All of it goes to stderr, so that stdout is the program's own.
+All of it goes to stderr, so that stdout is the program's own. What an extension says is shown and never obeyed: control
+characters are escapes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Final, TextIO
 from sepkit.capabilities.delegate import Delegate
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.errors import NoUI
+from sepkit.terminal import columns_of, is_terminal, one_line, table, visible
 from sepkit.wire import messages
 from sepkit.wire.methods import UiKind
 
 _SHOWN: Final[tuple[UiKind, ...]] = ("notify", "set_status", "set_widget", "set_title")
 _ASKED: Final[tuple[UiKind, ...]] = ("select", "confirm", "input")
 _BAR: Final = 20
+_PERCENT: Final = 7  # "100%", and what stands between the three parts of a line of progress
 
 
 class Console(Delegate):
@@ -33,12 +36,14 @@ class Console(Delegate):
     def __init__(self, *, stdin: TextIO | None = None, stderr: TextIO | None = None, quiet: bool = False) -> None:
         self._stdin = stdin or sys.stdin
         self._stderr = stderr or sys.stderr
+        self.errors = 0
+        """How many errors extensions have logged."""
         self._quiet = quiet
-        self._asks = self._stdin.isatty()
+        self._asks = is_terminal(self._stdin)
         self._asking = asyncio.Lock()  # one question at a time, in the order in which they came
         self._typing: asyncio.Future[str] | None = None
         self._threads = DaemonThreads()  # a person who doesn't answer must not keep the process
-        self._drawing = _Drawing(self._stderr) if self._stderr.isatty() and _Drawing.possible() else None
+        self._drawing = _Drawing(self._stderr) if is_terminal(self._stderr) and _Drawing.possible() else None
 
     @property
     def ui_kinds(self) -> Collection[str]:  # type: ignore[override]  # a property here, an attribute there
@@ -51,11 +56,11 @@ class Console(Delegate):
         """Show or ask."""
         match request:
             case messages.NotifyRequest():
-                self._line(f"{extension}: {request.level or 'info'}: {request.message}")
+                self._line(_said(extension, f"{request.level or 'info'}: {request.message}"))
             case messages.SetStatusRequest():
-                self._line(f"{extension}: {request.status}")
+                self._line(_said(extension, request.status))
             case messages.SetTitleRequest():
-                self._line(f"{extension}: # {request.title}")
+                self._line(_said(extension, f"# {request.title}"))
             case messages.SetWidgetRequest():
                 self._block(extension, request.widget)
             case messages.SelectRequest():
@@ -63,16 +68,16 @@ class Console(Delegate):
             case messages.ConfirmRequest():
                 return await self._confirm(extension, request)
             case messages.InputRequest():
-                default = "" if request.default is None else f" [{request.default}]"
-                answer = await self._ask(f"{extension}: {request.prompt}{default} ")
+                default = "" if request.default is None else f" [{one_line(request.default)}]"
+                answer = await self._ask(f"{_said(extension, request.prompt)}{default} ")
                 if answer is None:
                     return messages.UiResult(cancelled=True)
                 return messages.UiResult(text=answer or request.default or "")
         return messages.UiResult()
 
     async def _select(self, extension: str, request: messages.SelectRequest) -> messages.UiResult:
-        choices = "".join(f"  {number}. {option}\n" for number, option in enumerate(request.options, 1))
-        prompt = f"{extension}: {request.prompt}\n{choices}Number (nothing to dismiss): "
+        choices = "".join(f"  {number}. {one_line(option)}\n" for number, option in enumerate(request.options, 1))
+        prompt = f"{_said(extension, request.prompt)}\n{choices}Number (nothing to dismiss): "
         while answer := await self._ask(prompt):
             if answer in request.options:
                 return messages.UiResult(value=answer)
@@ -82,7 +87,7 @@ class Console(Delegate):
         return messages.UiResult(cancelled=True)
 
     async def _confirm(self, extension: str, request: messages.ConfirmRequest) -> messages.UiResult:
-        prompt = f"{extension}: {request.prompt} (y/n, nothing to dismiss) "
+        prompt = f"{_said(extension, request.prompt)} (y/n, nothing to dismiss) "
         while answer := await self._ask(prompt):
             if answer.lower() in ("y", "yes", "n", "no"):
                 return messages.UiResult(confirmed=answer.lower().startswith("y"))
@@ -114,10 +119,11 @@ class Console(Delegate):
 
     def log(self, extension: str, record: messages.LogParams) -> None:
         """Show nothing: an extension writes its log to its stderr, too, together with its tracebacks."""
+        self.errors += record.level == "error"
 
     def stderr(self, extension: str, line: str) -> None:
         """Show a line of an extension's stderr."""
-        self._line(line)
+        self._line(visible(line))
 
     def progress(self, update: messages.ToolUpdateParams) -> None:
         """Show how far a tool is; to be given to ``Host.call_tool(on_update=)``."""
@@ -127,7 +133,7 @@ class Console(Delegate):
             self._drawing.progress(update)
         else:
             done = "" if update.progress is None else f"[{update.progress:4.0%}] "
-            self._line(f"{done}{update.message or ''}")
+            self._line(f"{done}{visible(update.message or '')}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -146,11 +152,29 @@ class Console(Delegate):
     def _block(self, extension: str, block: dict[str, Any]) -> None:
         if self._quiet:
             return
+        block = _shown(block)
         if self._drawing is not None:
-            self._drawing.block(extension, block)
+            self._drawing.block(one_line(extension), block)
         else:
-            for line in plain(block):
+            for line in plain(block, columns_of(self._stderr)):
                 self._line(line)
+
+
+def _said(extension: str, text: str) -> str:
+    """What an extension says; its second line must not look as if another one had said it."""
+    return f"{one_line(extension)}: {visible(text)}".replace("\n", "\n  ")
+
+
+def _shown(block: Any) -> Any:
+    """A render block, with all its texts made visible."""
+    match block:
+        case str():
+            return visible(block)
+        case list():
+            return [_shown(one) for one in block]
+        case dict():
+            return {key: _shown(value) for key, value in block.items()}
+    return block
 
 
 class _Drawing:
@@ -159,7 +183,8 @@ class _Drawing:
     def __init__(self, stderr: TextIO) -> None:
         from rich.console import Console as Screen
 
-        self._screen = Screen(file=stderr, highlight=False, soft_wrap=True)
+        # What an extension says is neither markup nor a name of an emoji (":bug:").
+        self._screen = Screen(file=stderr, highlight=False, emoji=False)
         self._bars: Any = None
         self._of: dict[str, Any] = {}
 
@@ -172,17 +197,19 @@ class _Drawing:
 
     def line(self, text: str) -> None:
         """A line, as it is."""
-        self._screen.print(text, markup=False)
+        self._screen.print(text, markup=False, soft_wrap=True)
 
     def block(self, extension: str, block: dict[str, Any]) -> None:
         """A render block, in a frame that says whose it is."""
         from rich.panel import Panel
+        from rich.text import Text
 
-        self._screen.print(Panel(_drawn(block), title=extension, title_align="left", expand=False))
+        self._screen.print(Panel(_drawn(block), title=Text(extension), title_align="left", expand=False))
 
     def progress(self, update: messages.ToolUpdateParams) -> None:
         """The bar of a call."""
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.text import Text
 
         if self._bars is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(_BAR), TaskProgressColumn())
@@ -194,7 +221,9 @@ class _Drawing:
         if update.progress is not None:
             changes = {"completed": update.progress, "total": 1.0}
         if update.message is not None:
-            changes["description"] = update.message
+            message = Text(one_line(update.message))
+            message.truncate(max(1, self._screen.width - _BAR - _PERCENT), overflow="ellipsis")  # the bar has its place
+            changes["description"] = message.plain
         self._bars.update(self._of[update.call_id], refresh=True, **changes)
 
     def pause(self) -> None:
@@ -216,7 +245,7 @@ def _drawn(block: dict[str, Any]) -> Any:
 
     match block:
         case {"kind": "markdown", "text": str(text)}:
-            return Markdown(text)
+            return Markdown(text, hyperlinks=False)  # a reader sees where a link leads
         case {"kind": "keyvalue", "rows": list(rows)}:
             grid = Table.grid(padding=(0, 2))
             for row in rows:
@@ -242,8 +271,8 @@ def _drawn(block: dict[str, Any]) -> Any:
     return Text("\n".join(plain(block)))
 
 
-def plain(block: dict[str, Any]) -> Iterator[str]:
-    """A render block as lines of text."""
+def plain(block: dict[str, Any], width: int | None = None) -> Iterator[str]:
+    """A render block as lines of text; tables are fitted into ``width`` columns."""
     match block:
         case {"kind": "markdown", "text": str(text)}:
             yield from text.splitlines()
@@ -252,19 +281,16 @@ def plain(block: dict[str, Any]) -> Iterator[str]:
                 yield str(block["title"])
             yield from (f"{row.get('key', '')}: {row.get('value', '')}" for row in rows)
         case {"kind": "table", "columns": list(columns), "rows": list(rows)}:
-            cells = [[str(cell) for cell in row] for row in [columns, *rows]]
-            widths = [max(map(len, column)) for column in zip(*cells, strict=False)]
-            for row in cells:
-                yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+            yield from table([[one_line(str(cell)) for cell in row] for row in [columns, *rows]], width)
         case {"kind": "diff", "patch": str(patch)}:
             yield from patch.splitlines()
         case {"kind": "progress", "value": int(value) | float(value)}:
             yield f"[{value:4.0%}] {block.get('label') or ''}".rstrip()
         case {"kind": "stack", "children": list(children)}:
             for child in children:
-                yield from plain(child)
+                yield from plain(child, width)
         case {"kind": "widget", "body": dict(body)}:
-            yield from plain(body)
+            yield from plain(body, width)
             if keys := "  ".join(_key(binding) for binding in block.get("keybindings", ())):
                 yield keys
         case {"text": str(text)}:

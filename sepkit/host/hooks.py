@@ -44,7 +44,7 @@ async def run(
     for extension in extensions:
         if not _may_have(extension, hook):
             continue
-        outcome = await _ask(extension, hook, folded.value)
+        outcome = await ask(extension, hook, folded.value)
         folded = step(hook, folded, extension.name, outcome, may_modify)
         if folded.blocked:
             break
@@ -69,9 +69,10 @@ def _may_have(extension: Extension, hook: str) -> bool:
     return hook in declared if declared else lives.state == "ready"
 
 
-async def _ask(extension: Extension, hook: str, value: dict[str, Any]) -> Outcome:
+async def ask(extension: Extension, hook: str, value: dict[str, Any], timeout: float | None = None) -> Outcome:
+    """What one extension makes of ``value``; ``timeout`` seconds instead of what the hook has."""
     lives = extension.lives
-    timeout = lives.manifest.hook_timeout or default_timeout(hook)
+    timeout = timeout or lives.manifest.hook_timeout or default_timeout(hook)
     try:
         answer = await lives.ask(methods.HOOK, {"hook": hook, "context": lives.context, "input": value}, timeout)
     except MethodNotFound as error:

@@ -19,11 +19,11 @@ import orjson
 
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.store import KvStore
-from sepkit.errors import InvalidParams, NotTrusted, SepkitError
+from sepkit.errors import InvalidParams, NotTrusted, SepkitError, sayable_path
 from sepkit.host import hooks
 from sepkit.host.calls import CompletionStream, OnUpdate
 from sepkit.host.extension import Extension
-from sepkit.host.fold import Folded
+from sepkit.host.fold import Folded, Outcome
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
@@ -224,7 +224,7 @@ class Host:
         return messages.InitializeParams(
             protocol_version=methods.PROTOCOL_VERSION,
             host=messages.HostInfo(name=self.name, version=self.version),
-            workspace=messages.WorkspaceInfo(root=str(self.workspace), trusted=self.trusted),
+            workspace=messages.WorkspaceInfo(root=sayable_path(self.workspace), trusted=self.trusted),
             session=None if self.session_id is None else messages.SessionInfo(id=self.session_id),
             mode=self.mode,
             ui_capabilities=list(self.delegate.ui_kinds) if manifest.capabilities.ui else [],
@@ -267,6 +267,19 @@ class Host:
     def status(self) -> list[Status]:
         """How each extension is, those that could not be loaded included."""
         return [extension.lives.status() for extension in self._extensions.values()]
+
+    async def ask(
+        self, extension: str, method: str, params: Mapping[str, Any], *, timeout: float | None = COMMAND_TIMEOUT
+    ) -> Any:
+        """Ask an extension by a method's name, for what this class has no method of its own.
+
+        Raises:
+            ExtensionUnavailable: It is not ready.
+            ExtensionDied: It died before it answered.
+            RequestTimeout: It took too long.
+            RpcError: It answered with an error.
+        """
+        return await self._extension(extension).lives.ask(method, dict(params), timeout)
 
     # -- tools and commands --------------------------------------------------------------------------------------------
 
@@ -352,6 +365,19 @@ class Host:
         An extension that declares no hooks at all may have them all the same, and is asked.
         """
         return await hooks.run(hook, dict(value), list(self._extensions.values()), self._tools)
+
+    async def ask_hook(
+        self, extension: str, hook: str, value: Mapping[str, Any], *, timeout: float | None = None
+    ) -> Outcome:
+        """Ask one extension alone what it makes of ``value``: its own answer, whether or not a host would take it.
+
+        Args:
+            extension: Its name.
+            hook: The hook.
+            value: The hook's input.
+            timeout: Seconds; what :meth:`run_hook` would give it by default.
+        """
+        return await hooks.ask(self._extension(extension), hook, dict(value), timeout)
 
     def dispatch_event(self, event: str, payload: Mapping[str, Any] | None = None) -> None:
         """Tell all extensions that have subscribed to it of an event. Never waits.

@@ -24,7 +24,6 @@ from sepkit.host.launch import command_of
 from sepkit.host.life import Life
 from sepkit.host.manifest import Manifest
 from sepkit.host.setting import Setting, inform
-from sepkit.host.stderr import StderrReader
 from sepkit.host.supervision import Restarts
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages
@@ -58,6 +57,8 @@ class Status:
     """Why it is not ready, or was not; None where it has never failed."""
     stderr: str
     """What it, or its last life, wrote to its stderr last."""
+    exit_code: int | None = None
+    """How its last process ended, negative for a signal; None while it runs, and where there was none."""
 
 
 class Lifecycle(Protocol):
@@ -100,7 +101,7 @@ class Lives:
         self._lifecycle = lifecycle
         self._restarts = Restarts(setting.restart_delays, setting.healthy_after)
         self._leaving: Life | None = None  # what was stopped, and whose end has not been waited for yet
-        self._stderr: StderrReader | None = None
+        self._latest: Life | None = None  # whether it is alive or not
         self._lock = asyncio.Lock()  # one start, stop or reload at a time
         self._again: asyncio.Task[None] | None = None  # waits for the next restart, or does it
         self._over = False  # unloaded: nothing starts it any more
@@ -120,7 +121,8 @@ class Lives:
             uptime=0.0 if life is None else asyncio.get_running_loop().time() - life.began,
             pending=0 if life is None else life.peer.pending,
             error=None if self._last_error is None else str(self._last_error),
-            stderr="" if self._stderr is None else self._stderr.tail,
+            stderr="" if self._latest is None else self._latest.stderr.tail,
+            exit_code=None if self._latest is None else self._latest.exit_code,
         )
 
     def alive(self) -> Life:
@@ -132,7 +134,7 @@ class Lives:
         life = self.current
         if life is None or self.state != "ready":
             why = f": {self._last_error}" if self._last_error is not None and self.state != "stopped" else ""
-            raise ExtensionUnavailable(f"{self.name} is {self.state}{why}")
+            raise ExtensionUnavailable(f"{self.name} is {self.state}{why}") from self._last_error
         return life
 
     @property
@@ -212,7 +214,7 @@ class Lives:
             raise ExtensionUnavailable(f"{self.name} was unloaded meanwhile")
         self._become("starting")
         life = self._spawn()
-        self.current, self._stderr = life, life.stderr
+        self.current = self._latest = life
         routes, notifications = self._lifecycle.spawned(life)
         try:
             introduction = await life.begin(

@@ -5,13 +5,14 @@ loaders and their schemas, `raw.py` stands in for them where the author gave a J
 """
 
 from .hints import HintError, resolve_hints, settle_class_hints
-from .signature import Signature, compile_type, inspect_signature, schema_of
+from .signature import Signature, compile_type, inspect_signature, is_context_name, schema_of
 
 __all__ = [
     "HintError",
     "Signature",
     "compile_type",
     "inspect_signature",
+    "is_context_name",
     "resolve_hints",
     "schema_of",
     "settle_class_hints",

@@ -138,7 +138,9 @@ class _Inspection:
                 self.parameters.append((parameter, annotation))
 
     def _is_context(self, name: str, annotation: Any) -> bool:
-        classes = [member for member in _members(annotation) if isinstance(member, type) and member is not type(None)]
+        # `ToolContext[State]` is a ToolContext.
+        members = [typing.get_origin(member) or member for member in _members(annotation)]
+        classes = [member for member in members if isinstance(member, type) and member is not type(None)]
         found = [cls for cls in classes if issubclass(cls, self.contexts)]
         foreign = [cls for cls in classes if issubclass(cls, self.other_contexts) and cls not in found]
         if not found and foreign:
@@ -153,6 +155,13 @@ class _Inspection:
             self.context = name
         return bool(found)
 
+    def _context_hint(self, parameter: inspect.Parameter) -> str | None:
+        """What is wrong with a parameter that is named like a context, and annotated with nothing."""
+        name = parameter.name
+        if parameter.annotation is not parameter.empty or not self.contexts or not is_context_name(name):
+            return None
+        return f"parameter {name!r} has no annotation; write `{name}: {self.contexts[0].__name__}`"
+
     def typed(self, documented: dict[str, str], mode: Mode) -> tuple[Form, Bind, list[Field]]:
         """The form of the arguments object, from the annotations, its binder and its fields."""
         fields: list[Field] = []
@@ -160,7 +169,7 @@ class _Inspection:
             try:
                 fields.append(_field(parameter, annotation, documented, mode))
             except FormError as error:
-                self.problems.append(str(error))
+                self.problems.append(self._context_hint(parameter) or str(error))
         self._refuse()
         form = object_form(fields, lambda members: members, forbid=mode.forbid, noun="argument")
         return form, compile_binder(form, fields), fields
@@ -179,7 +188,7 @@ class _Inspection:
         for parameter, annotation in self.parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 keep = True
-            elif (problem := _unfit(parameter)) is not None:
+            elif (problem := _unfit(parameter) or self._context_hint(parameter)) is not None:
                 self.problems.append(problem)
             elif parameter.name not in properties and len(self.parameters) == 1 and _is_mapping(annotation):
                 rest = parameter.name
@@ -203,6 +212,11 @@ class _Inspection:
     def _refuse(self) -> None:
         if self.problems:
             raise refusal(self.what, self.fn, self.problems)
+
+
+def is_context_name(name: str) -> bool:
+    """Whether a parameter's name says that a context is meant: ``ctx``, ``context``, ``tool_ctx``."""
+    return name.strip("_").rpartition("_")[2] in ("ctx", "context")
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -17,20 +17,33 @@ if TYPE_CHECKING:
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
     from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
-    from sepkit.wire.messages import BlockOutcome, ContinueOutcome, ExecRunResult, ModifyOutcome
+    from sepkit.wire.messages import (
+        BlockOutcome,
+        ConfirmRequest,
+        ContinueOutcome,
+        ExecRunResult,
+        InputRequest,
+        ModifyOutcome,
+        SelectRequest,
+        UiRequest,
+    )
 
 __all__ = [
     "BlockOutcome",
     "BlockingTestHost",
     "BusyLoop",
+    "ConfirmRequest",
     "ContinueOutcome",
     "Deadlock",
     "ExecRunResult",
+    "InputRequest",
     "ModifyOutcome",
     "ProtocolViolation",
     "ProviderAnswer",
+    "SelectRequest",
     "TestHost",
     "ToolAnswer",
+    "UiRequest",
     "VirtualClockLoop",
     "current_loop",
     "run_virtual",
@@ -42,16 +55,27 @@ _HOMES: Final = {
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
-    "sepkit.wire.messages": ("BlockOutcome", "ContinueOutcome", "ExecRunResult", "ModifyOutcome"),
+    "sepkit.wire.messages": (
+        "BlockOutcome",
+        "ConfirmRequest",
+        "ContinueOutcome",
+        "ExecRunResult",
+        "InputRequest",
+        "ModifyOutcome",
+        "SelectRequest",
+        "UiRequest",
+    ),
 }
 
 
-def __getattr__(name: str) -> Any:
-    # At the first use: pytest imports this package wherever sepkit is installed, for the plugin's sake.
-    for home, names in _HOMES.items():
-        if name in names:
-            from importlib import import_module
+if not TYPE_CHECKING:  # a type checker would take it for leave to import any name
 
-            found = globals()[name] = getattr(import_module(home), name)
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # At the first use: pytest imports this package wherever sepkit is installed, for the plugin's sake.
+        for home, names in _HOMES.items():
+            if name in names:
+                from importlib import import_module
+
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ class TestHost(AsyncHost):
             request, sync or async. None: the host has no user.
         exec: What commands end with, by ``"git status"`` or ``"git"``: an ``ExecRunResult``, what it printed, or a list
             of them. Or a function of the request, sync or async. What is not there is denied; None denies all.
-        flags: Their values.
+        flags: Their values. The host does not begin where the app declares no flag of a name (ValueError).
         capabilities: Groups of methods, switched on or off. ``tasks`` are on.
         kv: What the key-value store holds at the beginning.
         session_state: What ``ctx.session.state()`` gives.

@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Final, TypeVar, get_args
 from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.services import Services
-from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError
+from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError, sayable_path
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
+from sepkit.router import closest
 from sepkit.serving.logs import attach, detach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
@@ -82,7 +83,7 @@ class AsyncHost(Asking):
         self._handshake: Final = messages.InitializeParams(
             protocol_version=methods.PROTOCOL_VERSION,
             host=messages.HostInfo(name="sepkit.testing", version=__version__),
-            workspace=messages.WorkspaceInfo(root=os.path.abspath(workspace or ""), trusted=trusted),
+            workspace=messages.WorkspaceInfo(root=sayable_path(os.path.abspath(workspace or "")), trusted=trusted),
             mode=mode or ("headless" if ui is None else "tui"),
             session=messages.SessionInfo(id="test"),
             ui_capabilities=delegate.shown,
@@ -134,6 +135,7 @@ class AsyncHost(Asking):
         try:
             answer = await peer.request(methods.INITIALIZE, unstructure(self._handshake), timeout=_HANDSHAKE_SECONDS)
             result = fitted(answer, messages.InitializeResult)
+            self._check_flags()
         except BaseException as error:
             with contextlib.suppress(Exception):
                 await self._end(ask=False)
@@ -146,6 +148,13 @@ class AsyncHost(Asking):
         """The extension's name and version."""
         self.registrations = result.registrations or messages.Registrations()
         return self
+
+    def _check_flags(self) -> None:
+        """Refuse the value of a flag that the app does not declare: the test would show nothing."""
+        declared = self.app.flag_defaults
+        for flag in self._handshake.flags:
+            if flag not in declared:
+                raise ValueError(f"flags=: the app declares no flag {flag!r}{closest(flag, declared)}")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

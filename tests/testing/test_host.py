@@ -87,6 +87,17 @@ def test_a_tool_answers_with_what_it_told_before(drive: Drive) -> None:
     drive(test, sample(), flags={"loud": True})
 
 
+def test_a_flag_that_the_app_does_not_declare_is_refused(drive: Drive) -> None:
+    """A misspelt flag in a test would show nothing; one that the lifespan declares counts."""
+
+    async def test(host: Any) -> None:
+        assert (await host.call_tool("greet", {"name": "Ada"})).content == "Hello, Ada!"
+
+    drive(test, sample(), flags={"loud": True})
+    with pytest.raises(ValueError, match=r"flags=: the app declares no flag 'lout'; did you mean 'loud'\?"):
+        drive(test, sample(), flags={"loud": True, "lout": True})
+
+
 def test_a_tool_that_takes_too_long_is_cancelled(drive: Drive) -> None:
     """The caller that times out sends ``$/cancel``; the late answer does not count."""
     app = sample()
@@ -557,7 +568,7 @@ def test_what_is_exported_is_sorted_and_there() -> None:
     assert {name for names in testing._HOMES.values() for name in names} == set(testing.__all__)
     assert all(hasattr(testing, name) for name in testing.__all__)
     with pytest.raises(AttributeError, match="'TestHosst'"):
-        testing.TestHosst  # noqa: B018
+        testing.TestHosst  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_the_blocking_form_has_each_method_of_the_other() -> None:

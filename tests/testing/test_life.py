@@ -234,3 +234,18 @@ def test_without_a_loop_of_asyncio_it_says_what_to_do() -> None:
     work: Coroutine[Any, Any, TestHost] = TestHost(sample()).__aenter__()
     with pytest.raises(RuntimeError, match=r"asyncio backend.*`with TestHost\(app\) as host`"):
         work.send(None)
+
+
+@on_each_loop
+async def test_event_handlers_that_do_not_end_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that is cancelled at the end of the grace is not cut in silence."""
+    app = App("t")
+
+    @app.on("turn_start")
+    async def slow(payload: dict[str, Any]) -> None:
+        await asyncio.sleep(3600)
+
+    async with TestHost(app, grace=0.1) as host:
+        await host.send_event("turn_start", {}, wait=False)
+        await host.ping()
+    assert "still handling events at the end of the grace, cancelled: turn_start handler slow" in caplog.text

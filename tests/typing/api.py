@@ -300,7 +300,8 @@ async def suggest_lazily(partial: str) -> Iterator[Completion]:
 is_report: Callable[[CommandContext, Literal["a", "b"]], Coroutine[Any, Any, str]] = report
 is_suggest: Callable[[str], Coroutine[Any, Any, list[str]]] = suggest
 app.shortcut("ctrl+r", "report", "Report")
-app.flag("verbose", default=False)
+app.flag("verbose", default=False, description="Say more.")
+app.flag("quiet", False, "Say less.")  # type: ignore[call-arg]
 app.renderer("tag", render.stack(render.markdown("x"), render.progress(0.5, label="y")))
 
 
@@ -438,6 +439,57 @@ async def unknown_policy() -> None: ...
 @app.task  # type: ignore[type-var]
 async def task_that_yields() -> AsyncIterator[int]:
     yield 1
+
+
+# -- the state ---------------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class State:
+    calls: int = 0
+
+
+@app.tool
+async def counts(ctx: ToolContext[State]) -> int:
+    assert_type(ctx.state, State)
+    ctx.state.calls += 1
+    ctx.update("counted")
+    return ctx.state.calls
+
+
+@app.hook("tool_call")
+async def counted(call: ToolCall, ctx: HookContext[State]) -> Block | None:
+    return Block("enough") if ctx.state.calls > 5 else None
+
+
+@app.command
+async def total(ctx: CommandContext[State | None] | None = None) -> str:
+    assert ctx is not None
+    assert_type(ctx.state, State | None)
+    return "none" if ctx.state is None else str(ctx.state.calls)
+
+
+async def each_state(
+    event: EventContext[State],
+    task: TaskContext[State],
+    provider: ProviderContext[State],
+    bare_context: ToolContext,
+) -> None:
+    assert_type(event.state, State)
+    assert_type(task.state, State)
+    assert_type(provider.state, State)
+    assert_type(bare_context.state, Any)
+    anything: int = bare_context.state
+    event.state.missing  # type: ignore[attr-defined]  # noqa: B018
+    wrong: int = task.state  # type: ignore[assignment]
+    takes_any(event_context=bare_context, number=anything + wrong)  # type: ignore[arg-type]
+    any_tool(bare_context)
+
+
+def takes_any(event_context: EventContext, number: int) -> None: ...
+
+
+def any_tool(ctx: ToolContext[State]) -> None: ...
 
 
 # -- apps and routers --------------------------------------------------------------------------------------------------

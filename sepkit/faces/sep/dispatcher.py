@@ -24,7 +24,7 @@ from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, unknown_method
-from sepkit.router import Change
+from sepkit.router import Change, closest
 from sepkit.serving.observers import Observers
 from sepkit.serving.served import GRACE, Ending, Served
 from sepkit.transports.base import Transport
@@ -204,7 +204,10 @@ class Dispatcher:
         if not idle:
             _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
             self._peer.cancel_all(except_for=asking)
-        for task in observing:
+        if left := [task for task in observing if not task.done()]:
+            names = ", ".join(task.get_name() for task in left)
+            _log.warning("still handling events at the end of the grace, cancelled: %s", names)
+        for task in left:
             cancel(task)
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
@@ -293,7 +296,7 @@ class Dispatcher:
         self._unlisten = served.changed(self._registered)  # what is registered from now on goes out in updates
         self._be_ready()
         starting.set_result(None)
-        loop.call_soon(self._answered, wants_tasks(handshake))
+        loop.call_soon(self._answered, handshake)
         return answer
 
     def _handshake_failed(self, starting: asyncio.Future[None]) -> None:
@@ -302,10 +305,15 @@ class Dispatcher:
         starting.set_exception(InvalidRequest("the handshake failed"))
         starting.exception()  # mark it as seen: there may be no request that waits for it
 
-    def _answered(self, wants_tasks: bool) -> None:
+    def _answered(self, handshake: messages.InitializeParams) -> None:
         """The handshake has been answered: background tasks may be told of, and start."""
+        declared = self._served.app.flag_defaults
+        for flag in handshake.flags:
+            if flag not in declared:  # a host may send the flags of all its extensions
+                hint = closest(flag, declared)
+                _log.info("the host has set the flag %r, which the app does not declare%s", flag, hint)
         if not self._ending:
-            self._tasks.begin(wanted=wants_tasks)
+            self._tasks.begin(wanted=wants_tasks(handshake))
             self._served.autostart()
 
     def _registered(self, changes: Sequence[Change]) -> None:
