@@ -414,7 +414,9 @@ async def test_a_def_handler_may_register_while_another_connection_shakes_hands(
 
 @on_each_loop
 async def test_what_is_said_of_one_hosts_lines_is_not_told_to_another() -> None:
-    async with Served(App("t")) as served, connections(served, 2, "memory") as (rude, other):
+    app = App("t")
+    app.flag("who")
+    async with Served(app) as served, connections(served, 2, "memory") as (rude, other):
         rude.peer.transport.write(b"tru\n")
         rude.peer.notify("event", {"event": 1})
         await rude.peer.request("ping", {})
