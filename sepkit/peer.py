@@ -46,6 +46,7 @@ from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
 from sepkit.wire.frames import ID_TYPES, encode_result, loads
+from sepkit.wire.shortening import encode_short
 
 RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
@@ -281,7 +282,7 @@ class Peer:
         try:
             if isinstance(line, FrameError):
                 raise line
-            frame = frames.decode(line)
+            frame = frames.decode(line, self.notifications)
         except FrameError as error:
             self._refuse(line, error)
             return
@@ -333,6 +334,9 @@ class Peer:
         level = (
             logging.WARNING if self._bad_lines == 1 else logging.DEBUG
         )  # a flood of them shall not become a flood of ours
+        if error.is_notification:
+            _log.log(level, "ignored a malformed notification: %s", error)
+            return
         _log.log(level, "refused a line that is no frame: %s", error)
         self.transport.write(frames.encode_error(error.id, error.code, error.message))
 
@@ -483,7 +487,13 @@ class Peer:
         del self._alarms[seconds]
 
     def notify(
-        self, method: str, params: dict[str, Any], *, lossy: bool = False, unless: Callable[[], bool] | None = None
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        lossy: bool = False,
+        short: bool = False,
+        unless: Callable[[], bool] | None = None,
     ) -> bool:
         """Send a notification; from any thread, in the order of its calls.
 
@@ -491,6 +501,7 @@ class Peer:
             method: The method's name.
             params: Plain JSON data.
             lossy: Drop it, and count it in ``dropped``, while the other side does not keep up.
+            short: Cut it to what every host takes.
             unless: Drop it where this is true by the time that the loop takes it from another thread.
 
         Returns:
@@ -502,6 +513,9 @@ class Peer:
             self.dropped[method] += 1
             return False
         data = frames.encode_notification(method, params)
+        if short and not (data := encode_short(method, params, data)):
+            self.dropped[method] += 1
+            return False
         if threading.get_ident() == self._thread:
             if self._posted:
                 self.send_posted()

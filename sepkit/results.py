@@ -97,9 +97,18 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
             f"a {hook} hook returns None (go on), Block(reason), Patch(field=value) or its changed input, "
             f"not {type(returned).__name__}"
         )
-    if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
-        structure(new, cls)
+    check_hook_input(hook, new)
     return raw if _same(new, raw) else new
+
+
+def check_hook_input(hook: str, value: dict[str, Any]) -> None:
+    """Check the input of a hook.
+
+    Raises:
+        InvalidData: It does not fit the hook; with every fault.
+    """
+    if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
+        structure(value, cls)
 
 
 def _same(one: object, other: object) -> bool:
