@@ -167,7 +167,7 @@ async def test_an_unknown_command_is_answered_with_content_that_says_so() -> Non
         assert await host.run_command("say") == "There is no command 'say'. Known: paint."
         assert await host.complete_command("plan") == []
     async with CheckedHost(App("t")) as host:
-        assert await host.run_command("\ud800") == "There is no command '\\ud800'. Known: none."
+        assert await host.run_command("größe") == "There is no command 'größe'. Known: none."
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

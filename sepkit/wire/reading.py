@@ -182,9 +182,12 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
 def _liberal_hook(t: Any, conv: cattrs.Converter) -> Hook | None:
     """For the fields of the wire that are read more liberally than they are written."""
     if without_null(t) in OPEN:
+        nullable, expected = admits_null(t), describe(without_null(t))
 
         def word(value: Any, _: Any) -> Any:
-            return None if value is None and admits_null(t) else _string(value, str)
+            if type(value) is str or (value is None and nullable):
+                return value
+            raise Mismatch(expected, value)
 
         return word
     if get_origin(t) is dict and not admits_null(get_args(t)[1]):

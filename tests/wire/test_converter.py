@@ -364,7 +364,7 @@ def test_all_faults_are_told_at_once_with_their_paths() -> None:
         ("$", "a field 'tool'", "nothing"),
         ("$.arguments", "object", "array"),
         ("$.context", "a field 'token'", "nothing"),
-        ("$.context.tier", "string", "integer"),
+        ("$.context.tier", "one of 'event', 'command'", "integer"),
     ]
 
 
