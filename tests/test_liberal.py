@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any, TypedDict
 
-import orjson
 import pytest
 
 from sepkit import App, HookContext, Patch, TaskContext, ToolContext
@@ -231,8 +230,8 @@ async def test_no_lossy_frame_is_longer_than_every_host_takes_and_what_was_cut_i
 
 
 @on_each_loop
-async def test_what_a_task_says_of_its_health_is_cut_in_updates_and_whole_in_answers() -> None:
-    """``task/update`` may be lost, the answer to ``task/list`` may not."""
+async def test_what_a_task_says_of_its_health_is_cut_and_says_so() -> None:
+    """A report is text for people, and any number of them is kept."""
     app = App("t")
 
     @app.task(autostart=True)
@@ -242,6 +241,21 @@ async def test_what_a_task_says_of_its_health_is_cut_in_updates_and_whole_in_ans
 
     async with MemoryHost(app, handshake={"capabilities_enabled": {"tasks": True}}) as host:
         await host.until(lambda: any("last_health_status" in told for told in host.told_of("task/update")))
-        assert all(len(orjson.dumps(told)) < 64 * 1024 for told in host.told_of("task/update"))
-        (health,) = (await host.ask("task/list", {}))["tasks"]
-        assert health["last_health_status"] == "x" * 70_000
+        assert max(map(len, host.lines)) < 64 * 1024
+        assert host.told_of("task/update")[-1]["last_health_status"].endswith("… (68000 more characters)")
+
+
+@on_each_loop
+async def test_a_lossy_frame_that_cannot_be_cut_is_dropped() -> None:
+    """The host's own name for the call must go back as it came, and may be longer than other hosts take."""
+    app = App("t")
+
+    @app.tool
+    async def tell(ctx: ToolContext) -> str:
+        ctx.update("half", progress=0.5)
+        return "done"
+
+    async with MemoryHost(app) as host:
+        params = {"call_id": "c" * 70_000, "tool": "tell", "arguments": {}, "context": CONTEXT}
+        assert await host.ask("tool/execute", params) == {"content": "done"}
+        assert not host.told
