@@ -242,13 +242,12 @@ class Peer:
             name: The name of its task.
             ended: Called once when it has ended; that may be before this returns.
         """
-        begin = partial(self._begin_own, work, name, ended)
         if self._is_open:
-            begin()
+            self._begin_own(work, name, ended)
         elif self._starter.entered:
-            self._spawned.append(begin)
+            self._spawned.append(partial(self._begin_own, work, name, ended))
         else:
-            self._hold([begin])
+            self._hold([partial(self._begin_own, work, name, ended)])
 
     def _begin_own(self, work: Coroutine[Any, Any, object], name: str, ended: Callable[[], None]) -> None:
         starter = self._starter

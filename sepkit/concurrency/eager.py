@@ -272,11 +272,11 @@ class _Carrier(Coroutine[Any, Any, None]):
     def __await__(self) -> Any:
         raise RuntimeError("a carrier is run by its task only")
 
-    def __getattr__(self, name: str) -> Any:
-        """What asyncio asks of a coroutine to describe it: its name, its frame, what it awaits."""
-        if name.startswith("cr_") or name in ("__name__", "__qualname__"):
-            return getattr(self._work, name)
-        raise AttributeError(name)
+    # What asyncio asks of a coroutine to describe it. No `__getattr__`: that makes each step of the task slower.
+    cr_frame = property(lambda self: self._work.cr_frame)
+    cr_code = property(lambda self: self._work.cr_code)
+    cr_running = property(lambda self: self._work.cr_running)
+    cr_await = property(lambda self: self._work.cr_await)
 
     def _wait_for_work(self) -> asyncio.Future[None]:
         self._begun = self._loop.create_future()
