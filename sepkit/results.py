@@ -119,7 +119,8 @@ def _plain_fields(hook: str) -> tuple[tuple[str, object], ...]:
     """The type of each field of a hook's input. No value has the type of a field that is to be looked into."""
     if hook not in messages.HOOK_INPUTS:
         return ()
-    fields = [field for field in fields_of(messages.HOOK_INPUTS[hook]) if field.type is not Any]
+    record: Any = messages.HOOK_INPUTS[hook]
+    fields = [field for field in fields_of(record) if field.type is not Any]
     return tuple((field.name, dict if field.type == messages.JsonObject else field.type) for field in fields)
 
 
