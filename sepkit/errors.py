@@ -133,7 +133,8 @@ class EncodeError(SepkitError):
 class FrameError(SepkitError):
     """A line is no JSON-RPC frame. ``id`` is the frame's id where it could be read, else None.
 
-    ``answers`` is the id of the request that it would have answered, had it not been too long.
+    ``answers`` is the id of the request that it would have answered, had it not been too long. ``is_notification``: it
+    is not answered.
     """
 
     def __init__(
@@ -143,12 +144,14 @@ class FrameError(SepkitError):
         id: int | str | None = None,  # noqa: A002  (JSON-RPC's word)
         *,
         answers: int | None = None,
+        is_notification: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.id = id
         self.answers = answers
+        self.is_notification = is_notification
 
 
 class ConnectionClosed(SepkitError):

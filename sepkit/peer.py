@@ -22,10 +22,12 @@ import asyncio
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping
-from contextvars import copy_context
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import Context, copy_context
+from functools import partial
 from sys import getrefcount
 from typing import Any, Final
+from weakref import getweakrefcount
 
 from attrs import frozen
 
@@ -47,10 +49,13 @@ from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
 from sepkit.wire.frames import ID_TYPES, encode_result, loads
+from sepkit.wire.shortening import encode_short
 
 RequestHandler = Callable[[dict[str, Any]], Coroutine[Any, Any, object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
 NotificationHandler = Callable[[dict[str, Any]], None]
+_Item = bytes | FrameError | Callable[[], None]
+"""What is taken in, in its order: a line, or a step of our own."""
 
 _log = OwnLog("sepkit.peer")
 
@@ -125,6 +130,9 @@ class Peer:
         # appears: no frame can arrive in between that would ask for it.
         self._inbound: dict[frames.Id, tuple[asyncio.Task[None], str, dict[str, Any]]] = {}
         self._to_cancel: set[frames.Id] = set()  # a subset of _inbound's ids
+        self._held: deque[_Item] = deque()  # to be taken in the next turn of the loop, which is under way
+        self._spawned: list[Callable[[], None]] = []  # while a batch is entered: what comes before the rest of it
+        self._is_open = False  # whether a batch is entered, and works can begin in it
         self._posted: deque[tuple[bytes, Callable[[], bool] | None]] = deque()  # by other threads, and until when
         self._woken = False  # whether the loop is going to send them
         self._ended = False
@@ -143,42 +151,81 @@ class Peer:
 
     def frames_received(self, lines: list[bytes | FrameError]) -> None:
         """Decode each line, and hand it to where it belongs."""
+        if self._held:
+            self._held.extend(lines)
+        else:
+            self._take(lines)
+
+    def _take(self, items: Iterable[_Item]) -> None:
+        """Take in what has come, in its order. What cannot be taken in this turn of the loop is kept for the next."""
         starter = self._starter
-        entered = starter.enter()
+        left = iter(items)
+        if not starter.enter():
+            self._hold([*left])
+            return
+        self._is_open = True
         try:
-            for line in lines:
+            for line in left:
                 # A well-formed request of a known method is told in one go; whatever is not takes the long way, which
                 # finds out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
                 try:
-                    frame = loads(line)  # type: ignore[arg-type]  # an over-long line's error is no bytes, and raises
+                    frame = loads(line)  # type: ignore[arg-type]  # what is not bytes raises
                     # A fast path for answers: it saves an exception and a second `loads`, 2 µs each.
                     if self._pending and "result" in frame and "method" not in frame and type(frame) is dict:
                         self._settle(frame)
                         continue
                     method, rid, params = frame["method"], frame["id"], frame["params"]
                     handler = self.routes[method]
-                    plain = frame["jsonrpc"] == "2.0" and type(params) is dict and type(rid) in ID_TYPES and entered
+                    plain = frame["jsonrpc"] == "2.0" and type(params) is dict and type(rid) in ID_TYPES
                 except (KeyError, TypeError, ValueError):
                     plain = False
-                if not plain or rid in self._inbound:
+                if plain and rid not in self._inbound:
+                    if method != starter.name:
+                        starter.rename(method)
+                    starter.context = context = self.context.copy()
+                    self._begin(context, rid, method, handler, params)
+                else:
                     # In the connection's own context: what is logged of a bad line is this host's business only.
                     self.context.copy().run(self._receive, line)
-                    continue
-                self._begin(rid, method, handler, params)
-                # A work that has cancelled its own task, or kept it to cancel it later, cancels nobody else.
-                if getrefcount(starter.current) != starter.holders or starter.current.cancelling():
+                    if not self._is_open:
+                        break
+                # `starter.noticed()`, without a call.
+                if (
+                    getrefcount(starter.current) != starter.holders
+                    or getweakrefcount(starter.current) != starter.watchers
+                    or starter.current.touched
+                ):
                     starter.give_up()
+                    break
+            else:
+                return
         finally:
-            if entered:
-                starter.leave()
+            self._is_open = False
+            starter.leave()
+        spawned, self._spawned = self._spawned, []
+        self._hold([*spawned, *left])
 
-    def _begin(self, rid: frames.Id, method: str, handler: RequestHandler, params: dict[str, Any]) -> None:
+    def _hold(self, items: Sequence[_Item], *, first: bool = False) -> None:
+        """Keep what came for the next turn of the loop; what comes after it waits behind it."""
+        if items and not self._held:
+            self._loop.call_soon(self._take_held)
+        if first:
+            self._held.extendleft(reversed(items))
+        else:
+            self._held.extend(items)
+
+    def _take_held(self) -> None:
+        held, self._held = self._held, deque()
+        self._take(iter(held))
+
+    def _begin(
+        self, context: Context, rid: frames.Id, method: str, handler: RequestHandler, params: dict[str, Any]
+    ) -> None:
         """Run a request's handler until it first waits, and answer it if it has ended by then.
 
         A short function: for each frame that an exception leaves, Python 3.11 looks up the line, and that takes the
         longer the longer the function is. As a part of the loop above this took 5,000 instructions more, of 41,000.
         """
-        context = self.context.copy()
         try:
             work = handler(params)
             waits_for = context.run(work.send, None)
@@ -192,12 +239,54 @@ class Peer:
         else:
             self._inbound[rid] = (self._starter.go_on(work, context, rid, method, waits_for), method, params)
 
-    def _receive(self, line: bytes | FrameError) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object], name: str, ended: Callable[[], None]) -> None:
+        """Begin a work that no request asked for: its first step is made before whatever comes later is taken in.
+
+        Args:
+            work: It raises nothing.
+            name: The name of its task.
+            ended: Called once when it has ended; that may be before this returns.
+        """
+        if self._is_open:
+            self._begin_own(work, name, ended)
+        elif self._starter.entered:
+            self._spawned.append(partial(self._begin_own, work, name, ended))
+        else:
+            self._hold([partial(self._begin_own, work, name, ended)])
+
+    def _begin_own(self, work: Coroutine[Any, Any, object], name: str, ended: Callable[[], None]) -> None:
+        starter = self._starter
+        context = starter.prepare(self.context, name)
+        try:
+            waits_for = context.run(work.send, None)
+        except BaseException:
+            if starter.noticed():
+                starter.give_up()
+                self._is_open = False
+            ended()
+        else:
+            starter.go_on(work, context, None, name, waits_for, lambda *_: ended())
+
+    def take_first(self, steps: Sequence[Callable[[], None]]) -> None:
+        """Take ``steps`` in the next turns of the loop, in their order, before all that has not been taken in yet."""
+        self._hold(steps, first=True)
+
+    def pause(self) -> None:
+        """Called by what is being taken in: all that came after it is taken in the next turn of the loop."""
+        self._is_open = False
+
+    def _receive(self, line: _Item) -> None:
         """Take in any line at all."""
+        if callable(line):
+            try:
+                line()
+            except Exception:
+                _log.exception("%r failed", line)
+            return
         try:
             if isinstance(line, FrameError):
                 raise line
-            frame = frames.decode(line)
+            frame = frames.decode(line, self.notifications)
         except FrameError as error:
             self._refuse(line, error)
             return
@@ -211,11 +300,15 @@ class Peer:
 
     def input_ended(self) -> None:
         """The other side sends no more."""
-        self._end(None)
+        if self._held:
+            self._held.append(partial(self._end, None))
+        else:
+            self._end(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Nothing goes out any more."""
         self._closed = True
+        self._held = deque(item for item in self._held if callable(item))  # the other side waits for nothing any more
         self._starter.close()
         self._end(error)
         self._fail_pending()
@@ -245,6 +338,9 @@ class Peer:
         level = (
             logging.WARNING if self._bad_lines == 1 else logging.DEBUG
         )  # a flood of them shall not become a flood of ours
+        if error.is_notification:
+            _log.log(level, "ignored a malformed notification: %s", error)
+            return
         _log.log(level, "refused a line that is no frame: %s", error)
         self.transport.write(frames.encode_error(error.id, error.code, error.message))
 
@@ -255,11 +351,11 @@ class Peer:
             )
             return
         try:
-            work = (self.routes.get(method) or self.fallback(method))(params)
-        except BaseException as error:
+            handler = self.routes.get(method) or self.fallback(method)
+        except Exception as error:
             self.transport.write(self._encode_exception(rid, method, error))
             return
-        self._inbound[rid] = (self._starter.go_on(work, self.context.copy(), rid, method), method, params)
+        self._begin(self._starter.prepare(self.context, method), rid, method, handler, params)
 
     def _answer(self, rid: frames.Id, method: str, result: object, error: BaseException | None) -> None:
         """Write the one answer to a request whose handler has ended."""
@@ -395,7 +491,13 @@ class Peer:
         del self._alarms[seconds]
 
     def notify(
-        self, method: str, params: dict[str, Any], *, lossy: bool = False, unless: Callable[[], bool] | None = None
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        lossy: bool = False,
+        short: bool = False,
+        unless: Callable[[], bool] | None = None,
     ) -> bool:
         """Send a notification; from any thread, in the order of its calls.
 
@@ -403,6 +505,7 @@ class Peer:
             method: The method's name.
             params: Plain JSON data.
             lossy: Drop it, and count it in ``dropped``, while the other side does not keep up.
+            short: Cut it to what every host takes.
             unless: Drop it where this is true by the time that the loop takes it from another thread.
 
         Returns:
@@ -414,6 +517,9 @@ class Peer:
             self.dropped[method] += 1
             return False
         data = frames.encode_notification(method, params)
+        if short and not (data := encode_short(method, params, data)):
+            self.dropped[method] += 1
+            return False
         if threading.get_ident() == self._thread:
             if self._posted:
                 self.send_posted()
@@ -460,7 +566,7 @@ class Peer:
     @property
     def busy(self) -> bool:
         """Whether any request is being worked on."""
-        return bool(self._inbound)
+        return bool(self._inbound or self._held)
 
     @property
     def pending(self) -> int:
@@ -469,11 +575,17 @@ class Peer:
 
     async def wait_idle(self, seconds: float, *, except_for: asyncio.Task[Any] | None = None) -> bool:
         """Wait until nothing is worked on, at most ``seconds``. Whether it came to that."""
-        tasks = [entry[0] for entry in self._inbound.values() if entry[0] is not except_for]
-        if tasks:
-            _, tasks_left = await asyncio.wait(tasks, timeout=max(0.0, seconds))
-            return not tasks_left
-        return True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            while self._held:  # noqa: ASYNC110  (at least one of them is taken in each turn)
+                await asyncio.sleep(0)
+            tasks = [entry[0] for entry in self._inbound.values() if entry[0] is not except_for]
+            if not tasks:
+                return True
+            _, tasks_left = await asyncio.wait(tasks, timeout=max(0.0, deadline - loop.time()))
+            if tasks_left:
+                return False
 
     def cancel_all(self, *, except_for: asyncio.Task[Any] | None = None) -> None:
         """Cancel whatever is being worked on, as ``$/cancel`` of each id would."""

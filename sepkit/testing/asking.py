@@ -120,7 +120,8 @@ class Asking(Seen):
         """Ask a hook what it makes of an input; a ``ContinueOutcome``, a ``BlockOutcome`` or a ``ModifyOutcome``.
 
         Raises:
-            RpcError: There is no such hook, or it failed.
+            InvalidParams: The input does not fit the hook; no handler has run.
+            RpcError: A handler failed.
 
         Source: docs/protocol.md, section 6.
         """
@@ -135,7 +136,7 @@ class Asking(Seen):
         """Run a command, its name without the slash; what it shows in the session.
 
         Raises:
-            RpcError: There is no such command, the arguments do not fit, or it failed.
+            RpcError: The arguments do not fit, or it failed.
 
         Source: docs/protocol.md, section 3, ``command/execute``.
         """
@@ -149,7 +150,7 @@ class Asking(Seen):
         """The ways to complete what was typed after a command.
 
         Raises:
-            RpcError: There is no such command, or its completer failed.
+            RpcError: Its completer failed.
 
         Source: docs/protocol.md, section 3, ``command/complete``.
         """

@@ -261,11 +261,8 @@ class AsyncHost(Asking):
         seconds = self._timeout if timeout is None else timeout
         deadline = self._loop.time() + seconds
         await self.ping(timeout=seconds)  # then it has been read, and is being handled
-        handling = self._dispatcher.observing
-        if handling:
-            _, left = await asyncio.wait(handling, timeout=max(0.0, deadline - self._loop.time()))
-            if left:
-                raise RequestTimeout(f"the handlers of the event {name!r}", seconds)
+        if not await self._dispatcher.wait_observed(max(0.0, deadline - self._loop.time())):
+            raise RequestTimeout(f"the handlers of the event {name!r}", seconds)
 
     def _look(self) -> None:
         waiting, self._waiting = self._waiting, []

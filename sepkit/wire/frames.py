@@ -9,7 +9,7 @@ Source: docs/protocol.md, section 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, TypeGuard
 
 import orjson
@@ -138,12 +138,15 @@ def is_id(value: object) -> TypeGuard[Id]:
     return type(value) is int or type(value) is str
 
 
-def decode(line: bytes) -> Frame:
+def decode(line: bytes, one_way: Container[str] = ()) -> Frame:
     """The frame in a line of bytes.
 
     Requests and notifications come back well-formed: ``jsonrpc``, ``method``, ``params`` and ``id`` have the right
     types. A response comes back as it is: an answer is never answered, and the peer settles what is wrong with it with
     whoever waits for it.
+
+    Null is absent: for ``params``, for ``method`` and ``error`` in a response, and for the ``id`` of a method that is
+    ``one_way``, which is only ever notified of. Any other null ``id`` is refused.
 
     Half a character (a text that was cut within an emoji, which JavaScript sends as a lone surrogate) is read as
     U+FFFD: refused as a whole, the line would leave its call without an answer, since its id would be lost.
@@ -167,7 +170,7 @@ def decode(line: bytes) -> Frame:
         and type(frame.get("id", 0)) in ID_TYPES
     ):
         return frame
-    return check(frame)
+    return check(without_nulls(frame, one_way))
 
 
 def _without_lone_surrogates(line: bytes) -> object:
@@ -184,6 +187,21 @@ def _without_lone_surrogates(line: bytes) -> object:
         return None
     # An id must go back as it came.
     return None if type(frame) is not dict or "\ufffd" in str(frame.get("id")) else frame
+
+
+def without_nulls(frame: object, one_way: Container[str] = ()) -> object:
+    """A frame without the members that are null where they may be absent: many libraries write null for absent."""
+    if type(frame) is not dict or None not in frame.values():
+        return frame
+    absent = {"method", "params", "error"}
+    if frame.get("method") is not None or frame.get("error") is not None:
+        absent.add("result")
+    elif "result" not in frame:
+        absent.discard("error")  # an answer that holds nothing is an answer all the same
+    method = frame.get("method")
+    if type(method) is str and (method in one_way or method.startswith("$/")):
+        absent.add("id")
+    return {name: value for name, value in frame.items() if value is not None or name not in absent}
 
 
 def check(frame: object) -> Frame:
@@ -210,7 +228,7 @@ def check(frame: object) -> Frame:
     if "id" in frame and rid is None:
         raise FrameError(Code.INVALID_REQUEST, "id must be an integer or a string")
     if type(frame.get("params", _EMPTY)) is not dict:
-        raise FrameError(Code.INVALID_REQUEST, "params must be an object", rid)
+        raise FrameError(Code.INVALID_REQUEST, "params must be an object", rid, is_notification="id" not in frame)
     return frame
 
 

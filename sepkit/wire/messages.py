@@ -108,6 +108,7 @@ EventObject = Annotated[dict[str, Any], HasText("type")]
 # What is special about a field; the converter, the writer and the schemas look for these.
 TAG: Final = "sepkit.tag"  # tells the member of a union: required when read, always written
 ALWAYS: Final = "sepkit.always"  # written even where it is the default, because hosts look for it
+ABSENT: Final = "sepkit.absent"  # makes what stands for it where a host leaves it out
 REST: Final = "sepkit.rest"  # holds the keys that no other field names; stands in no object of its own
 
 
@@ -553,8 +554,9 @@ class ToolOutcome(Record):
     Wire: ``{"tool", "arguments", "content", "is_error"?, "details"?}``. Source: docs/protocol.md, section 6.
     """
 
-    tool: str
-    arguments: JsonObject
+    # A hook that changes the content must not fail because a host leaves out something else.
+    tool: str = attrs.field(metadata={ABSENT: str})
+    arguments: JsonObject = attrs.field(metadata={ABSENT: dict})
     content: str
     is_error: bool = _always(default=False)
     details: Json = None

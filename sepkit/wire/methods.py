@@ -75,6 +75,9 @@ HookName = Literal[
 ]
 HOOKS: Final[frozenset[str]] = frozenset(get_args(HookName))
 
+# Hosts and extensions have words of their own for these, so they are read as any text.
+OPEN: Final[tuple[object, ...]] = (Mode, Tier, LogLevel, NotifyLevel, HookName)
+
 # Without an answer these block; all others let pass.
 FAIL_CLOSED_HOOKS: Final[frozenset[str]] = frozenset({"tool_call", "user_bash"})
 

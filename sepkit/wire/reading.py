@@ -26,7 +26,8 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from sepkit.errors import MOST_FAULTS
 from sepkit.wire.faults import JSON_TYPES, Mismatch, Nothing, describe, one_of
-from sepkit.wire.messages import REST, TAG, HasText, Record, Usage
+from sepkit.wire.messages import ABSENT, REST, TAG, HasText, Record, Usage
+from sepkit.wire.methods import OPEN
 from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_list, is_union, tag_of, without_null
 
 Hook = Callable[[Any, Any], Any]
@@ -134,10 +135,13 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
     tag = next((f.name for f in fields if TAG in f.metadata), None)
     droppable = frozenset(f.name for f in fields if f.droppable) - {tag}
     named = frozenset(f.name for f in fields) - {rest}
+    absent = {} if strict else {f.name: f.metadata[ABSENT] for f in fields if ABSENT in f.metadata}
     overrides: dict[str, Any] = {}
     for field in fields:
         if strict and field.droppable and field.type is not Any:
             overrides[field.name] = override(struct_hook=_not_null_hook(field.type, conv))
+        elif issubclass(cls, Record) and not exact and (hook := _liberal_hook(field.type, conv)) is not None:
+            overrides[field.name] = override(struct_hook=hook)
     inner = make_dict_structure_fn(
         cls,
         conv,
@@ -158,6 +162,9 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
             raise Mismatch(f"a field '{tag}'", Nothing())
         if not strict and None in value.values():
             value = {k: v for k, v in value.items() if v is not None or k not in droppable}
+        for name, make in absent.items():
+            if value.get(name) is None:
+                value = {**value, name: make()}
         if rest is not None:
             kept = {k: v for k, v in value.items() if k not in named}
             value = {k: v for k, v in value.items() if k in named}
@@ -165,11 +172,34 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
                 value[rest] = kept
         return inner(value, _)
 
-    if tag is not None or rest is not None or (droppable and not strict):
+    if tag is not None or rest is not None or absent or (droppable and not strict):
         return structure_record
     if not conv.detailed_validation and not all(f.optional for f in fields):
         return inner  # looks up a field by name, which fails for anything but an object; the second reading explains
     return structure_plain
+
+
+def _liberal_hook(t: Any, conv: cattrs.Converter) -> Hook | None:
+    """For the fields of the wire that are read more liberally than they are written."""
+    if without_null(t) in OPEN:
+        nullable, expected = admits_null(t), describe(without_null(t))
+
+        def word(value: Any, _: Any) -> Any:
+            if type(value) is str or (value is None and nullable):
+                return value
+            raise Mismatch(expected, value)
+
+        return word
+    if get_origin(t) is dict and not admits_null(get_args(t)[1]):
+        base = conv.get_structure_hook(t)
+
+        def members(value: Any, _: Any) -> Any:
+            if type(value) is dict:
+                value = {name: member for name, member in value.items() if member is not None}
+            return base(value, t)
+
+        return members
+    return None
 
 
 def _not_null_hook(t: Any, conv: cattrs.Converter) -> Hook:

@@ -771,3 +771,45 @@ def test_deltas_are_on_the_wire_before_the_reply(loop_kind: LoopKind) -> None:
         assert [frame["params"]["event"]["content"] for frame in frames[:-1]] == [str(number) for number in range(10)]
         assert frames[-1]["id"] == rid
         assert frames[-1]["result"]["content"] == "0123456789"
+
+
+EVENTS = """
+import asyncio, weakref
+from sepkit import App
+
+app = App("counts")
+kept = weakref.WeakKeyDictionary()
+turns = 0
+
+@app.on("turn_start")
+async def begin() -> None:
+    global turns
+    turns += 1
+
+@app.command(name="turns")
+async def turns_so_far() -> str:
+    return str(turns)
+
+@app.tool
+async def count() -> str:
+    task = asyncio.current_task()
+    found = kept.get(task)
+    kept[task] = len(kept)
+    return f"{turns} {found} {task.get_name()}"
+"""
+
+
+def test_a_call_sees_the_event_that_was_sent_before_it_in_a_task_of_its_own(loop_kind: LoopKind) -> None:
+    """Ten events, each with a command and a tool call behind it, in one write."""
+    event = line({"method": "event", "params": {"event": "turn_start", "context": EVENT_CONTEXT, "payload": None}})
+    with Extension(EVENTS, "--loop", loop_kind) as extension:
+        command = {"command": "turns", "context": CONTEXT, "arguments": None}
+        data = b""
+        for n in range(1, 11):
+            data += event + line({"id": f"c{n}", "method": "command/execute", "params": command})
+            data += call_line(f"t{n}", "count")
+        extension.write(data)
+        extension.close_stdin()
+        said = {frame["id"]: frame["result"]["content"] for frame in extension.rest() if "result" in frame}
+    assert [said[f"c{n}"] for n in range(1, 11)] == [str(n) for n in range(1, 11)]
+    assert [said[f"t{n}"] for n in range(1, 11)] == [f"{n} None tool/execute" for n in range(1, 11)]

@@ -267,7 +267,7 @@ def broken() -> Iterator[tuple[str, dict[str, Any], str]]:
         {"token": "x"},
         {"tier": "command"},
         {"token": 1, "tier": "command"},
-        {"token": "", "tier": "root"},
+        {"token": "", "tier": 5},
     ):
         yield "session/state", {"context": context}, ""
 
@@ -660,7 +660,7 @@ def test_what_is_malformed_is_ignored_and_the_next_is_taken(caplog: pytest.LogCa
 
     async def main() -> None:
         async with Setup() as setup:
-            setup.extension.notify("log", {"level": "shout", "message": "m"})
+            setup.extension.notify("log", {"level": 5, "message": "m"})
             setup.extension.notify("registry/update", {"tools": [{"name": "t"}]})
             setup.extension.notify("task/update", {})
             setup.extension.notify("log", {"level": "info", "message": "good"})

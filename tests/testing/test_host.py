@@ -124,7 +124,8 @@ def test_hooks_decide(drive: Drive) -> None:
         with pytest.raises(InternalError, match="unexpectedly"):
             await host.call_hook("user_bash", {"command": "ls"})
         with pytest.raises(InvalidParams):
-            await host.call_hook("no_such_hook", {})
+            await host.call_hook("tool_call", {"tool": 5})
+        assert await host.call_hook("no_such_hook", {}) == messages.ContinueOutcome()
 
     drive(test, sample())
 
@@ -138,10 +139,8 @@ def test_commands_run_and_are_completed(drive: Drive) -> None:
         found = await host.complete_command("count", "1")
         assert found == [messages.Completion("10"), messages.Completion("12")]
         assert len(await host.complete_command("count")) == 3
-        with pytest.raises(InvalidParams, match="no command 'cuont'"):
-            await host.run_command("cuont")
-        with pytest.raises(InvalidParams):
-            await host.complete_command("cuont")
+        assert "no command 'cuont'" in (await host.run_command("cuont") or "")
+        assert await host.complete_command("cuont") == []
 
     drive(test, sample())
 

@@ -224,7 +224,7 @@ def test_a_level_that_the_test_sets_is_its_own() -> None:
 def test_a_start_that_fails_leaves_logging_as_it_was() -> None:
     before = state()
     with pytest.raises(Exception, match="mode"):
-        TestHost(sample(), mode="nowhere").blocking()  # type: ignore[arg-type]
+        TestHost(sample(), mode=5).blocking()  # type: ignore[arg-type]
     assert state() == before
 
 

@@ -36,7 +36,7 @@ POLICY: Final = {
 # For every record: an instance with all of its fields, and what to put in it (path → value) to make it wrong.
 FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
     (m.Empty, {}, {}),
-    (m.Context, CONTEXT, {"token": 7, "tier": "admin"}),
+    (m.Context, CONTEXT, {"token": 7, "tier": 5}),
     (m.CancelParams, {"id": 0}, {"id": True}),
     (m.CancelParams, {"id": ""}, {"id": 1.0}),
     (m.HostInfo, {"name": "h", "version": "1"}, {"name": None, "version": 1}),
@@ -58,7 +58,7 @@ FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
             "protocol_version": 0,
             "host": "h",
             "workspace.root": 1,
-            "mode": "gui",
+            "mode": ["gui"],
             "session.id": 3,
             "ui_capabilities": "select",
             "flags": [],
@@ -143,7 +143,7 @@ FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
     (
         m.HookParams,
         {"hook": "tool_call", "context": CONTEXT, "input": {"tool": "bash", "arguments": {}}},
-        {"hook": "tool_calls", "context": {}, "input": "x"},
+        {"hook": 5, "context": {}, "input": "x"},
     ),
     (m.HookOutcome, {"action": "continue"}, {"action": "allow"}),
     (m.HookOutcome, {"action": "block", "reason": "no"}, {"reason": 5}),
@@ -160,7 +160,7 @@ FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
     (
         m.ToolExecuteParams,
         {"call_id": "c1", "tool": "greet", "arguments": {"name": "Ada"}, "context": CONTEXT},
-        {"call_id": 1, "tool": None, "arguments": "{}", "context": None, "context.tier": "root"},
+        {"call_id": 1, "tool": None, "arguments": "{}", "context": None, "context.tier": None},
     ),
     (m.ToolExecuteResult, {"content": "c", "is_error": True, "details": {"a": None}}, {"content": 1, "is_error": 1}),
     (
@@ -218,14 +218,14 @@ FIXTURES: Final[list[tuple[Any, dict[str, Any], dict[str, Any]]]] = [
         {"api_key": "k", "access_token": "a", "refresh_token": "r", "expires_at": 1_900_000_000, "extra": {"s": 1}},
         {"api_key": 1, "expires_at": "soon", "extra": []},
     ),
-    (m.LogParams, {"level": "warn", "message": "m", "fields": {"a": 1}}, {"level": "warning", "fields": []}),
+    (m.LogParams, {"level": "warn", "message": "m", "fields": {"a": 1}}, {"level": 3, "fields": []}),
     (m.BusPublishParams, {"topic": "t", "payload": {}}, {"topic": 1, "payload": None}),
     (m.SetActiveParams, {"tools": ["a"]}, {"tools": "a"}),
     (m.SetActiveResult, {"active": []}, {"active": [1]}),
     (m.UiRequest, {"kind": "select", "prompt": "p", "options": ["a"]}, {"options": [1], "kind": "choose"}),
     (m.UiRequest, {"kind": "confirm", "prompt": "p"}, {"prompt": None}),
     (m.UiRequest, {"kind": "input", "prompt": "p", "default": "d"}, {"default": 1}),
-    (m.UiRequest, {"kind": "notify", "message": "m", "level": "error"}, {"level": "debug"}),
+    (m.UiRequest, {"kind": "notify", "message": "m", "level": "error"}, {"level": 3}),
     (m.UiRequest, {"kind": "set_status", "status": "s"}, {"status": 1}),
     (m.UiRequest, {"kind": "set_widget", "widget": {"kind": "chart"}}, {"widget": "w"}),
     (m.UiRequest, {"kind": "set_title", "title": "t"}, {"title": 1}),
@@ -360,13 +360,13 @@ def test_null_for_a_field_that_must_be_there_is_a_fault() -> None:
 
 def test_all_faults_are_told_at_once_with_their_paths() -> None:
     """All faults are reported, not only the first, each with its path."""
-    data = {"call_id": 5, "arguments": [], "context": {"tier": "root"}}
+    data = {"call_id": 5, "arguments": [], "context": {"tier": 5}}
     assert faults(data, m.ToolExecuteParams) == [
         ("$.call_id", "string", "integer"),
         ("$", "a field 'tool'", "nothing"),
         ("$.arguments", "object", "array"),
         ("$.context", "a field 'token'", "nothing"),
-        ("$.context.tier", "one of 'event', 'command'", "string"),
+        ("$.context.tier", "one of 'event', 'command'", "integer"),
     ]
 
 

@@ -30,7 +30,7 @@ NOTIFICATIONS = {
 
 
 def _method_names() -> set[str]:
-    skipped = {"HOOKS", "EVENTS", "GROUP_OF", "FAIL_CLOSED_HOOKS", "PROTOCOL_VERSION"}
+    skipped = {"HOOKS", "EVENTS", "GROUP_OF", "FAIL_CLOSED_HOOKS", "OPEN", "PROTOCOL_VERSION"}
     return {value for name, value in vars(methods).items() if name.isupper() and name not in skipped}
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
-from sepkit.concurrency.cancelling import cancel
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded
+from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded, RpcError
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
@@ -25,7 +25,7 @@ from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, unknown_method
 from sepkit.router import Change, closest
-from sepkit.serving.observers import Observers
+from sepkit.serving.observers import Event, Observers
 from sepkit.serving.served import GRACE, Ending, Served
 from sepkit.transports.base import Transport
 from sepkit.wire import messages, methods
@@ -35,6 +35,9 @@ SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exi
 
 # What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
 _RESERVE: Final = 1.0
+
+_Early = Event | asyncio.Future[None]
+"""What came before the app could serve it: an event, or the turn of a request."""
 
 _log = OwnLog("sepkit")
 
@@ -62,12 +65,12 @@ class Dispatcher:
         self._grace = grace
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
         self._link = SepLink(served, self._peer, self._is_observing)
-        context = served.context(self._link)
-        self._peer.context = context
-        self._observers = Observers(served.app, self._link, served.calls, context)
+        self._peer.context = served.context(self._link)
+        self._observers = Observers(served.app, self._link, served.calls, self._peer.spawn)
         self._tasks = TaskCalls(served, self._peer)
         self._requests = Requests(served, self._link)
-        self._starting: asyncio.Future[None] | None = None  # done when the handshake has succeeded or failed
+        self._began = False  # whether a handshake has begun that has not failed
+        self._early: list[_Early] | None = None  # while the handshake is under way: what has come in, in its order
         self._ended: asyncio.Event = asyncio.Event()
         self._ending = False
         self._failure: BaseException | None = None
@@ -85,13 +88,12 @@ class Dispatcher:
         """The connection."""
         return self._peer
 
-    @property
-    def observing(self) -> list[asyncio.Task[None]]:
-        """The tasks of the event handlers that have something to observe."""
-        return self._observers.running
+    async def wait_observed(self, seconds: float) -> bool:
+        """Wait until the events that came so far have been observed, at most ``seconds``. Whether they have."""
+        return await self._observers.wait_idle(seconds)
 
     def _is_observing(self) -> bool:
-        return bool(self._observers.running)
+        return self._observers.busy
 
     # -- the life ------------------------------------------------------------------------------------------------------
 
@@ -198,17 +200,12 @@ class Dispatcher:
         self._refuse_more()
         stopping_tasks = self._served.begin_leave(self._link, grace - reserve)
         idle = await self._peer.wait_idle(grace - reserve, except_for=asking)
-        observing = self._observers.running
-        if observing:
-            await asyncio.wait(observing, timeout=max(0.0, deadline - reserve - loop.time()))
+        await self._observers.wait_idle(max(0.0, deadline - reserve - loop.time()))
         if not idle:
             _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
             self._peer.cancel_all(except_for=asking)
-        if left := [task for task in observing if not task.done()]:
-            names = ", ".join(task.get_name() for task in left)
-            _log.warning("still handling events at the end of the grace, cancelled: %s", names)
-        for task in left:
-            cancel(task)
+        if left := self._observers.cancel():
+            _log.warning("still handling events at the end of the grace, cancelled: %s", ", ".join(left))
         if not idle:
             await self._peer.wait_idle(reserve / 4, except_for=asking)
         if stopping_tasks is not None:
@@ -231,26 +228,38 @@ class Dispatcher:
     # -- the states ----------------------------------------------------------------------------------------------------
 
     def _be_new(self) -> None:
-        self._starting = None
+        self._began = False
         self._peer.routes = {methods.INITIALIZE: self._initialize, methods.PING: self._ping}
         self._peer.fallback = _refuse_new
 
     def _be_starting(self) -> None:
-        self._starting = self._observers.started = asyncio.get_running_loop().create_future()
+        self._began = True
+        self._early = []
         self._peer.routes = {methods.PING: self._ping, methods.INITIALIZE: _refuse_second}
         self._peer.fallback = self._later
 
     def _be_ready(self) -> None:
+        early, self._early = self._early or [], None
         if not self._ending:
             self._peer.routes, self._peer.fallback = self._ready, unknown_method
+        self._peer.take_first([partial(self._take_early, one) for one in early])
+
+    def _take_early(self, one: _Early) -> None:
+        if isinstance(one, Event):
+            self._observers.take(one)
+        elif not one.done():
+            one.set_result(None)
+            self._peer.pause()  # its request begins in the next turn of the loop, before what came after it
 
     def _later(self, method: str) -> RequestHandler:
         """The handler of a request that came while the lifespan was being entered."""
-        starting = self._starting
-        assert starting is not None
+        early = self._early
+        assert early is not None
 
         async def wait(params: dict[str, Any]) -> object:
-            await asyncio.shield(starting)
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            early.append(turn)
+            await turn
             # Not the peer's routes: the end may have begun meanwhile, but this one was accepted before it.
             return await (self._ready.get(method) or unknown_method(method))(params)
 
@@ -264,13 +273,11 @@ class Dispatcher:
         return self._handshake(params)
 
     async def _handshake(self, params: dict[str, Any]) -> object:
-        starting = self._starting
-        assert starting is not None
         served, loop = self._served, asyncio.get_running_loop()
         try:
             handshake: messages.InitializeParams = checked(params, messages.InitializeParams)
         except InvalidParams:
-            self._handshake_failed(starting)
+            self._handshake_failed()
             raise
         self._link.greet(handshake)
         try:
@@ -279,31 +286,42 @@ class Dispatcher:
             if self._on_ready is not None:  # no code of the author's runs between this and the answer
                 self._on_ready(self._link)
         except asyncio.CancelledError:
-            self._handshake_failed(starting)
+            self._handshake_failed()
             raise
         except Ending as error:
-            self._handshake_failed(starting)
+            self._handshake_failed()
             raise InvalidRequest(str(error)) from None
         except Exception as error:
             # An extension that could not start serves no calls: answer, then end.
             self._failure = error
-            starting.set_exception(InternalError("the extension could not start"))
-            starting.exception()
+            self._refuse_early(InternalError("the extension could not start"))
             loop.call_soon(self._begin_end)
             raise served.calls.unexpected(error, "the extension's lifespan failed") from None
         if wants_tasks(handshake):
             self._ready.update(self._tasks.routes())
         self._unlisten = served.changed(self._registered)  # what is registered from now on goes out in updates
         self._be_ready()
-        starting.set_result(None)
         loop.call_soon(self._answered, handshake)
         return answer
 
-    def _handshake_failed(self, starting: asyncio.Future[None]) -> None:
+    def _handshake_failed(self) -> None:
+        self._refuse_early(InvalidRequest("the handshake failed"))
         if not self._ending:  # the host may try again
             self._be_new()
-        starting.set_exception(InvalidRequest("the handshake failed"))
-        starting.exception()  # mark it as seen: there may be no request that waits for it
+
+    def _refuse_early(self, error: RpcError) -> None:
+        """Refuse the requests that have come in since the handshake began, and those to come."""
+        early, self._early = self._early or [], None
+        self._began = False
+        for one in early:
+            if not isinstance(one, Event) and not one.done():
+                one.set_exception(error)
+
+        def refuse(method: str) -> RequestHandler:
+            raise error
+
+        if not self._ending:
+            self._peer.fallback = refuse
 
     def _answered(self, handshake: messages.InitializeParams) -> None:
         """The handshake has been answered: background tasks may be told of, and start."""
@@ -327,7 +345,7 @@ class Dispatcher:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _event(self, params: dict[str, Any]) -> None:
-        if self._starting is None or self._ending:
+        if not self._began or self._ending:
             _log.debug("ignored an event outside of the session")
             return
         try:
@@ -335,7 +353,10 @@ class Dispatcher:
         except InvalidData as error:
             _log.warning("ignored a malformed event: %s", error)
         else:
-            self._observers.take(event)
+            if self._early is None:
+                self._observers.take(event)
+            else:
+                self._early.append(event)
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

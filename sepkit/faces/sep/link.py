@@ -93,8 +93,11 @@ class SepLink:
             raise
 
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
-        """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
-        self.peer.notify(method, params, lossy=True, unless=unless)
+        """Notify the host, unless it does not keep up; what is too long for some hosts is cut.
+
+        From any thread; ``unless`` is asked again in the loop.
+        """
+        self.peer.notify(method, params, lossy=True, short=True, unless=unless)
 
     async def send(self, method: str, params: dict[str, Any]) -> None:
         """Notify the host; waits while it does not keep up."""

@@ -91,7 +91,7 @@ class TaskCalls:
 
     def _tell(self, health: TaskHealth) -> None:
         if self._waiting is None and not self._peer.congested:
-            self._peer.notify(methods.TASK_UPDATE, self._told(health))
+            self._peer.notify(methods.TASK_UPDATE, self._told(health), short=True)
             return
         self._newest.pop(health.task_id, None)  # it goes to the end, so that updates stay in their order
         self._newest[health.task_id] = health
@@ -110,7 +110,7 @@ class TaskCalls:
 
     def _tell_next(self) -> None:
         task_id = next(iter(self._newest))
-        self._peer.notify(methods.TASK_UPDATE, self._told(self._newest.pop(task_id)))
+        self._peer.notify(methods.TASK_UPDATE, self._told(self._newest.pop(task_id)), short=True)
 
     def close(self) -> None:
         """Nothing changes any more: what waits for the host is put before the last answer."""
