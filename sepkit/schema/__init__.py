@@ -1,18 +1,29 @@
 """A signature, inspected once at registration → a JSON Schema and a compiled binder of arguments.
 
-Knows nothing of apps, frames or transports. `signature.py` reads functions, `types.py` annotations, `forms.py` has the
-loaders and their schemas, `raw.py` stands in for them where the author gave a JSON Schema.
+The one engine that reads authors' types: arguments, hooks' inputs, payloads, stored values. Knows nothing of apps,
+frames or transports. `signature.py` reads functions, `types.py` annotations, `forms.py` has the loaders and their
+schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
-from .hints import HintError, resolve_hints, settle_class_hints
-from .signature import Signature, compile_type, inspect_signature, schema_of
+from .hints import docstring_of, underlying
+from .signature import (
+    Signature,
+    ValueSignature,
+    compile_type,
+    inspect_signature,
+    inspect_value,
+    schema_of,
+    stored_type,
+)
 
 __all__ = [
-    "HintError",
     "Signature",
+    "ValueSignature",
     "compile_type",
+    "docstring_of",
     "inspect_signature",
-    "resolve_hints",
+    "inspect_value",
     "schema_of",
-    "settle_class_hints",
+    "stored_type",
+    "underlying",
 ]

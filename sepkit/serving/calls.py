@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, Protocol
 
 from sepkit.app import App
@@ -18,7 +19,7 @@ from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
 from sepkit.contexts.link import Link
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
-from sepkit.handlers import CommandSpec, ObserverSpec, ProviderSpec, ToolSpec, as_stream, name_of
+from sepkit.handlers import CommandSpec, Fn, ObserverSpec, ProviderSpec, ToolSpec, name_of
 from sepkit.results import Block, argument_fault, checked_credentials, patched
 from sepkit.tracebacks import unexpected
 
@@ -85,11 +86,14 @@ class Calls:
                 work = spec.call(arguments, context) if spec.is_plain else self._call_tool(spec, arguments, context)
             except InvalidData as error:
                 return failure(*argument_fault(spec.name, error))
-            returned = await work
-            try:
-                return value(returned)
-            except EncodeError as error:
-                return failure(f"The result of {spec.name} cannot be sent: {error}")
+            while True:
+                returned = await work
+                try:
+                    return value(returned)
+                except EncodeError as error:
+                    if not isawaitable(returned):
+                        return failure(f"The result of {spec.name} cannot be sent: {error}")
+                work = returned  # of a coroutine that returned another one
         except ToolError as error:
             return failure(str(error))
         except BaseException as error:
@@ -128,7 +132,7 @@ class Calls:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                return await (tool.fn(**values) if tool.is_async else self._threads.run(tool.fn, **values))
+                return await self._called(tool.fn, values, is_async=tool.is_async)
         except TimeoutError:
             if limit.expired():
                 raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
@@ -164,7 +168,7 @@ class Calls:
             if isinstance(returned, Block):
                 return returned
             try:
-                now = patched(name, given, now, returned)
+                now = patched(name, given, now, returned, spec.convert)
             except (TypeError, InvalidData, EncodeError) as error:
                 raise self.unexpected(error, f"the {name} hook {name_of(spec.fn)} gave a bad decision") from None
         return None if now is value else now
@@ -193,7 +197,7 @@ class Calls:
         if self._watch.asleep:
             self._watch.wake()
         try:
-            returned = await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
+            returned = await self._called(spec.fn, values, is_async=spec.is_async)
         except ToolError as error:
             raise InternalError(str(error)) from None
         except BaseException as error:
@@ -213,10 +217,15 @@ class Calls:
         name = spec.observer.name
         await self._take_slot(link)
         self._watch.wake()
-        stream = as_stream(spec, request, context)
+        stream: Any = None
         try:
+            arguments = spec.observer.arguments(request, context)
+            if spec.observer.is_async:
+                stream = spec.fn(**arguments)
+            else:
+                stream = await self._called(spec.fn, arguments, is_async=False)
             async for event in stream:
-                await context.delta(event)  # type: ignore[arg-type]  # the fold checks it
+                await context.delta(event)
             try:
                 return context.folded()
             except EncodeError as error:  # most often the model was cut off within a tool call
@@ -230,7 +239,8 @@ class Calls:
         finally:
             try:
                 # Its own `finally` runs now, not when the garbage is collected: it closes the upstream call.
-                await stream.aclose()  # type: ignore[attr-defined]
+                if (close := getattr(stream, "aclose", None)) is not None:
+                    await close()
             finally:
                 context.close()
                 self.slots.release()
@@ -267,13 +277,23 @@ class Calls:
             self._watch.wake()
         arguments = spec.arguments(value, context)
         try:
-            return await (spec.fn(**arguments) if spec.is_async else self._threads.run(spec.fn, **arguments))
+            return await self._called(spec.fn, arguments, is_async=spec.is_async)
         except crosses:
             raise
         except BaseException as error:
             if is_cancellation(error):
                 raise
             raise self.unexpected(error, f"the {spec.name} handler {name_of(spec.fn)} failed") from None
+
+    async def _called(self, fn: Fn, arguments: dict[str, Any], *, is_async: bool) -> object:
+        """What a handler returns, in the end: what comes back awaitable is awaited.
+
+        A plain function that is called in a thread may be the decorator of a coroutine function, or a lambda around it.
+        """
+        returned: Any = await (fn(**arguments) if is_async else self._threads.run(fn, **arguments))
+        while returned is not None and isawaitable(returned):
+            returned = await returned
+        return returned
 
     def unexpected(self, error: BaseException, what: str) -> InternalError:
         """The error that crosses for an unforeseen exception; with its text only under ``App(expose_errors=True)``."""

@@ -53,9 +53,12 @@ def fields_of(cls: Any) -> tuple[Field, ...]:
 
 
 @cache
-def field_names(cls: Any) -> tuple[str, ...]:
-    """The names of the fields. Unlike :func:`fields_of` it evaluates no annotations, which may not be possible."""
-    return tuple(field.name for field in _declared(cls))
+def field_names(cls: Any) -> tuple[tuple[str, str], ...]:
+    """The fields' attributes, each with its name in JSON, which is that of the parameter that sets it.
+
+    Unlike :func:`fields_of` it evaluates no annotations, which may not be possible.
+    """
+    return tuple((field.name, getattr(field, "alias", None) or field.name) for field in _declared(cls))
 
 
 def _declared(cls: Any) -> tuple[Any, ...]:

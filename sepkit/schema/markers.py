@@ -1,0 +1,155 @@
+"""What other libraries put into ``Annotated[T, …]`` or as a default: ``Field(…)``, ``Meta(…)``, ``Depends(…)``.
+
+They are read where they say what a description, or a constraint of annotated-types, says. What else they ask for would
+be lost without a word, so it is refused where it is written, with the words to write instead. Nothing is imported for
+that: a marker is known by its library, or by its attributes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .forms import FormError
+
+# Libraries whose markers say what becomes of a parameter. What others put into Annotated is their own business.
+_LIBRARIES: Final = frozenset(
+    {"agents", "annotated_types", "attr", "attrs", "click", "cyclopts", "dataclasses", "dishka", "fast_depends"}
+    | {"fastapi", "fastmcp", "faststream", "jsonargparse", "langchain", "langchain_core", "litestar", "marshmallow"}
+    | {"mcp", "msgspec", "ninja", "pydantic", "pydantic_core", "pydantic_settings", "sqlmodel", "starlette"}
+    | {"strawberry", "taskiq_dependencies", "typer", "tyro", "wireup"}
+)
+# Their parameter markers in the standard library and in attrs; other objects of these modules are plain values.
+_FIELDS: Final = frozenset({"Field", "_CountingAttr"})
+
+CONSTRAINTS: Final = {
+    "ge": "Ge",
+    "gt": "Gt",
+    "le": "Le",
+    "lt": "Lt",
+    "multiple_of": "MultipleOf",
+    "min_length": "MinLen",
+    "max_length": "MaxLen",
+}
+_DESCRIPTIONS: Final = ("description", "documentation", "help")
+_PATTERNS: Final = ("pattern", "regex")
+# They change nothing about which values are right, or only how other libraries show or store them.
+_HARMLESS: Final = frozenset(
+    {"alias_priority", "allow_inf_nan", "annotation", "default_factory_takes_validated_data", "deprecated"}
+    | {"deprecation_message", "discriminator", "embed", "example", "examples", "exclude", "exclude_if", "fail_fast"}
+    | {"field_title_generator", "frozen", "in_", "include_in_schema", "init", "init_var", "kw_only", "media_type"}
+    | {"metadata", "metadata_lookup", "openapi_examples", "repr", "title", "union_mode", "unit", "validate_default"}
+)
+_INSTEAD: Final = {
+    "default": "write the default behind the annotation: `= …`",
+    "default_factory": "let the default be None, and make the value in the function",
+    "alias": "name the parameter so",
+    "validation_alias": "name the parameter so",
+    "strict": "write @app.tool(strict=True)",
+}
+
+
+def library_of(item: object) -> str | None:
+    """The library of a parameter's marker; None for anything else."""
+    library = type(item).__module__.partition(".")[0]
+    if isinstance(item, type):
+        return None
+    if library in ("attr", "attrs", "dataclasses") and type(item).__name__ not in _FIELDS:
+        return None
+    return library if library in _LIBRARIES else None
+
+
+def is_marker(item: object) -> bool:
+    """Whether this asks something of a parameter: it is of such a library, or has bounds as attributes."""
+    if isinstance(item, type | str | re.Pattern):
+        return False
+    return library_of(item) is not None or any(_is_set(getattr(item, name, None)) for name in CONSTRAINTS)
+
+
+def read_marker(item: Any) -> Iterator[tuple[str, Any]]:
+    """What a marker asks for: ``("description", text)``, ``("pattern", text)``, or a bound, as ``("ge", 1)``.
+
+    Raises:
+        FormError: It asks for something else.
+    """
+    settings = _settings(item)
+    parts = settings.pop("metadata", ()) if isinstance(settings.get("metadata"), list | tuple) else ()
+    name, library = type(item).__name__, library_of(item)
+    shown = name if library is None else f"{name} of {library}"
+    known = False
+    for setting, value in settings.items():
+        if setting in CONSTRAINTS:
+            yield setting, value
+        elif setting in _PATTERNS and isinstance(value, str):
+            yield "pattern", value
+        elif setting in _DESCRIPTIONS and isinstance(value, str):
+            yield "description", value
+        elif setting not in _HARMLESS:
+            instead = _INSTEAD.get(
+                setting, 'write `Annotated[int, "text", Ge(1)]`, with annotated-types, for what it says'
+            )
+            raise FormError(f"the {setting} of {shown} is not read here; {instead}")
+        known = True
+    for part in parts:
+        known = True
+        if is_marker(part):
+            yield from read_marker(part)
+    if not known and library is not None and name not in ("FieldInfo", "Meta"):
+        raise FormError(
+            f"{shown} means nothing here; take the value as an argument, or get it in the function"
+            " (functools.partial binds one, the lifespan's state is in ctx.state)"
+        )
+
+
+def written_instead(marker: Any, shown: str) -> str:
+    """The words to write in place of a marker as the default: ``x: Annotated[int, Ge(1)] = 5``."""
+    settings = _settings(marker)
+    default = settings.get("default", ...)
+    parts = []
+    try:
+        for setting, value in read_marker_without_default(marker):
+            parts.append(repr(value) if setting == "description" else _written(setting, value))
+    except FormError:
+        parts = ["…"]
+    annotation = f"Annotated[{shown}, {', '.join(parts)}]" if parts else shown
+    return annotation if default is ... else f"{annotation} = {default!r}"
+
+
+def read_marker_without_default(marker: Any) -> Iterator[tuple[str, Any]]:
+    """Like ``read_marker``, for one that stands where the default is."""
+    for setting, value in _settings(marker).items():
+        if setting in CONSTRAINTS or setting in _DESCRIPTIONS or setting in _PATTERNS:
+            yield ("description" if setting in _DESCRIPTIONS else setting), value
+        elif setting == "metadata" and isinstance(value, list | tuple):
+            for part in value:
+                if is_marker(part):
+                    yield from read_marker(part)
+
+
+def _written(setting: str, value: Any) -> str:
+    return f"re.compile({value!r})" if setting in _PATTERNS else f"{CONSTRAINTS[setting]}({value!r})"
+
+
+def _settings(item: Any) -> dict[str, Any]:
+    """What is set of a marker: its public attributes, but for methods and what means "not set"."""
+    found = {}
+    for name in dir(item):
+        if not name.startswith("_"):
+            try:
+                value = getattr(item, name)
+            except Exception:  # a property that needs more than is there
+                continue
+            if _is_set(value) and (name == "default_factory" or not callable(value)):
+                found[name] = value
+    return found
+
+
+def _is_set(value: object) -> bool:
+    if value is None or value is False or value is ... or value == () or value == [] or value == {}:
+        return False
+    return "Undefined" not in type(value).__name__ and type(value).__name__ not in (
+        "_Nothing",
+        "_MISSING_TYPE",
+        "NoDefault",
+    )
