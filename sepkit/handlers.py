@@ -11,11 +11,12 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from sepkit.contexts import contexts
-from sepkit.errors import RegistrationError
+from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.schema import docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
-from sepkit.wire.writing import copied
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import copied, to_json
 
 Fn = Callable[..., Any]
 
@@ -40,6 +41,13 @@ class ToolSpec:
     is_plain: bool
     """It is awaited as it is: no thread, no time limit."""
 
+    @property
+    def registration(self) -> messages.ToolRegistration:
+        """What a host is told of it."""
+        return messages.ToolRegistration(
+            name=self.name, description=self.description, parameters=self.parameters, deferred=self.deferred
+        )
+
 
 @frozen
 class CommandSpec:
@@ -51,6 +59,11 @@ class CommandSpec:
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     context: str | None
     is_async: bool
+
+    @property
+    def registration(self) -> messages.CommandRegistration:
+        """What a host is told of it."""
+        return messages.CommandRegistration(name=self.name, description=self.description)
 
 
 @frozen
@@ -142,6 +155,50 @@ def check_name(kind: str, name: object, fn: Fn | None = None) -> str:
     raise RegistrationError(f"{kind} name {name!r}{at}: letters, digits, '-', '_' and '.' only{hint}")
 
 
+def task_registration(spec: TaskSpec) -> messages.TaskRegistration:
+    """What a host that asked for tasks is told of one.
+
+    Source: docs/tasks.md, "On the wire".
+    """
+    return messages.TaskRegistration(
+        name=spec.name,
+        description=spec.description,
+        per_user=spec.per_user,
+        autostart=spec.autostart,
+        restart_policy=messages.RestartPolicyMs(
+            type=spec.policy.type,
+            max_restarts=spec.policy.max_restarts,
+            initial_delay_ms=round(spec.policy.initial_delay * 1000),
+            max_delay_ms=round(spec.policy.max_delay * 1000),
+            multiplier=spec.policy.multiplier,
+        ),
+    )
+
+
+def check_sendable(record: messages.Record, what: str, fn: Fn | None = None) -> None:
+    """Write and read a registration as a host would: one that can't be sent would fail the whole handshake.
+
+    Raises:
+        RegistrationError: It does not fit the wire; says what it is, where, and why.
+    """
+    try:
+        structure(to_json(record), type(record))
+    except EncodeError as error:
+        problem = f"{error.path.removeprefix('$.')} can't be sent: {error.problem}"
+    except InvalidData as error:
+        problem = "; ".join(str(fault).removeprefix("$.") for fault in error.told)
+    else:
+        return
+    at = f" ({where(fn)})" if fn is not None else ""
+    raise RegistrationError(f"{what}{at}: {problem}")
+
+
+def _check_is_bool(what: str, fn: Fn, **options: object) -> None:
+    for name, given in options.items():
+        if not isinstance(given, bool):
+            raise RegistrationError(f"{what} ({where(fn)}): {name}={given!r}: write True or False")
+
+
 def make_tool(
     fn: Fn,
     *,
@@ -156,7 +213,11 @@ def make_tool(
     _check_callable(fn, "@app.tool")
     tool = check_name("tool", name_of(fn) if name is None else name, fn)
     _refuse_generator(fn, f"tool {tool!r}", "return its result, and tell progress with ctx.update()")
-    if timeout is not None and not timeout > 0:
+    _check_is_bool(f"tool {tool!r}", fn, deferred=deferred, strict=strict)
+    given: object = timeout
+    if given is not None and (
+        not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < float("inf")
+    ):
         raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
     signature = inspect_signature(
         fn,
@@ -166,7 +227,7 @@ def make_tool(
         strict=strict,
         parameters=parameters,
     )
-    return ToolSpec(
+    spec = ToolSpec(
         fn=fn,
         name=tool,
         description=signature.description if description is None else description,
@@ -179,12 +240,15 @@ def make_tool(
         is_async=is_async(fn),
         is_plain=is_async(fn) and timeout is None,
     )
+    check_sendable(spec.registration, f"tool {tool!r}", fn)
+    return spec
 
 
 def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
     """The record of a command."""
     _check_callable(fn, "@app.command")
-    command = check_name("command", name_of(fn) if name is None else name.removeprefix("/"), fn)
+    given: object = name_of(fn) if name is None else name
+    command = check_name("command", given.removeprefix("/") if isinstance(given, str) else given, fn)
     _refuse_generator(fn, f"command {command!r}", "return what is shown")
     signature = inspect_signature(
         fn,
@@ -193,7 +257,7 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         other_contexts=_CONTEXTS,
         extra="ignore",
     )
-    return CommandSpec(
+    spec = CommandSpec(
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
@@ -201,6 +265,8 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         context=signature.context,
         is_async=is_async(fn),
     )
+    check_sendable(spec.registration, f"command {command!r}", fn)
+    return spec
 
 
 def make_hook(fn: Fn, name: str) -> ObserverSpec:
@@ -273,7 +339,9 @@ def make_task(fn: Fn, options: TaskOptions) -> TaskSpec:
             f"task {task!r} ({where(fn)}): parameter {found.value!r}: a task takes a TaskContext and nothing else; "
             "what it is started with is in ctx.payload"
         )
-    return task_spec(fn, task, options, context=found.context, description=docstring_of(fn))
+    spec = task_spec(fn, task, options, context=found.context, description=docstring_of(fn))
+    check_sendable(task_registration(spec), f"task {task!r}", fn)
+    return spec
 
 
 def _check_callable(fn: object, what: str) -> None:

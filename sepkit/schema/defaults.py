@@ -5,19 +5,33 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sepkit.errors import EncodeError
 from sepkit.wire.writing import to_json
 
 from .forms import ANY, REFUSED, Faults, Form, FormError
-from .markers import is_marker, library_of, written_instead
+from .hints import show
+from .markers import library_of, written_instead
 
 _ARRAYS = (list, tuple, set, frozenset)
 
 
-def check_default(default: Any, annotation: Any, form: Form, name: str, show: Callable[[Any], str]) -> None:
+def check_no_marker(default: Any, annotation: Any, name: str) -> None:
+    """Refuse another library's marker in place of a default: the function would be given the marker itself.
+
+    Raises:
+        FormError: Says what to write instead.
+    """
+    if (library := library_of(default)) is not None:
+        raise FormError(
+            f"the default is a {type(default).__name__} of {library}, which the function would get as it is;"
+            f" write `{name}: {written_instead(default, show(annotation))}`"
+        )
+
+
+def check_default(default: Any, annotation: Any, form: Form) -> None:
     """Refuse a default that is not a value of the annotated type, or that no host can be told of.
 
     None is always fine: it means "not given". So is what has a form in Python only, such as a float that is infinite.
@@ -27,10 +41,6 @@ def check_default(default: Any, annotation: Any, form: Form, name: str, show: Ca
     """
     if default is None or default is REFUSED:
         return
-    if is_marker(default) and library_of(default) is not None:
-        marker = f"{type(default).__name__} of {library_of(default)}"
-        written = written_instead(default, show(annotation))
-        raise FormError(f"the default is a {marker}, which the function would get as it is; write `{name}: {written}`")
     if type(default) is float and not math.isfinite(default) and form.takes & {"number"}:
         return
     try:
@@ -39,25 +49,27 @@ def check_default(default: Any, annotation: Any, form: Form, name: str, show: Ca
         # `Any` takes sentinels, which no host need know of; but what looks like JSON must be JSON.
         if form.load is ANY.load and not isinstance(default, str | int | float | dict | list | tuple):
             return
-        raise FormError(f"the default can't be sent: {error}; {_say(form, default)}") from None
+        raise FormError(f"the default can't be sent: {_where(error)}; write None, or {form.expected}") from None
     if isinstance(default, tuple(_classes(annotation))):
         return
     faults = Faults()
     loaded = form.load(plain, faults)
-    if faults or faults.coerced or not _is_alike(default, loaded):
-        found = f" ({faults[0]})" if faults and faults[0].path else ""
-        raise FormError(
-            f"the default is a {type(default).__name__} that is not a value of its type{found}; {_say(form, default)}"
-        )
+    if faults:
+        found = f" ({faults[0]})" if faults[0].path else ""
+        raise FormError(f"the default, of type {type(default).__name__}, does not fit{found}; write {form.expected}")
+    if faults.coerced or not _is_alike(default, loaded):
+        given, wanted = type(default).__name__, type(loaded).__name__
+        raise FormError(f"the default is of type {given}, where a caller's value becomes a {wanted}; write that")
 
 
-def _say(form: Form, default: Any) -> str:
-    hint = ", or None for none at all" if not isinstance(default, str | int | float) else ""
-    return f"write {form.expected}{hint}"
+def _where(error: EncodeError) -> str:
+    return error.problem if error.path == "$" else f"{error.path.removeprefix('$')}: {error.problem}"
 
 
 def _is_alike(default: Any, loaded: Any) -> bool:
     """Whether the function gets, by default, what it gets where the same is sent."""
+    if isinstance(default, dict) and isinstance(loaded, dict):
+        return default.keys() == loaded.keys()
     if isinstance(default, type(loaded)) or isinstance(loaded, type(default)):
         return True
     if isinstance(default, _ARRAYS) and isinstance(loaded, _ARRAYS):  # `()` is the usual default of a list

@@ -64,9 +64,14 @@ def resolve_hint(fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 def docstring_of(fn: Callable[..., Any]) -> str:
     """The docstring of a function; of a partial, that of the function below it."""
-    while isinstance(fn, functools.partial) and "__doc__" not in vars(fn):
-        fn = fn.func
-    return inspect.getdoc(fn) or ""
+    for layer in _layers(fn):
+        written = inspect.getdoc(layer)
+        if written != _DOC_OF_PARTIALS:  # which `wraps` copies, too
+            return written or ""
+    return ""
+
+
+_DOC_OF_PARTIALS = inspect.getdoc(functools.partial)
 
 
 def resolve_class_hints(cls: type) -> dict[str, Any]:
@@ -109,6 +114,15 @@ def _without_wraps(fn: Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(fn, functools.partial) and hasattr(fn, "__wrapped__"):
         return functools.partial(fn.func, *fn.args, **fn.keywords)
     return fn
+
+
+def show(annotation: Any) -> str:
+    """An annotation as its author wrote it, more or less."""
+    if annotation is inspect.Parameter.empty:
+        return "…"
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return annotation.__name__
+    return inspect.formatannotation(annotation)
 
 
 def refusal(what: str, fn: Callable[..., Any] | None, problems: list[str]) -> RegistrationError:

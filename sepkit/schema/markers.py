@@ -41,8 +41,13 @@ _HARMLESS: Final = frozenset(
     | {"field_title_generator", "frozen", "in_", "include_in_schema", "init", "init_var", "kw_only", "media_type"}
     | {"metadata", "metadata_lookup", "openapi_examples", "repr", "title", "union_mode", "unit", "validate_default"}
 )
+_MAY_BE_EMPTY: Final = frozenset({"FieldInfo", "Meta"})
+_OTHERWISE: Final = (
+    "do in the function what it is for (functools.partial binds a value, ctx.state has the lifespan's); descriptions,"
+    " bounds, lengths and patterns are read"
+)
 _INSTEAD: Final = {
-    "default": "write the default behind the annotation: `= …`",
+    "default": "write the default after the annotation: `= …`",
     "default_factory": "let the default be None, and make the value in the function",
     "alias": "name the parameter so",
     "validation_alias": "name the parameter so",
@@ -73,11 +78,9 @@ def read_marker(item: Any) -> Iterator[tuple[str, Any]]:
     Raises:
         FormError: It asks for something else.
     """
-    settings = _settings(item)
-    parts = settings.pop("metadata", ()) if isinstance(settings.get("metadata"), list | tuple) else ()
-    name, library = type(item).__name__, library_of(item)
+    library, name = library_of(item), type(item).__name__
     shown = name if library is None else f"{name} of {library}"
-    known = False
+    settings = dict(_all_settings(item))
     for setting, value in settings.items():
         if setting in CONSTRAINTS:
             yield setting, value
@@ -86,54 +89,41 @@ def read_marker(item: Any) -> Iterator[tuple[str, Any]]:
         elif setting in _DESCRIPTIONS and isinstance(value, str):
             yield "description", value
         elif setting not in _HARMLESS:
-            instead = _INSTEAD.get(
-                setting, 'write `Annotated[int, "text", Ge(1)]`, with annotated-types, for what it says'
-            )
-            raise FormError(f"the {setting} of {shown} is not read here; {instead}")
-        known = True
-    for part in parts:
-        known = True
-        if is_marker(part):
-            yield from read_marker(part)
-    if not known and library is not None and name not in ("FieldInfo", "Meta"):
-        raise FormError(
-            f"{shown} means nothing here; take the value as an argument, or get it in the function"
-            " (functools.partial binds one, the lifespan's state is in ctx.state)"
-        )
+            raise FormError(f"{setting} of {shown} is not read here; {_INSTEAD.get(setting, _OTHERWISE)}")
+    if not settings and name not in _MAY_BE_EMPTY:
+        raise FormError(f"{shown} is not read here; {_OTHERWISE}")
 
 
 def written_instead(marker: Any, shown: str) -> str:
-    """The words to write in place of a marker as the default: ``x: Annotated[int, Ge(1)] = 5``."""
-    settings = _settings(marker)
-    default = settings.get("default", ...)
-    parts = []
-    try:
-        for setting, value in read_marker_without_default(marker):
-            parts.append(repr(value) if setting == "description" else _written(setting, value))
-    except FormError:
-        parts = ["…"]
-    annotation = f"Annotated[{shown}, {', '.join(parts)}]" if parts else shown
-    return annotation if default is ... else f"{annotation} = {default!r}"
+    """The words to write in place of a marker as the default: ``Annotated[int, Ge(1)] = 5``."""
+    parts, default = [], ""
+    for setting, value in _all_settings(marker):
+        if setting in _DESCRIPTIONS:
+            parts.append(repr(value))
+        elif setting in _PATTERNS:
+            parts.append(f"re.compile({value!r})")
+        elif setting in CONSTRAINTS:
+            parts.append(f"{CONSTRAINTS[setting]}({value!r})")
+        elif setting in ("default", "default_factory"):
+            default = f" = {value!r}" if setting == "default" else " = None"
+    return (f"Annotated[{shown}, {', '.join(parts)}]" if parts else shown) + default
 
 
-def read_marker_without_default(marker: Any) -> Iterator[tuple[str, Any]]:
-    """Like ``read_marker``, for one that stands where the default is."""
-    for setting, value in _settings(marker).items():
-        if setting in CONSTRAINTS or setting in _DESCRIPTIONS or setting in _PATTERNS:
-            yield ("description" if setting in _DESCRIPTIONS else setting), value
-        elif setting == "metadata" and isinstance(value, list | tuple):
+def _all_settings(item: Any) -> Iterator[tuple[str, Any]]:
+    """What is set of a marker and of its parts: pydantic keeps constraints of its own in ``metadata``."""
+    for setting, value in _settings(item).items():
+        if setting == "metadata" and isinstance(value, list | tuple):
             for part in value:
-                if is_marker(part):
-                    yield from read_marker(part)
-
-
-def _written(setting: str, value: Any) -> str:
-    return f"re.compile({value!r})" if setting in _PATTERNS else f"{CONSTRAINTS[setting]}({value!r})"
+                yield from _all_settings(part)
+        else:
+            yield setting, value
 
 
 def _settings(item: Any) -> dict[str, Any]:
     """What is set of a marker: its public attributes, but for methods and what means "not set"."""
     found = {}
+    if _is_set(default := getattr(item, "_default", None)):  # of attrs
+        found["default"] = default
     for name in dir(item):
         if not name.startswith("_"):
             try:

@@ -20,12 +20,12 @@ from sepkit.errors import EncodeError, InvalidData
 from sepkit.wire.writing import to_json
 
 from .binder import Bind, Call, compile_binder, compile_call
-from .defaults import check_default
+from .defaults import check_default, check_no_marker
 from .docstrings import read_docstring
 from .forms import REFUSED, Faults, Field, Form, FormError, json_word, object_form, prefix
 from .hints import HintError, docstring_of, parameters_of, refusal, resolve_hint
 from .raw import compile_schema, raw_binder
-from .types import Extra, Mode, form_of, show
+from .types import Extra, Mode, form_of
 
 Convert = Callable[[Any], Any]
 
@@ -201,6 +201,11 @@ class _Inspection:
             except HintError as error:
                 self.problems.append(f"parameter {parameter.name!r}: {error}")
                 continue
+            try:
+                check_no_marker(parameter.default, annotation, parameter.name)
+            except FormError as error:
+                self.problems.append(f"parameter {parameter.name!r}: {error}")
+                continue
             if not self._is_context(parameter.name, annotation):
                 self.parameters.append((parameter, annotation))
 
@@ -266,7 +271,7 @@ class _Inspection:
                 try:
                     form = form_of(annotation, Mode(strict=True, extra="ignore"))
                     if parameter.default is not parameter.empty:
-                        check_default(parameter.default, annotation, form, name, show)
+                        check_default(parameter.default, annotation, form)
                     convert = _converter(form)
                 except FormError as error:
                     self.problems.append(f"{at}: {error}")
@@ -390,7 +395,7 @@ def _field(
     try:
         form = form_of(annotation, mode)
         if parameter.default is not parameter.empty:
-            check_default(parameter.default, annotation, form, name, show)
+            check_default(parameter.default, annotation, form)
     except FormError as error:
         raise FormError(f"parameter {name!r}: {error}") from error
     if not mode.strict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import inspect
 import sys
@@ -23,7 +24,7 @@ from sepkit.wire.messages import Record
 from sepkit.wire.writing import to_json
 
 from .constraints import check_for, read_metadata
-from .defaults import check_default
+from .defaults import check_default, check_no_marker
 from .forms import (
     ANY,
     BOOLEANS,
@@ -50,7 +51,7 @@ from .forms import (
     tuple_form,
     union_form,
 )
-from .hints import HintError, resolve_class_hints
+from .hints import HintError, resolve_class_hints, show
 
 Extra: typing.TypeAlias = typing.Literal["forbid", "ignore", "own"]
 """What becomes of fields that a class does not read: ``own`` ignores those that it writes, and forbids all others."""
@@ -87,13 +88,6 @@ class Mode:
         if len(self.parents) >= _DEEPEST:
             raise FormError(f"{show(cls)} is nested more than {_DEEPEST} classes deep")
         return attrs.evolve(self, parents=(*self.parents, cls), variables=variables)
-
-
-def show(annotation: Any) -> str:
-    """An annotation as its author wrote it, more or less."""
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return annotation.__name__
-    return inspect.formatannotation(annotation)
 
 
 def form_of(annotation: Any, mode: Mode) -> Form:
@@ -307,10 +301,8 @@ def _record(annotation: Any, mode: Mode) -> Form:
     if mode.forbid:
         from sepkit.wire.spec import schema_of
 
-        try:
+        with contextlib.suppress(TypeError):  # a block contains blocks, and schemas here have no references
             schema = schema_of(annotation)
-        except TypeError as error:
-            raise FormError(f"{show(annotation)}: {error}") from None
     read = structure_exactly if mode.forbid else structure
     expected = f"object ({show(annotation)})"
     return read_by(lambda value: read(value, annotation), expected, schema)
@@ -383,7 +375,8 @@ def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list
             inner = mode.inside(annotation, bound.get(member.owner, bound[cls]))
             try:
                 form = _form_of(member.annotation, inner)
-                check_default(member.default, member.annotation, form, member.name, show)
+                check_no_marker(member.default, member.annotation, member.name)
+                check_default(member.default, member.annotation, form)
             except FormError as error:
                 raise FormError(f"{show(annotation)}.{member.name}: {error}") from error
             found.append(Field(member.name, form, member.required, member.default))
