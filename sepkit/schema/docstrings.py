@@ -74,8 +74,8 @@ def _parameters(text: str, style: str) -> dict[str, str]:
 _MARKUP = " \t-*+\u2022`"
 """What may stand around a parameter's name: the dash of an item, marks of Markdown, the stars of ``**kwargs``."""
 
-_ITEM = re.compile(
-    r"""
+# Compiled when it is first needed.
+_ITEM = r"""
     (?:[-*+\u2022]\s+|\d+[.)]\s+)?                        # "- " or "1. "
     (?P<open>`{1,2}|\*\*|__)?(?P<name>\*{0,2}\w+)           # "city", "`city`" or "**city**"
     (?:\s*:\s*(?P<inside>[^`*()]+?)(?=`|\*\*))?            # "`city: str`"
@@ -83,9 +83,7 @@ _ITEM = re.compile(
     (?P<type>\s*\([^)]*\))?                               # " (str, optional)"
     (?:`{1,2}|\*\*|__)?
     \s*(?:\s(?:-|--|\u2013|\u2014)\s|:(?:\*\*)?)\s*(?P<text>.*)
-    """,
-    re.VERBOSE,
-)
+    """
 
 
 def _tidied(text: str) -> str:
@@ -102,7 +100,7 @@ def _tidied(text: str) -> str:
             inside, level = title[:-1] in _PARAMETERS, None
         elif inside and line.strip():
             indent = len(line) - len(line.lstrip())
-            item = _ITEM.fullmatch(line.strip())
+            item = re.fullmatch(_ITEM, line.strip(), re.VERBOSE)
             is_list = line.lstrip()[:2] in ("- ", "* ", "+ ", "\u2022 ")
             if level is None and (indent or is_list):
                 level = indent

@@ -50,8 +50,7 @@ class Signature:
     """The parameter that takes the context."""
 
 
-@attrs.frozen
-class ValueSignature:
+class ValueSignature(typing.NamedTuple):
     """What a handler of one value takes, inspected once."""
 
     value: str | None

@@ -351,20 +351,36 @@ def _union(members: list[Any], annotation: Any, mode: Mode) -> Form:
 # --- classes -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
 class _Member:
-    """A member of a class, as its author declared it."""
+    """A member of a class, as its author declared it.
 
-    name: str
-    """Its name in JSON."""
-    annotation: Any
-    required: bool
-    default: Any = REFUSED
-    """REFUSED where there is none, or none that a schema can show."""
-    owner: Any = None
-    """The class that declares it, whose type variables its annotation uses."""
-    is_input: bool = True
-    """Not where the class makes it itself."""
+    Args:
+        name: Its name in JSON.
+        annotation: Its type.
+        required: Whether it must be given.
+        default: REFUSED where there is none, or none that a schema can show.
+        owner: The class that declares it, whose type variables its annotation uses.
+        is_input: Not where the class makes it itself.
+    """
+
+    __slots__ = ("annotation", "default", "is_input", "name", "owner", "required")
+
+    def __init__(
+        self,
+        name: str,
+        annotation: Any,
+        required: bool,
+        default: Any = REFUSED,
+        owner: Any = None,
+        *,
+        is_input: bool = True,
+    ) -> None:
+        self.name = name
+        self.annotation = annotation
+        self.required = required
+        self.default = default
+        self.owner = owner
+        self.is_input = is_input
 
 
 def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list[_Member], mode: Mode) -> Form:
