@@ -11,6 +11,7 @@ import math
 import operator
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -54,6 +55,8 @@ def _read(metadata: tuple[Any, ...]) -> Iterator[Any]:
             yield text
         elif isinstance(item, re.Pattern):
             yield item
+        elif typing.get_origin(item) is typing.Annotated:  # `Annotated[str, LowerCase]`, with or without the type
+            yield from _read(item.__metadata__)
         elif known is not None and isinstance(item, known.GroupedMetadata):
             yield from _read(tuple(item))
         elif known is not None and type(item).__name__ in _KNOWN and isinstance(item, known.BaseMetadata):
