@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import InitVar, dataclass, field
 from datetime import date, datetime, time
@@ -401,3 +402,32 @@ def test_kv_keeps_apart_types_that_python_calls_equal() -> None:
     assert read("kv", datetime | str, day) == datetime(2030, 1, 2)
     assert read("kv", str | datetime, day) == day
     assert read("kv", datetime | str, day) == datetime(2030, 1, 2)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type parameters of Python 3.12")
+@pytest.mark.parametrize("use", USES)
+def test_the_type_parameters_of_python_3_12_are_read_alike(use: str) -> None:
+    """``type X = …``, generic aliases, classes and functions with type parameters."""
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(
+        "import attrs\n"
+        "type Names = list[str]\n"
+        "type Twin[A] = tuple[A, A]\n"
+        "type Nested[A] = dict[str, Twin[A]]\n"
+        "@attrs.frozen\n"
+        "class Crate[A]:\n"
+        "    item: A\n"
+        "    more: 'list[A]' = attrs.field(factory=list)\n"
+        "class Apples(Crate[int]): pass\n",
+        names,
+    )
+    crate = names["Crate"]
+    assert read(use, names["Names"], ["a"]) == ["a"]
+    assert read(use, names["Twin"][int], [1, 2]) == (1, 2)
+    assert read(use, names["Nested"][int], {"a": [1, 2]}) == {"a": (1, 2)}
+    assert isinstance(read(use, names["Nested"][int], {"a": [1, "a"]}), InvalidData)
+    assert read(use, crate[int], {"item": 1, "more": [2]}) == crate(1, [2])
+    assert isinstance(read(use, crate[int], {"item": 1, "more": ["a"]}), InvalidData)
+    assert read(use, names["Apples"], {"item": 1}) == names["Apples"](1)
+    with pytest.raises(RegistrationError, match="type variable"):
+        read(use, names["Twin"], [1, 2])
