@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
-from sepkit.schema import docstring_of, inspect_signature, inspect_value, underlying
+from sepkit.schema import classes_in, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -75,7 +75,7 @@ class ObserverSpec:
     """What it handles: the hook, the event, the command, the provider."""
     value: str | None
     """The parameter that takes the value; None where the handler does not want it."""
-    annotation: Any
+    annotation: Any = field(repr=False, eq=False)  # what stands in an Annotated need not have a hash
     """The type of the value."""
     convert: Callable[[Any], Any] = field(repr=False)
     context: str | None
@@ -274,10 +274,10 @@ def make_hook(fn: Fn, name: str) -> ObserverSpec:
     known = messages.HOOK_INPUTS.get(name)
     takes = "a dict" if known is None else f"{known.__name__} or a dict"
     spec = make_observer(fn, f"hook {name!r}", name, contexts.HookContext, takes=takes)
-    annotation = spec.annotation
-    if isinstance(annotation, type) and annotation in messages.HOOK_INPUTS.values() and annotation is not known:
+    records = [cls for cls in classes_in(spec.annotation) if cls in messages.HOOK_INPUTS.values()]
+    if records and known not in records:
         raise RegistrationError(
-            f"hook {name!r} ({where(fn)}): parameter {spec.value!r} is a {annotation.__name__}, "
+            f"hook {name!r} ({where(fn)}): parameter {spec.value!r} is a {records[0].__name__}, "
             "which another hook gives; "
             f"a {name} hook takes {takes}"
         )

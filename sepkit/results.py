@@ -85,7 +85,7 @@ def patched(
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
         new = to_json(returned)
-    elif type(returned) is type(given) and has_fields(type(given)):
+    elif type(returned) is type(given) and (has_fields(type(given)) or hasattr(given, "_fields")):
         new = dict(raw)
         before: object = convert(copied(raw))
         for attribute, name in field_names(cast("Any", type(given))):

@@ -371,7 +371,11 @@ def nested(depth: int, make: Callable[[Any], Any], seen: list[int]) -> Any:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda inner: inner | None, lambda inner: inner | str | None, lambda inner: GenericAlias(list, (inner,)) | dict[str, int] | None],
+    [
+        lambda inner: inner | None,
+        lambda inner: inner | str | None,
+        lambda inner: GenericAlias(list, (inner,)) | dict[str, int] | None,
+    ],
     ids=["optional", "union", "lists"],
 )
 @pytest.mark.parametrize("strict", [False, True])

@@ -218,7 +218,7 @@ async def test_a_lambda_that_returns_a_coroutine_is_awaited() -> None:
 
 @pytest.mark.parametrize(
     "annotation",
-    [EventContext, EventContext | None, Annotated[EventContext, "who sent it"], Annotated[EventContext | None, ""]],
+    [EventContext, EventContext | None, Annotated[EventContext, "who sent it"], Annotated[EventContext | None, []]],
     ids=str,
 )
 @on_each_loop
@@ -251,7 +251,7 @@ async def test_a_payload_of_classes_in_a_dict_is_structured() -> None:
     got: asyncio.Queue[object] = asyncio.Queue()
 
     @app.on("prices")
-    async def heard(prices: dict[str, Annotated[int, "in cents"]]) -> None:
+    async def heard(prices: dict[str, Annotated[int, "in cents", ["without a hash"]]]) -> None:
         got.put_nowait(prices)
 
     async with CheckedHost(app) as host:

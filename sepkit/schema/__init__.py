@@ -9,6 +9,7 @@ from .hints import docstring_of, underlying
 from .signature import (
     Signature,
     ValueSignature,
+    classes_in,
     compile_type,
     inspect_signature,
     inspect_value,
@@ -19,6 +20,7 @@ from .signature import (
 __all__ = [
     "Signature",
     "ValueSignature",
+    "classes_in",
     "compile_type",
     "docstring_of",
     "inspect_signature",

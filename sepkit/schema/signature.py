@@ -210,7 +210,7 @@ class _Inspection:
 
     def _is_context(self, name: str, annotation: Any) -> bool:
         family = self.contexts + self.other_contexts
-        classes = [member for member in _classes_in(annotation) if issubclass(member, family)]
+        classes = [member for member in classes_in(annotation) if issubclass(member, family)]
         if not classes:
             return False
         # A base of the context fits too: it promises less than what is given.
@@ -322,20 +322,20 @@ class _Inspection:
             raise refusal(self.what, self.fn, self.problems)
 
 
-def _classes_in(annotation: Any) -> list[type]:
+def classes_in(annotation: Any) -> list[type]:
     """The classes that an annotation names: itself, or the members of a union."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _classes_in(typing.get_args(annotation)[0])
+        return classes_in(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return [cls for member in typing.get_args(annotation) for cls in _classes_in(member)]
+        return [cls for member in typing.get_args(annotation) for cls in classes_in(member)]
     if isinstance(annotation, typing.NewType):
-        return _classes_in(annotation.__supertype__)
+        return classes_in(annotation.__supertype__)
     if isinstance(annotation, typing.TypeVar):
-        return _classes_in(annotation.__bound__)
+        return classes_in(annotation.__bound__)
     if type(origin or annotation).__name__ == "TypeAliasType":
         try:
-            return _classes_in((origin or annotation).__value__)
+            return classes_in((origin or annotation).__value__)
         except NameError:  # said where its form is made
             return []
     cls = origin or annotation  # a context may be generic: ToolContext[State]

@@ -52,6 +52,8 @@ def field_names(cls: Any) -> tuple[tuple[str, str], ...]:
 
     Unlike :func:`fields_of` it evaluates no annotations, which may not be possible.
     """
+    if issubclass(cls, tuple):  # a named one
+        return tuple((name, name) for name in cls._fields)
     return tuple((field.name, getattr(field, "alias", None) or field.name) for field in _declared(cls))
 
 
