@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
-from sepkit.schema import classes_in, docstring_of, inspect_signature, inspect_value, underlying
+from sepkit.schema import classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -116,9 +116,9 @@ class ProviderSpec:
 
 def where(fn: Fn) -> str:
     """``file:line`` of a function, as short as it can be told from here."""
-    code = getattr(underlying(fn), "__code__", None)
+    code = code_of(underlying(fn))
     if code is None:
-        return getattr(fn, "__module__", None) or "?"
+        return str(getattr(fn, "__module__", None) or "?")
     path = Path(code.co_filename)
     try:
         shown = path.relative_to(Path.cwd())

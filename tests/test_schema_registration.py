@@ -82,7 +82,7 @@ def test_a_second_context_is_refused() -> None:
 def test_a_context_of_another_kind_is_refused() -> None:
     def f(ctx: EventContext) -> None: ...
 
-    assert refused(f) == "tool 'f': parameter 'ctx': a tool takes ToolContext, not EventContext"
+    assert refused(f) == "tool 'f': parameter 'ctx' is an EventContext, which is not given here; write ToolContext"
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_recursive_type_is_refused() -> None:
 
     assert refused(f) == (
         "tool 'f': parameter 'root': Node.children: Node holds itself (Node → Node), and schemas are inlined; write"
-        " dict[str, Any] where it begins again, or describe it with parameters=<JSON Schema>"
+        " dict[str, Any] where it begins again, or give parameters=<JSON Schema>"
     )
 
 

@@ -5,7 +5,7 @@ frames or transports. `signature.py` reads functions, `types.py` annotations, `f
 schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
-from .hints import docstring_of, underlying
+from .hints import code_of, docstring_of, underlying
 from .signature import (
     Signature,
     ValueSignature,
@@ -21,6 +21,7 @@ __all__ = [
     "Signature",
     "ValueSignature",
     "classes_in",
+    "code_of",
     "compile_type",
     "docstring_of",
     "inspect_signature",

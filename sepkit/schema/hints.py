@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator
 from types import FrameType, SimpleNamespace
@@ -31,7 +32,7 @@ def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
     """
     try:
         parameters = inspect.signature(_without_wraps(fn)).parameters.values()
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # ValueError for a builtin; or what a `__signature__` of its own raises
         raise HintError(
             f"its signature can't be read ({error}); write a function around it, with annotated parameters"
         ) from None
@@ -53,7 +54,7 @@ def resolve_hint(fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     known: dict[str, Any] = {}
     scope: dict[str, Any] = {}
     for function in layers[first:]:  # the innermost wins
-        if hasattr(function, "__code__"):
+        if code_of(function) is not None:
             known |= function.__globals__
             scope |= {variable.__name__: variable for variable in getattr(function, "__type_params__", ())}
             scope |= _names_around(function.__qualname__, function.__module__)
@@ -88,6 +89,12 @@ def underlying(fn: Callable[..., Any]) -> Any:
     return innermost
 
 
+def code_of(fn: Any) -> types.CodeType | None:
+    """The code of a plain function or method; None for anything else."""
+    code = getattr(fn, "__code__", None)
+    return code if type(code) is types.CodeType else None  # a mock says that it is one
+
+
 def _layers(fn: Callable[..., Any]) -> Iterator[Any]:
     """``fn`` and what it calls in turn: below partials, decorators, methods and callable objects."""
     seen: set[int] = set()
@@ -100,9 +107,9 @@ def _layers(fn: Callable[..., Any]) -> Iterator[Any]:
             fn = fn.__func__
         elif (wrapped := getattr(fn, "__wrapped__", None)) is not None:
             fn = wrapped
-        elif not isinstance(fn, type) and not hasattr(fn, "__code__"):
-            call = type(fn).__call__
-            fn = getattr(call, "__func__", call) if hasattr(call, "__code__") or hasattr(call, "__wrapped__") else fn
+        elif not isinstance(fn, type) and code_of(fn) is None:
+            call: Any = getattr(type(fn), "__call__", None)  # noqa: B004  (the function itself is wanted)
+            fn = call if code_of(call) is not None or hasattr(call, "__wrapped__") else fn
 
 
 def _signature_of_its_own(layer: Any) -> bool:
@@ -128,7 +135,7 @@ def show(annotation: Any) -> str:
 def refusal(what: str, fn: Callable[..., Any] | None, problems: list[str]) -> RegistrationError:
     """The error for everything that is wrong with one function: what it is, where it stands, and each problem."""
     where = ""
-    if fn is not None and (code := getattr(underlying(fn), "__code__", None)) is not None:
+    if fn is not None and (code := code_of(underlying(fn))) is not None:
         where = f" ({code.co_filename}:{code.co_firstlineno})"
     if len(problems) == 1:
         return RegistrationError(f"{what}{where}: {problems[0]}")

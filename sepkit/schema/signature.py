@@ -216,9 +216,9 @@ class _Inspection:
         # A base of the context fits too: it promises less than what is given.
         if not any(issubclass(cls, self.contexts) or self._is_base(cls) for cls in classes):
             allowed = " or ".join(cls.__name__ for cls in self.contexts) or "no context"
-            kind = self.what.partition(" '")[0]
-            article = "an" if kind[:1] in "aeiou" else "a"
-            self.problems.append(f"parameter {name!r}: {article} {kind} takes {allowed}, not {classes[0].__name__}")
+            given = classes[0].__name__
+            article = "an" if given[:1] in "AEIOU" else "a"
+            self.problems.append(f"parameter {name!r} is {article} {given}, which is not given here; write {allowed}")
         elif self.context is not None:
             self.problems.append(f"parameter {name!r}: {self.context!r} takes the context already; keep one of them")
         else:

@@ -73,6 +73,11 @@ class Mode:
     """What the type variables stand for."""
 
     @property
+    def or_schema(self) -> str:
+        """What else an author can write where a type does not do; only tools have it."""
+        return ", or give parameters=<JSON Schema>" if self.extra == "forbid" else ""
+
+    @property
     def forbid(self) -> bool:
         """Whether unknown fields are refused."""
         return self.extra != "ignore"
@@ -83,7 +88,7 @@ class Mode:
             chain = " → ".join(show(parent) for parent in (*self.parents[self.parents.index(cls) :], cls))
             raise FormError(
                 f"{show(cls)} holds itself ({chain}), and schemas are inlined; write dict[str, Any] where it begins"
-                " again, or describe it with parameters=<JSON Schema>"
+                f" again{self.or_schema}"
             )
         if len(self.parents) >= _DEEPEST:
             raise FormError(f"{show(cls)} is nested more than {_DEEPEST} classes deep")
@@ -130,7 +135,7 @@ def _form_of(annotation: Any, mode: Mode) -> Form:
             form = _class(origin or annotation, arguments, annotation, mode)
         if form is not None:
             return form
-    raise FormError(_no_form(annotation))
+    raise FormError(_no_form(annotation, mode))
 
 
 def _is_alias(annotation: Any) -> bool:
@@ -150,14 +155,14 @@ def _meant(variable: Any, mode: Mode) -> Any:
     raise FormError(f"the type variable {show(variable)} has no JSON form; name the type")
 
 
-def _no_form(annotation: Any) -> str:
+def _no_form(annotation: Any, mode: Mode) -> str:
     if annotation in (bytes, bytearray, memoryview):
         return f"{show(annotation)} has no JSON form; take str and decode it, as base64 for example"
     if annotation is Callable or typing.get_origin(annotation) is collections.abc.Callable:
         return f"{show(annotation)} has no JSON form: a function can't be sent; take a name and look it up"
     if (written := _INSTEAD.get(getattr(annotation, "__qualname__", ""))) is not None:
         return f"{show(annotation)} has no JSON form; write {written}"
-    hint = "take an int, a float or a str" if annotation in (complex,) else _DEFAULT_HINT
+    hint = "take an int, a float or a str" if annotation in (complex,) else _DEFAULT_HINT + mode.or_schema
     if getattr(annotation, "__name__", None) == "timedelta":
         hint = "take the seconds as float"
     return f"{show(annotation)} has no JSON form; {hint}"
@@ -171,7 +176,7 @@ _INSTEAD = {
     "Iterator": "list[…]",
     "AsyncIterator": "list[…]",
 }
-_DEFAULT_HINT = "write an attrs class, a dataclass, a TypedDict or dict[str, Any], or give parameters=<JSON Schema>"
+_DEFAULT_HINT = "write an attrs class, a dataclass, a TypedDict or dict[str, Any]"
 
 
 def _alias(annotation: Any, origin: Any, arguments: tuple[Any, ...], mode: Mode) -> Form:

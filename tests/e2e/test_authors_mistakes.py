@@ -342,7 +342,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "a context that is not given there": Mistake(
         ExitCode.BAD_REGISTRATION,
-        ("tool 'a' ({here}/app.py:3)", "takes ToolContext, not CommandContext"),
+        ("tool 'a' ({here}/app.py:3)", "is a CommandContext, which is not given here; write ToolContext"),
         app("@app.tool\nasync def a(ctx: CommandContext): pass\n"),
     ),
     "a completer of an unknown command": Mistake(
