@@ -47,7 +47,7 @@ def read_metadata(metadata: tuple[Any, ...]) -> tuple[str | None, list[Any]]:
 
 
 def _read(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    # An author who constrains with annotated-types has imported it; nobody else pays for the import.
+    # An author who constrains with annotated-types has imported it; others do not pay for the import.
     known = sys.modules.get("annotated_types")
     for item in metadata:
         text = item if isinstance(item, str) else getattr(item, "documentation", None)

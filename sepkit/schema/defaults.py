@@ -24,7 +24,7 @@ def check_no_marker(default: Any, annotation: Any, name: str) -> None:
     Raises:
         FormError: Says what to write instead.
     """
-    if (library := library_of(default)) is not None:
+    if (library := library_of(default)) is not None and not _is_instance(default, annotation):
         raise FormError(
             f"the default is a {type(default).__name__} of {library}, which the function would get as it is;"
             f" write `{name}: {written_instead(default, show(annotation))}`"
@@ -50,7 +50,7 @@ def check_default(default: Any, annotation: Any, form: Form) -> None:
         if form.load is ANY.load and not isinstance(default, str | int | float | dict | list | tuple):
             return
         raise FormError(f"the default can't be sent: {_where(error)}; write None, or {form.expected}") from None
-    if isinstance(default, tuple(_classes(annotation))):
+    if form.load is ANY.load or _is_instance(default, annotation):
         return
     faults = Faults()
     loaded = form.load(plain, faults)
@@ -77,11 +77,23 @@ def _is_alike(default: Any, loaded: Any) -> bool:
     return type(default) is int and type(loaded) is float
 
 
+def _is_instance(default: Any, annotation: Any) -> bool:
+    try:
+        return isinstance(default, tuple(_classes(annotation)))
+    except TypeError:  # a protocol; it has no JSON form, which is said elsewhere
+        return False
+
+
 def _classes(annotation: Any) -> Iterator[type]:
     """The classes that an annotation names directly; an instance of a subclass may write more fields than they read."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated or origin in (typing.Union, types.UnionType):
         for member in typing.get_args(annotation)[: 1 if origin is typing.Annotated else None]:
             yield from _classes(member)
-    elif isinstance(annotation, type) and origin is None and annotation.__module__ != "builtins":
+    elif (
+        annotation is not Any
+        and isinstance(annotation, type)
+        and origin is None
+        and annotation.__module__ != "builtins"
+    ):
         yield annotation

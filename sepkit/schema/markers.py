@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any, Final
 
 from .forms import FormError
 
 # Libraries whose markers say what becomes of a parameter. What others put into Annotated is their own business.
 _LIBRARIES: Final = frozenset(
-    {"agents", "annotated_types", "attr", "attrs", "click", "cyclopts", "dataclasses", "dishka", "fast_depends"}
-    | {"fastapi", "fastmcp", "faststream", "jsonargparse", "langchain", "langchain_core", "litestar", "marshmallow"}
-    | {"mcp", "msgspec", "ninja", "pydantic", "pydantic_core", "pydantic_settings", "sqlmodel", "starlette"}
+    {"annotated_types", "attr", "attrs", "click", "cyclopts", "dataclasses", "dishka", "fast_depends", "fastapi"}
+    | {"fastmcp", "faststream", "langchain_core", "litestar", "msgspec", "pydantic", "pydantic_core", "sqlmodel"}
     | {"strawberry", "taskiq_dependencies", "typer", "tyro", "wireup"}
 )
 # Their parameter markers in the standard library and in attrs; other objects of these modules are plain values.
@@ -58,7 +58,7 @@ _INSTEAD: Final = {
 def library_of(item: object) -> str | None:
     """The library of a parameter's marker; None for anything else."""
     library = type(item).__module__.partition(".")[0]
-    if isinstance(item, type):
+    if isinstance(item, type | Enum):
         return None
     if library in ("attr", "attrs", "dataclasses") and type(item).__name__ not in _FIELDS:
         return None

@@ -229,7 +229,7 @@ def _scalar(cls: type, mode: Mode) -> Form | None:
         return parsed(UUID, "UUID string", {"format": "uuid"})
     if issubclass(cls, PurePath):
         return parsed(cls, "path string", {"format": "path"})
-    # An author who annotates with Decimal has imported it; nobody else pays for the import.
+    # An author who annotates with Decimal has imported it; others do not pay for the import.
     if (decimal := sys.modules.get("decimal")) is not None and cls is decimal.Decimal:
         return decimal_form(cls, mode.strict)
     if not issubclass(cls, Enum):

@@ -309,7 +309,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "a parameter that takes a function": Mistake(
         ExitCode.BAD_REGISTRATION,
-        ("tool 'a' ({here}/app.py:4)", "parameter 'f'", "nobody can send a function; take a name"),
+        ("tool 'a' ({here}/app.py:4)", "parameter 'f'", "a function can't be sent; take a name"),
         app("from collections.abc import Callable\n@app.tool\nasync def a(f: Callable[[int], int]): pass\n"),
     ),
     "a recursive type": Mistake(
