@@ -61,7 +61,8 @@ def bound(fn: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(logged(fn))
 
 
-old = deprecated("use another one", category=None)
+old = deprecated("use another one")
+pytestmark = pytest.mark.filterwarnings("ignore:use another one")
 each_wrapper = pytest.mark.parametrize("wrap", [logged, late, future, bound, old], ids=lambda wrap: str(wrap)[:20])
 
 
