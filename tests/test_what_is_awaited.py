@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -215,6 +217,28 @@ async def test_a_lambda_that_returns_a_coroutine_is_awaited() -> None:
         assert await host.run_command("command") == "command"
         await host.send_event("turn_start", {})
         assert {await got.get() for _ in range(4)} == {"tool", "partial", "command", "event"}
+
+
+@on_each_loop
+async def test_a_coroutine_that_comes_after_the_time_limit_is_closed() -> None:
+    """Python would warn that it was never awaited, in a log that names no call."""
+    app = App("t")
+    go_on = threading.Event()
+    made: list[Any] = []
+
+    async def work() -> None: ...
+
+    @app.tool(timeout=0.01)
+    def slow() -> Any:
+        go_on.wait(20)
+        made.append(work())
+        return made[0]
+
+    async with CheckedHost(app) as host:
+        assert (await host.call_tool("slow")).is_error
+        go_on.set()
+        while not made or inspect.getcoroutinestate(made[0]) != inspect.CORO_CLOSED:
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
