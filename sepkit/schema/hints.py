@@ -63,6 +63,18 @@ def resolve_hint(fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     return _evaluate(holder, parameter.name, known, scope)[parameter.name]
 
 
+def _type_parameters(cls: type) -> dict[str, Any]:
+    """The type parameters of a class and its bases by name, which Python 3.12 does not look up for the bases.
+
+    Not those that two classes call by one name: here there is one scope for all.
+    """
+    found: dict[str, set[Any]] = {}
+    for base in cls.__mro__:
+        for variable in getattr(base, "__type_params__", ()):
+            found.setdefault(variable.__name__, set()).add(variable)
+    return {name: next(iter(variables)) for name, variables in found.items() if len(variables) == 1}
+
+
 def docstring_of(fn: Callable[..., Any]) -> str:
     """The docstring of a function; of a partial, that of the function below it."""
     for layer in _layers(fn):
@@ -78,7 +90,7 @@ _DOC_OF_PARTIALS = inspect.getdoc(functools.partial)
 def resolve_class_hints(cls: type) -> dict[str, Any]:
     """The evaluated annotations of a class and its bases. Raises ``HintError``."""
     scope = _names_around(cls.__qualname__, cls.__module__)
-    scope |= {variable.__name__: variable for variable in getattr(cls, "__type_params__", ())}
+    scope |= _type_parameters(cls)
     hints: dict[str, Any] = _evaluate(cls, None, None, scope or None)
     return hints
 
