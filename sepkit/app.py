@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sepkit.errors import RegistrationError
-from sepkit.handlers import Fn, ObserverSpec, check_name, where
+from sepkit.handlers import Fn, ObserverSpec, check_name, check_sendable, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
 from sepkit.terminal import is_terminal
+from sepkit.wire import messages
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -51,11 +52,14 @@ class App(Router):
     ) -> None:
         super().__init__()
         self.name = check_name("App", name)
+        if lifespan is not None and not callable(lifespan):
+            raise RegistrationError(f"lifespan={lifespan!r}: write a function that takes the app")
         if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
             raise RegistrationError(
                 f"lifespan= ({where(lifespan)}) is no async context manager; write @asynccontextmanager above it, "
                 "and `yield` once in it"
             )
+        check_sendable(messages.ExtensionInfo(name=name, version=version), f"App {name!r}")
         self.version = version
         self.lifespan = lifespan
         self.expose_errors = expose_errors

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, get_origin
+from typing import Any, Final
 
 from attrs import field, frozen
 
 from sepkit.contexts import contexts
-from sepkit.errors import RegistrationError
-from sepkit.schema import HintError, inspect_signature, is_context_name, resolve_hints, settle_class_hints
+from sepkit.errors import EncodeError, InvalidData, RegistrationError
+from sepkit.schema import classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
-from sepkit.wire.converter import can_structure, structure
-from sepkit.wire.writing import copied
+from sepkit.wire.converter import structure
+from sepkit.wire.writing import copied, to_json
 
 Fn = Callable[..., Any]
 
-ALL_CONTEXTS: Final = (
-    contexts.ToolContext,
-    contexts.CommandContext,
-    contexts.HookContext,
-    contexts.EventContext,
-    contexts.ProviderContext,
-    contexts.TaskContext,
-)
+_CONTEXTS: Final = (contexts.Context,)
+"""What all contexts are; a handler of another kind may not take one of these."""
 
 
 @frozen
@@ -47,6 +41,13 @@ class ToolSpec:
     is_plain: bool
     """It is awaited as it is: no thread, no time limit."""
 
+    @property
+    def registration(self) -> messages.ToolRegistration:
+        """What a host is told of it."""
+        return messages.ToolRegistration(
+            name=self.name, description=self.description, parameters=self.parameters, deferred=self.deferred
+        )
+
 
 @frozen
 class CommandSpec:
@@ -59,6 +60,11 @@ class CommandSpec:
     context: str | None
     is_async: bool
 
+    @property
+    def registration(self) -> messages.CommandRegistration:
+        """What a host is told of it."""
+        return messages.CommandRegistration(name=self.name, description=self.description)
+
 
 @frozen
 class ObserverSpec:
@@ -69,6 +75,8 @@ class ObserverSpec:
     """What it handles: the hook, the event, the command, the provider."""
     value: str | None
     """The parameter that takes the value; None where the handler does not want it."""
+    annotation: Any = field(repr=False, eq=False)  # what stands in an Annotated need not have a hash
+    """The type of the value."""
     convert: Callable[[Any], Any] = field(repr=False)
     context: str | None
     is_async: bool
@@ -108,12 +116,9 @@ class ProviderSpec:
 
 def where(fn: Fn) -> str:
     """``file:line`` of a function, as short as it can be told from here."""
-    inner = inspect.unwrap(fn)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    code = getattr(inner, "__code__", None)
+    code = code_of(underlying(fn))
     if code is None:
-        return getattr(fn, "__module__", None) or "?"
+        return str(getattr(fn, "__module__", None) or "?")
     path = Path(code.co_filename)
     try:
         shown = path.relative_to(Path.cwd())
@@ -150,6 +155,50 @@ def check_name(kind: str, name: object, fn: Fn | None = None) -> str:
     raise RegistrationError(f"{kind} name {name!r}{at}: letters, digits, '-', '_' and '.' only{hint}")
 
 
+def task_registration(spec: TaskSpec) -> messages.TaskRegistration:
+    """What a host that asked for tasks is told of one.
+
+    Source: docs/tasks.md, "On the wire".
+    """
+    return messages.TaskRegistration(
+        name=spec.name,
+        description=spec.description,
+        per_user=spec.per_user,
+        autostart=spec.autostart,
+        restart_policy=messages.RestartPolicyMs(
+            type=spec.policy.type,
+            max_restarts=spec.policy.max_restarts,
+            initial_delay_ms=round(spec.policy.initial_delay * 1000),
+            max_delay_ms=round(spec.policy.max_delay * 1000),
+            multiplier=spec.policy.multiplier,
+        ),
+    )
+
+
+def check_sendable(record: messages.Record, what: str, fn: Fn | None = None) -> None:
+    """Write and read a registration as a host would: one that can't be sent would fail the whole handshake.
+
+    Raises:
+        RegistrationError: It does not fit the wire; says what it is, where, and why.
+    """
+    try:
+        structure(to_json(record), type(record))
+    except EncodeError as error:
+        problem = f"{error.path.removeprefix('$.')} can't be sent: {error.problem}"
+    except InvalidData as error:
+        problem = "; ".join(str(fault).removeprefix("$.") for fault in error.told)
+    else:
+        return
+    at = f" ({where(fn)})" if fn is not None else ""
+    raise RegistrationError(f"{what}{at}: {problem}")
+
+
+def _check_is_bool(what: str, fn: Fn, **options: object) -> None:
+    for name, given in options.items():
+        if not isinstance(given, bool):
+            raise RegistrationError(f"{what} ({where(fn)}): {name}={given!r}: write True or False")
+
+
 def make_tool(
     fn: Fn,
     *,
@@ -164,17 +213,21 @@ def make_tool(
     _check_callable(fn, "@app.tool")
     tool = check_name("tool", name_of(fn) if name is None else name, fn)
     _refuse_generator(fn, f"tool {tool!r}", "return its result, and tell progress with ctx.update()")
-    if timeout is not None and not timeout > 0:
+    _check_is_bool(f"tool {tool!r}", fn, deferred=deferred, strict=strict)
+    given: object = timeout
+    if given is not None and (
+        not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < float("inf")
+    ):
         raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
     signature = inspect_signature(
         fn,
         what=f"tool {tool!r}",
         contexts=(contexts.ToolContext,),
-        other_contexts=ALL_CONTEXTS,
+        other_contexts=_CONTEXTS,
         strict=strict,
         parameters=parameters,
     )
-    return ToolSpec(
+    spec = ToolSpec(
         fn=fn,
         name=tool,
         description=signature.description if description is None else description,
@@ -187,21 +240,24 @@ def make_tool(
         is_async=is_async(fn),
         is_plain=is_async(fn) and timeout is None,
     )
+    check_sendable(spec.registration, f"tool {tool!r}", fn)
+    return spec
 
 
 def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
     """The record of a command."""
     _check_callable(fn, "@app.command")
-    command = check_name("command", name_of(fn) if name is None else name.removeprefix("/"), fn)
+    given: object = name_of(fn) if name is None else name
+    command = check_name("command", given.removeprefix("/") if isinstance(given, str) else given, fn)
     _refuse_generator(fn, f"command {command!r}", "return what is shown")
     signature = inspect_signature(
         fn,
         what=f"command {command!r}",
         contexts=(contexts.CommandContext,),
-        other_contexts=ALL_CONTEXTS,
+        other_contexts=_CONTEXTS,
         extra="ignore",
     )
-    return CommandSpec(
+    spec = CommandSpec(
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
@@ -209,6 +265,8 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         context=signature.context,
         is_async=is_async(fn),
     )
+    check_sendable(spec.registration, f"command {command!r}", fn)
+    return spec
 
 
 def make_hook(fn: Fn, name: str) -> ObserverSpec:
@@ -216,10 +274,10 @@ def make_hook(fn: Fn, name: str) -> ObserverSpec:
     known = messages.HOOK_INPUTS.get(name)
     takes = "a dict" if known is None else f"{known.__name__} or a dict"
     spec = make_observer(fn, f"hook {name!r}", name, contexts.HookContext, takes=takes)
-    annotation = resolve_hints(fn, what=f"hook {name!r}").get(spec.value) if spec.value else None
-    if isinstance(annotation, type) and annotation in messages.HOOK_INPUTS.values() and annotation is not known:
+    records = [cls for cls in classes_in(spec.annotation) if cls in messages.HOOK_INPUTS.values()]
+    if records and known not in records:
         raise RegistrationError(
-            f"hook {name!r} ({where(fn)}): parameter {spec.value!r} is a {annotation.__name__}, "
+            f"hook {name!r} ({where(fn)}): parameter {spec.value!r} is a {records[0].__name__}, "
             "which another hook gives; "
             f"a {name} hook takes {takes}"
         )
@@ -232,14 +290,21 @@ def make_observer(
     """The record of a handler of one value."""
     _check_callable(fn, what)
     _refuse_generator(fn, what, "write a coroutine or a plain function")
-    value, annotation, context_parameter = _one_value(fn, what, context, takes)
+    return _observer(fn, what, name, context, takes, only=only, is_async=is_async(fn))
+
+
+def _observer(
+    fn: Fn, what: str, name: str, context: type, takes: str, *, is_async: bool, only: str | None = None
+) -> ObserverSpec:
+    signature = inspect_value(fn, what=what, contexts=(context,), other_contexts=_CONTEXTS, takes=takes)
     return ObserverSpec(
         fn=fn,
         name=name,
-        value=value,
-        convert=_converter(annotation, what, fn, value, takes),
-        context=context_parameter,
-        is_async=is_async(fn),
+        value=signature.value,
+        annotation=signature.annotation,
+        convert=signature.convert,
+        context=signature.context,
+        is_async=is_async,
         only=only,
     )
 
@@ -248,15 +313,14 @@ def make_provider(fn: Fn, registration: messages.ProviderRegistration) -> Provid
     """The record of a provider."""
     what = f"provider {registration.name!r}"
     check_name("provider", registration.name, fn)
-    if not inspect.isasyncgenfunction(fn):
+    if inspect.iscoroutinefunction(fn) or inspect.isgeneratorfunction(fn) or isinstance(fn, type) or not callable(fn):
         raise RegistrationError(
             f"{what} ({where(fn)}): a provider is an async generator of stream events: "
             "`async def` with `yield Delta(...)` in it"
         )
     takes = "a ProviderRequest or a dict"
-    value, annotation, context = _one_value(fn, what, contexts.ProviderContext, takes)
-    convert = _converter(annotation, what, fn, value, takes)
-    observer = ObserverSpec(fn, registration.name, value, convert, context, is_async=True)
+    is_generator = any(map(inspect.isasyncgenfunction, (fn, getattr(fn, "__call__", None))))  # noqa: B004
+    observer = _observer(fn, what, registration.name, contexts.ProviderContext, takes, is_async=is_generator)
     return ProviderSpec(observer, registration)
 
 
@@ -265,76 +329,19 @@ def make_task(fn: Fn, options: TaskOptions) -> TaskSpec:
     _check_callable(fn, "@app.task")
     given = options.get("name")
     task = check_name("task", name_of(fn) if given is None else given, fn)
-    if not is_async(fn):
+    if not is_async(fn) and not is_async(underlying(fn)):  # also below a decorator that is a plain function
         raise RegistrationError(f"task {task!r} ({where(fn)}): a task is a coroutine; write `async def`")
-    value, _, context = _one_value(fn, f"task {task!r}", contexts.TaskContext, "a TaskContext")
-    if value is not None:
+    found = inspect_value(
+        fn, what=f"task {task!r}", contexts=(contexts.TaskContext,), other_contexts=_CONTEXTS, takes="a TaskContext"
+    )
+    if found.value is not None:
         raise RegistrationError(
-            f"task {task!r} ({where(fn)}): parameter {value!r}: a task takes a TaskContext and nothing else; "
+            f"task {task!r} ({where(fn)}): parameter {found.value!r}: a task takes a TaskContext and nothing else; "
             "what it is started with is in ctx.payload"
         )
-    return task_spec(fn, task, options, context=context, description=inspect.getdoc(fn) or "")
-
-
-def as_stream(spec: ProviderSpec, request: object, context: object) -> AsyncIterator[object]:
-    """The stream of a provider's answer to ``request``."""
-    stream: AsyncIterator[object] = spec.observer.fn(**spec.observer.arguments(request, context))
-    return stream
-
-
-def _one_value(fn: Fn, what: str, context: type[contexts.Context], takes: str) -> tuple[str | None, Any, str | None]:
-    """The parameter that takes the value, what it is annotated with, and the one that takes the context."""
-    hints = resolve_hints(fn, what=what)
-    value: str | None = None
-    found_context: str | None = None
-    for parameter in inspect.signature(fn).parameters.values():
-        at = f"{what} ({where(fn)}): parameter {parameter.name!r}"
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise RegistrationError(f"{at} has no name to be given by; write plain parameters")
-        if parameter.name not in hints:
-            if parameter.default is not parameter.empty:
-                continue  # bound by the author (`lambda x=x: …`); left alone
-            if is_context_name(parameter.name) and found_context is None:
-                raise RegistrationError(f"{at} has no annotation; write `{parameter.name}: {context.__name__}`")
-            raise RegistrationError(f"{at} has no annotation; annotate it with {takes}, or with {context.__name__}")
-        hint = get_origin(hints[parameter.name]) or hints[parameter.name]  # `EventContext[State]` is an EventContext
-        if isinstance(hint, type) and issubclass(hint, contexts.Context):
-            if not issubclass(context, hint):
-                raise RegistrationError(f"{at} is a {hint.__name__}, which is not given here; write {context.__name__}")
-            if found_context is not None:
-                raise RegistrationError(f"{at} is a second context; one is enough")
-            found_context = parameter.name
-        elif value is None:
-            value = parameter.name
-        elif parameter.default is parameter.empty:
-            raise RegistrationError(
-                f"{at} is one too many: besides a {context.__name__} it takes one value ({takes}), "
-                f"and that is {value!r}"
-            )
-    return value, hints.get(value) if value else None, found_context
-
-
-def _converter(annotation: Any, what: str, fn: Fn, parameter: str | None, takes: str) -> Callable[[Any], Any]:
-    if parameter is None or annotation in (Any, object, dict, Mapping) or get_origin(annotation) in (dict, Mapping):
-        return _as_it_is
-    if (origin := get_origin(annotation)) is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return _as_it_is
-    at = f"{what} ({where(fn)}): parameter {parameter!r}"
-    try:
-        settle_class_hints(annotation)
-    except HintError as error:
-        raise RegistrationError(f"{at}: {error}") from None
-    if not can_structure(annotation):
-        raise RegistrationError(f"{at}: no value can be made for {annotation!r}; annotate it with {takes}")
-    return functools.partial(_structured, annotation)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _structured(annotation: Any, value: Any) -> Any:
-    return structure(value, annotation)
+    spec = task_spec(fn, task, options, context=found.context, description=docstring_of(fn))
+    check_sendable(task_registration(spec), f"task {task!r}", fn)
+    return spec
 
 
 def _check_callable(fn: object, what: str) -> None:

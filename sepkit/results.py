@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from sepkit.errors import InvalidData
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
 from sepkit.wire.shapes import field_names, fields_of, has_fields
-from sepkit.wire.writing import to_json, unstructure
+from sepkit.wire.writing import copied, to_json, unstructure
 
 
 @frozen
@@ -60,7 +61,9 @@ class Patch:
 Decision = Block | Patch
 
 
-def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> dict[str, Any]:
+def patched(
+    hook: str, given: object, raw: dict[str, Any], returned: object, convert: Callable[[Any], Any]
+) -> dict[str, Any]:
     """What a hook handler's decision to go on with a changed input makes of the input.
 
     Args:
@@ -68,6 +71,7 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         given: The input as the handler got it: a record, or a dict. It may have been changed in place.
         raw: The same as it came: plain JSON data, with the fields that the record does not know.
         returned: What the handler returned.
+        convert: Makes of ``raw`` what the handler got.
 
     Returns:
         The new input, checked against the hook's type; ``raw`` itself where nothing changes.
@@ -82,12 +86,12 @@ def patched(hook: str, given: object, raw: dict[str, Any], returned: object) -> 
         new = {**raw, **to_json(returned.fields)}
     elif isinstance(returned, dict) and isinstance(given, dict):
         new = to_json(returned)
-    elif type(returned) is type(given) and has_fields(type(given)):
+    elif type(returned) is type(given) and (has_fields(type(given)) or hasattr(given, "_fields")):
         new = dict(raw)
-        before: object = structure(raw, type(given))
-        for name in field_names(cast("Any", type(given))):
-            value = to_json(getattr(returned, name), f"$.{name}")
-            if _same(value, to_json(getattr(before, name))):
+        before: object = convert(copied(raw))
+        for attribute, name in field_names(cast("Any", type(given))):
+            value = to_json(getattr(returned, attribute), f"$.{name}")
+            if _same(value, to_json(getattr(before, attribute))):
                 continue  # a field that is absent, or null, stays so
             if value is None:
                 new.pop(name, None)

@@ -13,6 +13,7 @@ from sepkit.handlers import (
     ProviderSpec,
     ToolSpec,
     check_name,
+    check_sendable,
     make_command,
     make_hook,
     make_observer,
@@ -306,7 +307,10 @@ class Router:
     def shortcut(self, key: str, command: str, description: str | None = None) -> None:
         """Bind a chord, such as ``ctrl+p``, to a command."""
         _check_subject(key, "app.shortcut", "chord it is", "ctrl+p")
+        if not isinstance(command, str):
+            raise RegistrationError(f"shortcut {key!r}: command={command!r}: write the name of a command")
         shortcut = messages.ShortcutRegistration(key=key, command=command.removeprefix("/"), description=description)
+        check_sendable(shortcut, f"shortcut {key!r}")
         self._put(self.shortcuts, "shortcut", key, shortcut)
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -515,6 +519,10 @@ def _check_subject(given: object, decorator: str, what: str, example: str) -> No
     if not isinstance(given, str) or not given:
         at = f" ({where(given)})" if callable(given) else ""
         raise RegistrationError(f'{decorator}{at}: say which {what}, as in {decorator}("{example}")')
+    try:
+        to_json(given)
+    except EncodeError as error:
+        raise RegistrationError(f"{decorator}({given!a}): the {what} can't be sent: {error.problem}") from None
 
 
 def _check_free(table: Mapping[str, object], kind: str, name: str) -> None:
@@ -528,10 +536,17 @@ def _provider(
     name: str, decorator: str, models: Sequence[messages.Model], base_url: str | None, api_key_env: str | None
 ) -> messages.ProviderRegistration:
     _check_subject(name, decorator, "provider it is", "my-models")
-    given: Sequence[object] = models
+    given: object = models
+    if isinstance(given, str | messages.Model) or not isinstance(given, Iterable):
+        raise RegistrationError(f"provider {name!r}: models= takes a list of Model(...), not {given!r}")
+    given = list(given)
     if wrong := [model for model in given if not isinstance(model, messages.Model)]:
         raise RegistrationError(f"provider {name!r}: models= takes Model(...), not {wrong[0]!r}")
-    return messages.ProviderRegistration(name=name, base_url=base_url, api_key_env=api_key_env, models=list(models))
+    registration = messages.ProviderRegistration(
+        name=name, base_url=base_url, api_key_env=api_key_env, models=list(given)
+    )
+    check_sendable(registration, f"provider {name!r}")
+    return registration
 
 
 def closest(name: object, known: Iterable[str], *, only_near: bool = False) -> str:

@@ -443,7 +443,9 @@ MISTAKES: dict[Callable[[Any], None], str] = {
     _tool_without_annotation: "tool 'work' (here): parameter 'x' has no annotation; write its type, as in `x: str`",
     _tool_named_by_position: "@app.tool decorates a function, not 'other'; write @app.tool(name='other')",
     _tool_of_a_class: "@app.tool decorates a function, not <class 'Work'>",
-    _tool_with_another_context: "tool 'work' (here): parameter 'ctx': a tool takes ToolContext, not HookContext",
+    _tool_with_another_context: (
+        "tool 'work' (here): parameter 'ctx' is a HookContext, which is not given here; write ToolContext"
+    ),
     _tool_with_two_contexts: "tool 'work' (here): parameter 'b': 'a' takes the context already; keep one of them",
     _tool_of_a_generator: ("tool 'work' (here) is a generator; return its result, and tell progress with ctx.update()"),
     _tool_without_time: "tool 'work' (here): timeout is in seconds and above 0, not 0",
@@ -477,8 +479,8 @@ MISTAKES: dict[Callable[[Any], None], str] = {
     ),
     _hook_with_var_args: ("hook 'input' (here): parameter 'values' has no name to be given by; write plain parameters"),
     _hook_of_no_data: (
-        "hook 'input' (here): parameter 'value': no value can be made for <class 'asyncio.locks.Event'>; "
-        "annotate it with a dict"
+        "hook 'input' (here): parameter 'value': Event has no JSON form; write an attrs class, a dataclass, "
+        "a TypedDict or dict[str, Any]"
     ),
     _hook_of_a_class: "hook 'input' decorates a function, not <class 'Gate'>",
     _event_without_its_name: '@app.on (here): say which event it handles, as in @app.on("turn_start")',

@@ -1355,7 +1355,7 @@ async def test_a_result_that_says_nothing_may_be_anything(result: object) -> Non
 @pytest.mark.parametrize(
     ("work", "value", "paths"),
     [
-        (lambda ctx: ctx.kv.get("k", Seen), {"times": "x"}, {"$", "$.times"}),
+        (lambda ctx: ctx.kv.get("k", Seen), {"times": "x"}, {"$.name", "$.times"}),
         (lambda ctx: ctx.kv.get("k", Seen, Seen("y")), "x", {"$"}),
         (lambda ctx: ctx.kv.get("k", int), "x", {"$"}),
         (lambda ctx: ctx.kv.get("k", list[int]), [1, "x"], {"$[1]"}),

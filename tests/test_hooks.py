@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import attrs
 import pytest
@@ -27,6 +27,7 @@ from sepkit import (
     ToolOutcome,
     UserBash,
 )
+from sepkit.errors import RegistrationError
 from sepkit.router import HookReturn
 from sepkit.wire.messages import (
     BlockOutcome,
@@ -557,6 +558,52 @@ async def test_a_hook_takes_its_input_as_a_class_of_the_authors_own(cls: type[Ty
         outcome = await host.call_hook("input", {"text": "hi", "of_the_host": 1})
         assert outcome == modify({"text": "hi", "tags": ["seen"], "of_the_host": 1})
         assert (await refused(host.call_hook("input", {"text": 5}))).code == -32602
+
+
+class TypedTuple(NamedTuple):
+    text: str
+    n: int = 0
+
+
+@attrs.frozen
+class TypedPrivately:
+    _text: str
+
+
+@pytest.mark.parametrize(
+    ("cls", "change"),
+    [
+        (TypedTuple, lambda value: value._replace(text="new")),
+        (TypedPrivately, lambda value: attrs.evolve(value, text="new")),
+        (Annotated[TypedPrivately, "described"], lambda value: attrs.evolve(value, text="new")),
+        (TypedPrivately | None, lambda value: attrs.evolve(value, text="new")),
+    ],
+    ids=str,
+)
+@on_each_loop
+async def test_a_changed_input_is_a_decision_whatever_kind_of_class_it_is(cls: Any, change: Any) -> None:
+    """What is read as a class is written as it was read: a private field by the name that sets it."""
+    app = App("t")
+
+    async def decide(value: Any) -> Any:
+        return change(value)
+
+    decide.__annotations__["value"] = cls
+    app.hook("input")(decide)
+    async with CheckedHost(app) as host:
+        outcome = await host.call_hook("input", {"text": "hi", "of_the_host": 1})
+        assert outcome == modify({"text": "new", "of_the_host": 1})
+
+
+@pytest.mark.parametrize("annotation", [ToolOutcome, ToolOutcome | None, Annotated[ToolOutcome, "x"]], ids=str)
+def test_the_input_of_another_hook_is_refused_however_it_is_annotated(annotation: Any) -> None:
+    def decide(value: Any) -> None: ...
+
+    decide.__annotations__["value"] = annotation
+    with pytest.raises(RegistrationError, match="a ToolOutcome, which another hook gives"):
+        App("t").hook("tool_call")(decide)
+    decide.__annotations__["value"] = ToolOutcome | ToolCall
+    App("t").hook("tool_call")(decide)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, True), (True, 1), (0, False), (1, 1.0), (0.0, 0)])

@@ -106,6 +106,47 @@ def test_one_numpy_line_may_describe_several_parameters() -> None:
     assert [part["description"] for part in properties.values()] == ["A coordinate.", "A coordinate."]
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        "    - city: The city.\n    - unit: The unit: C.",
+        "- city: The city.\n- unit: The unit: C.",
+        "    * `city` (str): The city.\n    * `unit` (str, optional): The unit: C.",
+        "    `city`: The city.\n    **unit**: The unit: C.",
+        "    **city:** The city.\n    **unit** (str): The unit: C.",
+        "    `city: str`: The city.\n    unit - The unit: C.",
+        "    1. city -- The city.\n    2. unit: The unit:\n       C.",
+        "    city: The city.\n    unit:\n        The unit: C.",
+    ],
+)
+def test_parameters_that_are_written_as_a_list_are_described(items: str) -> None:
+    """Dashes, backticks and bold names are as frequent as Google's own form; before, their text was lost."""
+
+    def f(city: str, unit: str = "C") -> None: ...
+
+    f.__doc__ = f"Get the weather.\n\nArgs:\n{items}\n\nReturns:\n    - city: Not this one."
+    signature = inspect_signature(f, what="tool 'f'", contexts=())
+    described = {name: part.get("description") for name, part in signature.parameters["properties"].items()}
+    assert described == {"city": "The city.", "unit": "The unit: C."}
+    assert signature.description == "Get the weather."
+
+
+def test_a_line_that_describes_nothing_costs_no_other_its_text() -> None:
+    """Before, one line without a colon lost all of them."""
+
+    def f(x: int, y: int) -> None:
+        """Do it.
+
+        Args:
+            x: The first
+            as told above
+            y: The second.
+        """
+
+    properties = inspect_signature(f, what="tool 'f'", contexts=()).parameters["properties"]
+    assert [part["description"] for part in properties.values()] == ["The first as told above", "The second."]
+
+
 def test_nothing_is_imported_for_a_plain_signature() -> None:
     """``run`` loads a parser, constraints or a validator only for an author who uses them."""
     code = (

@@ -3,7 +3,7 @@
 import json
 import types
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar
 
 import annotated_types as at
 import attrs
@@ -15,11 +15,19 @@ from hypothesis import strategies as st
 from sepkit.errors import Fault, InvalidData
 from sepkit.schema import compile_type, inspect_signature, schema_of
 
+T = TypeVar("T")
+
 
 @attrs.frozen
 class Point:
     x: int
     label: str = ""
+
+
+@attrs.frozen
+class Box(Generic[T]):
+    x: T
+    ratings: list[T] = attrs.field(factory=list)
 
 
 class Movie(TypedDict, total=False):
@@ -39,6 +47,12 @@ SCALARS = st.sampled_from(
         Point,
         Movie,
         set[str],
+        frozenset[str],
+        dict[Literal["x", "a b"], int],
+        Literal["a", None],
+        Box[int],
+        Box[Point | None],
+        Annotated[int | None, at.Ge(0)],
         Literal["a", "b"],
         Literal[1, True],
         Annotated[int, at.Ge(-3), at.Lt(4)],

@@ -42,7 +42,7 @@ def open_file(path: str, ctx: ToolContext, mode: str = "r", lines: Any = ()) -> 
 
 def test_the_schema_is_passed_on_as_written() -> None:
     signature = inspected(open_file)
-    assert signature.parameters is SCHEMA
+    assert signature.parameters == SCHEMA
     assert signature.description == "Open it."
     assert signature.context == "ctx"
 

@@ -221,7 +221,9 @@ def _tool_lines(tool: dict[str, Any]) -> list[str]:
     return [f"{tool['name']}({', '.join(arguments)})", *summary, f"{tool['handler']}, {', '.join(notes)}"]
 
 
-def _type_of(form: dict[str, Any]) -> str:
+def _type_of(form: dict[str, Any] | bool) -> str:
+    if isinstance(form, bool):  # a JSON Schema may be just that
+        return "any" if form else "none"
     if "enum" in form:
         return " | ".join(orjson.dumps(value).decode() for value in form["enum"])
     kind = form.get("type")

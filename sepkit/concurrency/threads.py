@@ -133,6 +133,8 @@ class DaemonThreads:
 
         def settle(result: R | None, error: BaseException | None) -> None:
             if answer.done():
+                if asyncio.iscoroutine(result):  # too late to be awaited
+                    result.close()
                 return
             if error is not None:
                 # A StopIteration cannot be raised into a coroutine.

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast, overload
 
 from sepkit.errors import EncodeError, InternalError, InvalidData, MethodNotFound, NoUI
+from sepkit.schema import stored_type
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure
 from sepkit.wire.writing import to_json
@@ -101,13 +102,17 @@ class Kv:
     async def get(self, key: str, type: Any = Any, default: Any = None) -> Any:  # noqa: A002
         """The value of ``key``, structured into ``type``; ``default`` where there is none.
 
+        Any type that a tool's argument may have. What ``set`` stored comes back; nothing is coerced.
+
         Raises:
             InvalidData: What is stored does not fit ``type``.
+            RegistrationError: ``type`` has no form in JSON.
         """
+        convert = stored_type(type, what="kv.get")
         result = _structured(await self._ask(methods.KV_GET, {"key": key}), messages.KvGetResult)
         if result.value is None:
             return default
-        return result.value if type is Any else structure(result.value, type)
+        return convert(result.value)
 
     async def set(self, key: str, value: object) -> None:
         """Store ``value``: plain data, or anything that ``to_json`` knows.

@@ -1,19 +1,32 @@
 """A signature, inspected once at registration → a JSON Schema and a compiled binder of arguments.
 
-Knows nothing of apps, frames or transports. `signature.py` reads functions, `types.py` annotations, `forms.py` has the
-loaders and their schemas, `raw.py` stands in for them where the author gave a JSON Schema.
+The one engine that reads authors' types: arguments, hooks' inputs, payloads, stored values. Knows nothing of apps,
+frames or transports. `signature.py` reads functions, `types.py` annotations, `forms.py` has the loaders and their
+schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
-from .hints import HintError, resolve_hints, settle_class_hints
-from .signature import Signature, compile_type, inspect_signature, is_context_name, schema_of
+from .hints import code_of, docstring_of, underlying
+from .signature import (
+    Signature,
+    ValueSignature,
+    classes_in,
+    compile_type,
+    inspect_signature,
+    inspect_value,
+    schema_of,
+    stored_type,
+)
 
 __all__ = [
-    "HintError",
     "Signature",
+    "ValueSignature",
+    "classes_in",
+    "code_of",
     "compile_type",
+    "docstring_of",
     "inspect_signature",
-    "is_context_name",
-    "resolve_hints",
+    "inspect_value",
     "schema_of",
-    "settle_class_hints",
+    "stored_type",
+    "underlying",
 ]

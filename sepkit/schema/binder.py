@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sepkit.errors import Fault, InvalidData
+from sepkit.errors import InvalidData
 
-from .forms import Field, Form, prefix
+from .forms import Faults, Field, Form, prefix
 
 Bind = Callable[[Mapping[str, Any]], dict[str, Any]]
 Call = Callable[[Mapping[str, Any], object], Any]
@@ -26,7 +26,7 @@ def compile_binder(form: Form, fields: list[Field]) -> Bind:
         given = arguments
         if type(given) is not dict and isinstance(given, Mapping):
             given = dict(given)
-        faults: list[Fault] = []
+        faults = Faults()
         bound: dict[str, Any] = load(given, faults)
         if faults:
             prefix(faults, 0, "$")

@@ -1,18 +1,26 @@
 """What stands in ``Annotated[T, …]``: a description, and constraints, checked on loading and said in the schema.
 
 A constraint is one of annotated-types (Ge, Gt, Le, Lt, Interval, MultipleOf, MinLen, MaxLen, Len, Predicate), or a
-compiled ``re.Pattern``, which is searched for as JSON Schema does. Whatever else stands there belongs to others.
+compiled ``re.Pattern``, which is searched for as JSON Schema does. What other libraries write for the same is read by
+``markers.py``. Anything else that stands there belongs to others.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import sys
+import typing
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
+from sepkit.errors import EncodeError
+from sepkit.wire.writing import to_json
+
 from .forms import Check, Form, FormError
+from .markers import CONSTRAINTS, is_marker, read_marker
 
 _NUMBERS = frozenset({"integer", "number"})
 _KNOWN = {"Ge", "Gt", "Le", "Lt", "MultipleOf", "MinLen", "MaxLen", "Predicate"}
@@ -23,32 +31,51 @@ _SIZES = {
 }
 
 
-def description_in(metadata: tuple[Any, ...]) -> str | None:
-    """The first text: a plain string, or ``Doc("…")`` of annotated-types or typing_extensions."""
-    for item in metadata:
-        text = item if isinstance(item, str) else getattr(item, "documentation", None)
-        if isinstance(text, str):
-            return text
-    return None
+def read_metadata(metadata: tuple[Any, ...]) -> tuple[str | None, list[Any]]:
+    """The description, which is the first text, and the constraints, with groups such as Interval taken apart.
+
+    Raises:
+        FormError: A marker of another library asks for something that has no place here.
+    """
+    description, constraints = None, []
+    for item in _read(metadata):
+        if isinstance(item, str):
+            description = item if description is None else description
+        else:
+            constraints.append(item)
+    return description, constraints
 
 
-def constraints_in(metadata: tuple[Any, ...]) -> list[Any]:
-    """The constraints, groups such as Interval and Len taken apart."""
-    return list(_constraints(metadata))
-
-
-def _constraints(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    # Whoever constrains with annotated-types has imported it; nobody else pays for the import.
+def _read(metadata: tuple[Any, ...]) -> Iterator[Any]:
+    # An author who constrains with annotated-types has imported it; others do not pay for the import.
     known = sys.modules.get("annotated_types")
     for item in metadata:
-        if isinstance(item, re.Pattern):
+        text = item if isinstance(item, str) else getattr(item, "documentation", None)
+        if isinstance(text, str):  # also Doc("…") of annotated-types or typing_extensions
+            yield text
+        elif isinstance(item, re.Pattern):
             yield item
-        elif known is None:
-            continue
-        elif isinstance(item, known.GroupedMetadata):
-            yield from _constraints(tuple(item))
-        elif type(item).__name__ in _KNOWN and isinstance(item, known.BaseMetadata):
+        elif typing.get_origin(item) is typing.Annotated:  # `Annotated[str, LowerCase]`, with or without the type
+            yield from _read(item.__metadata__)
+        elif known is not None and isinstance(item, known.GroupedMetadata):
+            yield from _read(tuple(item))
+        elif known is not None and type(item).__name__ in _KNOWN and isinstance(item, known.BaseMetadata):
             yield item
+        elif is_marker(item):
+            import annotated_types
+
+            for setting, value in read_marker(item):
+                if setting == "pattern":
+                    yield _compiled(value)
+                else:
+                    yield value if setting == "description" else getattr(annotated_types, CONSTRAINTS[setting])(value)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise FormError(f"the pattern {pattern!r} is not valid in Python: {error}") from None
 
 
 def check_for(constraint: Any, form: Form, shown: str) -> Check:
@@ -65,8 +92,12 @@ def check_for(constraint: Any, form: Form, shown: str) -> Check:
         raise FormError(f"{kind} does not apply to {shown}; it is for numbers and dates")
     if kind == "MultipleOf":
         divisor = constraint.multiple_of
-        return Check(f"multiple of {divisor}", {"multipleOf": divisor}, lambda value: _is_multiple(value, divisor))
-    return _bound(constraint, kind, form)
+        number = _number(divisor, kind)
+        if not number > 0 or math.isinf(number):
+            raise FormError(f"{kind}({divisor!r}): a divisor is a number above 0")
+        keywords = {"multipleOf": number} if form.takes <= _NUMBERS else {}
+        return Check(f"multiple of {divisor}", keywords, lambda value: _is_multiple(value, divisor))
+    return _bound(constraint, kind, form, shown)
 
 
 _BOUNDS = {
@@ -77,19 +108,63 @@ _BOUNDS = {
 }
 
 
-def _bound(constraint: Any, kind: str, form: Form) -> Check:
+def _bound(constraint: Any, kind: str, form: Form, shown: str) -> Check:
     attribute, sign, keyword, holds = _BOUNDS[kind]
     bound = getattr(constraint, attribute)
-    # In the schema only where JSON has the order too: dates and decimals are strings there.
-    keywords = {keyword: bound} if form.takes <= _NUMBERS else {}
+    keywords = {}
+    if form.ordered:
+        # Not in the schema: dates and decimals are strings in JSON, which has no order for them.
+        if not isinstance(bound, form.ordered) or (isinstance(bound, datetime) and datetime not in form.ordered):
+            raise FormError(f"{kind}({bound!r}) does not apply to {shown}; the bound is a {type(bound).__name__}")
+    else:
+        number = _number(bound, kind)
+        if math.isinf(number):
+            if (number > 0) is (sign[0] == ">"):
+                raise FormError(f"{kind}({bound!r}): no number is so large or so small")
+        else:  # an infinite bound of the other kind bounds nothing
+            keywords = {keyword: number}
     return Check(f"{sign} {bound}", keywords, lambda value: bool(holds(value, bound)))
+
+
+def _number(given: Any, kind: str) -> int | float:
+    """What JSON has for a number of any kind: Decimal and Fraction too, if a double has the same value."""
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        number: int | float = given
+    elif hasattr(given, "as_integer_ratio") and not isinstance(given, bool):
+        number = _exactly(given)
+    else:
+        raise FormError(f"{kind}({given!r}): write a number")
+    if math.isnan(number):
+        raise FormError(f"{kind}({given!r}) is not a number")
+    if not math.isinf(number):
+        try:
+            to_json(number)
+        except EncodeError as error:
+            raise FormError(f"{kind}({given!r}) can't be sent: {error.problem}") from None
+    return number
+
+
+def _exactly(given: Any) -> int | float:
+    try:
+        number = float(given)
+        whole = int(given) if math.isfinite(number) else None
+    except (ArithmeticError, ValueError):
+        raise FormError(f"{given!r} is a number that JSON does not have; write a float") from None
+    if whole is not None and whole == given:
+        return whole
+    if str(given) in (str(number), repr(number)) or number == given or math.isinf(number):
+        return number
+    raise FormError(f"{given!r} is a number that JSON does not have; write a float")
 
 
 def _size(constraint: Any, kind: str, form: Form, shown: str) -> Check:
     names = [_SIZES[word] for word in form.takes if word in _SIZES]
-    if len(form.takes) != 1 or not names:
+    if len(form.takes) != 1 or not names or form.is_parsed:
         raise FormError(f"{kind} does not apply to {shown}; it is for strings, arrays and objects")
     smallest, largest = names[0]
+    for given in (getattr(constraint, "min_length", 0), getattr(constraint, "max_length", 0)):
+        if type(given) is not int or not 0 <= given < 2**53:
+            raise FormError(f"{kind}({given!r}): a length is a whole number from 0 on")
     if kind == "MinLen":
         least = constraint.min_length
         return Check(f"length >= {least}", {smallest: least}, lambda value: len(value) >= least)
@@ -98,7 +173,7 @@ def _size(constraint: Any, kind: str, form: Form, shown: str) -> Check:
 
 
 def _pattern(pattern: re.Pattern[str], form: Form, shown: str) -> Check:
-    if form.takes != {"string"} or not isinstance(pattern.pattern, str):
+    if form.takes != {"string"} or form.is_parsed or not isinstance(pattern.pattern, str):
         raise FormError(f"a pattern does not apply to {shown}; it is for str")
     if pattern.flags & ~re.UNICODE:
         raise FormError(f"the flags of {pattern.pattern!r} have no place in a JSON Schema; write it without them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from itertools import pairwise
 
 # Sections that describe the interface. Notes and examples above them stay in the description.
@@ -56,13 +57,58 @@ def _parameters(text: str, style: str) -> dict[str, str]:
     # 6 ms to import, so only for a docstring that has something to parse.
     import docstring_parser
 
+    if style == "GOOGLE":
+        text = _tidied(text)
     try:
         found = docstring_parser.parse(text, style=docstring_parser.DocstringStyle[style]).params
     except docstring_parser.ParseError:  # prose that only looked like a section
         return {}
     return {
-        name.strip().lstrip("*"): " ".join(parameter.description.split())
+        name.strip(_MARKUP): " ".join(parameter.description.split())
         for parameter in found
         if parameter.description
         for name in parameter.arg_name.split(",")  # NumPy: `x, y : int`
     }
+
+
+_MARKUP = " \t-*+\u2022`"
+"""What may stand around a parameter's name: the dash of an item, marks of Markdown, the stars of ``**kwargs``."""
+
+# Compiled when it is first needed.
+_ITEM = r"""
+    (?:[-*+\u2022]\s+|\d+[.)]\s+)?                        # "- " or "1. "
+    (?P<open>`{1,2}|\*\*|__)?(?P<name>\*{0,2}\w+)           # "city", "`city`" or "**city**"
+    (?:\s*:\s*(?P<inside>[^`*()]+?)(?=`|\*\*))?            # "`city: str`"
+    (?:`{1,2}|\*\*|__)?
+    (?P<type>\s*\([^)]*\))?                               # " (str, optional)"
+    (?:`{1,2}|\*\*|__)?
+    \s*(?:\s(?:-|--|\u2013|\u2014)\s|:(?:\*\*)?)\s*(?P<text>.*)
+    """
+
+
+def _tidied(text: str) -> str:
+    """A docstring whose parameters are written as Google does: indented, ``name (type): text``.
+
+    Lists of Markdown are as frequent; docstring-parser reads them only in part, or refuses the whole section.
+    """
+    tidied: list[str] = []
+    level: int | None = None  # how far the items of the section are indented
+    inside = False
+    for line in text.splitlines():
+        title = line.rstrip().lower()
+        if not line[:1].isspace() and title.endswith(":") and title[:-1] in _PARAMETERS | _OUTCOMES:
+            inside, level = title[:-1] in _PARAMETERS, None
+        elif inside and line.strip():
+            indent = len(line) - len(line.lstrip())
+            item = re.fullmatch(_ITEM, line.strip(), re.VERBOSE)
+            is_list = line.lstrip()[:2] in ("- ", "* ", "+ ", "\u2022 ")
+            if level is None and (indent or is_list):
+                level = indent
+            if level is None or (indent < max(level, 1) and not is_list):
+                inside = False  # the section ends where the text goes on at the margin
+            elif item is not None and indent <= level:
+                line = f"    {item['name']}{item['type'] or ''}: {item['text']}"
+            else:
+                line = f"        {line.strip()}"  # goes on with the item before
+        tidied.append(line)
+    return "\n".join(tidied)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator
 from types import FrameType, SimpleNamespace
@@ -21,83 +22,132 @@ class HintError(Exception):
     """An annotation could not be evaluated. The text completes "parameter 'x': …"."""
 
 
-def resolve_hints(fn: Callable[..., Any], *, what: str) -> dict[str, Any]:
-    """The evaluated annotations of a function, ``Annotated`` and ``return`` included.
+def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a caller of ``fn`` fills in: what ``functools.partial`` binds is none of them.
+
+    Annotations are as they are written; ``resolve_hint`` evaluates them.
 
     Raises:
-        RegistrationError: A name in an annotation can't be resolved; all such parameters are listed.
+        HintError: Python cannot tell the signature.
     """
-    hints: dict[str, Any] = {}
-    problems: list[str] = []
-    for name in annotations_of(fn):
-        try:
-            hints[name] = resolve_hint(fn, name)
-        except HintError as error:
-            problems.append(f"{'the return annotation' if name == 'return' else f'parameter {name!r}'}: {error}")
-    if problems:
-        raise refusal(what, fn, problems)
-    return hints
+    try:
+        parameters = inspect.signature(_without_wraps(fn)).parameters.values()
+    except Exception as error:  # ValueError for a builtin; or what a `__signature__` of its own raises
+        raise HintError(
+            f"its signature can't be read ({error}); write a function around it, with annotated parameters"
+        ) from None
+    bound: set[str] = set()
+    for layer in _layers(fn):
+        if isinstance(layer, functools.partial):
+            bound |= layer.keywords.keys()
+        elif _signature_of_its_own(layer):
+            break
+    return [parameter for parameter in parameters if parameter.name not in bound]
 
 
-def resolve_hint(fn: Callable[..., Any], name: str) -> Any:
-    """One evaluated annotation of a function. Raises ``HintError``."""
-    function = underlying(fn)
-    annotation = annotations_of(fn)[name]
-    holder = SimpleNamespace(__annotations__={name: annotation})
-    scope = _names_around(function.__qualname__, function.__module__)
-    scope |= _closure(function)
-    return _evaluate(holder, name, function.__globals__, scope)[name]
+def resolve_hint(fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The evaluated annotation of a parameter, ``Parameter.empty`` where it has none. Raises ``HintError``."""
+    if parameter.annotation is parameter.empty:
+        return parameter.empty
+    layers = list(_layers(fn))
+    first = next((index for index, layer in enumerate(layers) if _signature_of_its_own(layer)), len(layers) - 1)
+    known: dict[str, Any] = {}
+    scope: dict[str, Any] = {}
+    for function in layers[first:]:  # the innermost wins
+        if code_of(function) is not None:
+            known |= function.__globals__
+            scope |= {variable.__name__: variable for variable in getattr(function, "__type_params__", ())}
+            scope |= _names_around(function.__qualname__, function.__module__)
+            scope |= _closure(function)
+    holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    return _evaluate(holder, parameter.name, known, scope)[parameter.name]
+
+
+def _type_parameters(cls: type) -> dict[str, Any]:
+    """The type parameters of a class and its bases by name, which Python 3.12 does not look up for the bases.
+
+    Not those that two classes call by one name: here there is one scope for all.
+    """
+    found: dict[str, set[Any]] = {}
+    for base in cls.__mro__:
+        for variable in getattr(base, "__type_params__", ()):
+            found.setdefault(variable.__name__, set()).add(variable)
+    return {name: next(iter(variables)) for name, variables in found.items() if len(variables) == 1}
+
+
+def docstring_of(fn: Callable[..., Any]) -> str:
+    """The docstring of a function; of a partial, that of the function below it."""
+    for layer in _layers(fn):
+        written = inspect.getdoc(layer)
+        if written != _DOC_OF_PARTIALS:  # which `wraps` copies, too
+            return written or ""
+    return ""
+
+
+_DOC_OF_PARTIALS = inspect.getdoc(functools.partial)
 
 
 def resolve_class_hints(cls: type) -> dict[str, Any]:
     """The evaluated annotations of a class and its bases. Raises ``HintError``."""
     scope = _names_around(cls.__qualname__, cls.__module__)
+    scope |= _type_parameters(cls)
     hints: dict[str, Any] = _evaluate(cls, None, None, scope or None)
     return hints
 
 
-def settle_class_hints(annotation: Any) -> None:
-    """Evaluate, for good, the annotations of classes in ``annotation`` that only the running frames can evaluate.
-
-    What structures values of them later, in other frames, could not. Raises ``HintError``.
-    """
-    left, seen = [annotation], []
-    while left:
-        found = left.pop()
-        left += typing.get_args(found)
-        if not isinstance(found, type) or not getattr(found, "__annotations__", None) or found in seen:
-            continue
-        seen.append(found)
-        try:
-            hints = typing.get_type_hints(found, include_extras=True)
-        except NameError:
-            hints = resolve_class_hints(found)
-            for cls in found.__mro__:
-                own = cls.__dict__.get("__annotations__", {})  # noqa: RUF063  (they are changed in place)
-                own.update({n: hints[n] for n, written in own.items() if isinstance(written, str | typing.ForwardRef)})
-        left += hints.values()
-
-
-def annotations_of(fn: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function as they are written."""
-    return dict(inspect.get_annotations(underlying(fn)))
-
-
 def underlying(fn: Callable[..., Any]) -> Any:
     """The plain function below decorators, methods and partials: the one that has code and globals."""
-    found: Any = inspect.unwrap(fn)
-    while isinstance(found, functools.partial):
-        found = inspect.unwrap(found.func)
-    found = getattr(found, "__func__", found)
-    if not hasattr(found, "__code__") and not isinstance(found, type):
-        found = getattr(type(found).__call__, "__func__", type(found).__call__)
-    return found
+    *_, innermost = _layers(fn)
+    return innermost
+
+
+def code_of(fn: Any) -> types.CodeType | None:
+    """The code of a plain function or method; None for anything else."""
+    code = getattr(fn, "__code__", None)
+    return code if type(code) is types.CodeType else None  # a mock says that it is one
+
+
+def _layers(fn: Callable[..., Any]) -> Iterator[Any]:
+    """``fn`` and what it calls in turn: below partials, decorators, methods and callable objects."""
+    seen: set[int] = set()
+    while id(fn) not in seen:
+        seen.add(id(fn))
+        yield fn
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif inspect.ismethod(fn):
+            fn = fn.__func__
+        elif (wrapped := getattr(fn, "__wrapped__", None)) is not None:
+            fn = wrapped
+        elif not isinstance(fn, type) and code_of(fn) is None:
+            call: Any = getattr(type(fn), "__call__", None)  # noqa: B004  (the function itself is wanted)
+            fn = call if code_of(call) is not None or hasattr(call, "__wrapped__") else fn
+
+
+def _signature_of_its_own(layer: Any) -> bool:
+    return isinstance(getattr(layer, "__signature__", None), inspect.Signature)
+
+
+def _without_wraps(fn: Callable[..., Any]) -> Callable[..., Any]:
+    # `update_wrapper(partial(f, …), f)`: inspect would look at `f` itself, where nothing is bound.
+    if isinstance(fn, functools.partial) and hasattr(fn, "__wrapped__"):
+        return functools.partial(fn.func, *fn.args, **fn.keywords)
+    return fn
+
+
+def show(annotation: Any) -> str:
+    """An annotation as its author wrote it, more or less."""
+    if annotation is inspect.Parameter.empty:
+        return "…"
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return annotation.__name__
+    return inspect.formatannotation(annotation)
 
 
 def refusal(what: str, fn: Callable[..., Any] | None, problems: list[str]) -> RegistrationError:
     """The error for everything that is wrong with one function: what it is, where it stands, and each problem."""
     where = ""
-    if fn is not None and (code := getattr(underlying(fn), "__code__", None)) is not None:
+    if fn is not None and (code := code_of(underlying(fn))) is not None:
         where = f" ({code.co_filename}:{code.co_firstlineno})"
     if len(problems) == 1:
         return RegistrationError(f"{what}{where}: {problems[0]}")

@@ -1,4 +1,8 @@
-"""A function → its ``Signature``: the schema of its arguments and the binder that fits arguments to its parameters."""
+"""A function → its ``Signature``: the schema of its arguments and the binder that fits arguments to its parameters.
+
+Tools and commands take arguments by name (``inspect_signature``), all other handlers one value (``inspect_value``);
+both read functions, contexts and types by the same code.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,32 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any
 
 import attrs
 import orjson
 
-from sepkit.errors import Fault, InvalidData
+from sepkit.errors import EncodeError, InvalidData
+from sepkit.wire.writing import to_json
 
 from .binder import Bind, Call, compile_binder, compile_call
+from .defaults import check_default, check_no_marker
 from .docstrings import read_docstring
-from .forms import REFUSED, Field, Form, FormError, json_word, object_form, prefix
-from .hints import HintError, annotations_of, refusal, resolve_hint
+from .forms import REFUSED, Faults, Field, Form, FormError, json_word, object_form, prefix
+from .hints import HintError, docstring_of, parameters_of, refusal, resolve_hint
 from .raw import compile_schema, raw_binder
-from .types import Mode, form_of
+from .types import Extra, Mode, form_of
 
-Extra = Literal["forbid", "ignore"]
+Convert = Callable[[Any], Any]
 
 
 @attrs.frozen
 class Signature:
-    """What a handler takes, inspected once."""
+    """What a handler of named arguments takes, inspected once."""
 
     parameters: dict[str, Any]
-    """The JSON Schema of the arguments object."""
+    """The JSON Schema of the arguments object: plain JSON data that can be sent."""
 
     description: str
     """The docstring up to the sections that describe parameters, return value and exceptions."""
@@ -43,6 +50,22 @@ class Signature:
     """The parameter that takes the context."""
 
 
+class ValueSignature(typing.NamedTuple):
+    """What a handler of one value takes, inspected once."""
+
+    value: str | None
+    """The parameter that takes the value; None where the handler does not want it."""
+
+    annotation: Any
+    """The type of the value; ``Any`` where there is no parameter for it."""
+
+    convert: Convert
+    """The value, JSON data, as that type. Raises InvalidData with every fault."""
+
+    context: str | None
+    """The parameter that takes the context."""
+
+
 def inspect_signature(
     fn: Callable[..., Any],
     *,
@@ -50,51 +73,77 @@ def inspect_signature(
     contexts: tuple[type, ...],
     other_contexts: tuple[type, ...] = (),
     strict: bool = False,
-    extra: Extra = "forbid",
+    extra: typing.Literal["forbid", "ignore"] = "forbid",
     parameters: dict[str, Any] | None = None,
 ) -> Signature:
-    """Inspect a function where it is registered.
+    """Inspect a function that takes arguments by name, where it is registered.
 
-    ``what`` names it in messages: ``"tool 'greet'"``. A parameter annotated with one of ``contexts``, a subclass of
-    one, or a union of these (or None) takes the context; one of ``other_contexts`` is an error that says so.
-    ``strict`` refuses coercions. ``extra="ignore"`` drops unknown arguments, in nested classes too. ``parameters`` is a
-    JSON Schema that replaces the one made from the annotations; see `raw.py` for where its values go.
+    ``what`` names it in messages: ``"tool 'greet'"``. A parameter annotated with one of ``contexts``, a subclass or a
+    base of one, or a union of these (or None) takes the context; one of ``other_contexts`` is an error that says so.
+    ``strict`` refuses coercions. ``extra="ignore"`` drops arguments that no parameter names; fields that a class does
+    not name are refused all the same. ``parameters`` is a JSON Schema that replaces the one made from the annotations;
+    see `raw.py` for where its values go.
 
     Raises:
         RegistrationError: The function can't be called by name with JSON arguments; lists everything that is wrong.
     """
     inspection = _Inspection(fn, what, contexts, other_contexts)
-    description, documented = read_docstring(inspect.getdoc(fn))
-    mode = Mode(strict=strict, forbid=extra == "forbid")
+    description, documented = read_docstring(docstring_of(fn))
     if parameters is not None:
-        bind = inspection.raw(parameters, mode)
+        bind, parameters = inspection.raw(parameters, forbid=extra == "forbid")
         fields: list[Field] = []
     else:
-        form, bind, fields = inspection.typed(documented, mode)
+        form, bind, fields = inspection.typed(documented, Mode(strict=strict), forbid=extra == "forbid")
         parameters = form.schema
     call = compile_call(fn, bind, inspection.context, fields)
     return Signature(parameters, description, bind, call, inspection.context)
 
 
+def inspect_value(
+    fn: Callable[..., Any],
+    *,
+    what: str,
+    contexts: tuple[type, ...],
+    other_contexts: tuple[type, ...] = (),
+    takes: str,
+) -> ValueSignature:
+    """Inspect a function that takes one value, such as an event's payload, where it is registered.
+
+    The value is not coerced, and fields that its class does not name are ignored. Contexts are found as by
+    ``inspect_signature``. ``takes`` says in messages what the value may be: ``"a dict"``.
+
+    Raises:
+        RegistrationError: The function can't be called with a value and a context; lists everything that is wrong.
+    """
+    return _Inspection(fn, what, contexts, other_contexts).one_value(takes)
+
+
 def compile_type(
     annotation: Any, *, what: str, strict: bool = False, extra: Extra = "forbid", path: str = "$"
-) -> Callable[[Any], Any]:
+) -> Convert:
     """A function that structures one JSON value as a type and raises InvalidData with every fault, below ``path``.
 
     Raises:
         RegistrationError: The type has no JSON form.
     """
-    load = _form(annotation, what, Mode(strict=strict, forbid=extra == "forbid")).load
+    return _converter(_form(annotation, what, Mode(strict=strict, extra=extra)), path)
 
-    def structure(value: Any) -> Any:
-        faults: list[Fault] = []
-        loaded = load(value, faults)
-        if faults:
-            prefix(faults, 0, path)
-            raise InvalidData(faults)
-        return loaded
 
-    return structure
+def stored_type(annotation: Any, *, what: str) -> Convert:
+    """Like ``compile_type``, for what was written with ``to_json``: no coercion, and no fields of other classes.
+
+    Compiled once for each type.
+    """
+    try:
+        # `int | str` and `str | int` are equal, but their text is not; and neither are types of different modules.
+        return _stored_type(annotation, repr(annotation), what)
+    except TypeError:  # what stands in an Annotated has no hash
+        return compile_type(annotation, what=what, strict=True, extra="own")
+
+
+@lru_cache(maxsize=256)
+def _stored_type(annotation: Any, _text: str, what: str) -> Convert:
+    return compile_type(annotation, what=what, strict=True, extra="own")
 
 
 def schema_of(annotation: Any, *, what: str) -> dict[str, Any]:
@@ -107,6 +156,22 @@ def _form(annotation: Any, what: str, mode: Mode) -> Form:
         return form_of(annotation, mode)
     except FormError as error:
         raise refusal(what, None, [str(error)]) from error
+
+
+def _converter(form: Form, path: str = "$") -> Convert:
+    load, exact = form.load, form.exact
+
+    def structure(value: Any) -> Any:
+        if type(value) in exact:
+            return value
+        faults = Faults()
+        loaded = load(value, faults)
+        if faults:
+            prefix(faults, 0, path)
+            raise InvalidData(faults)
+        return loaded
+
+    return structure
 
 
 class _Inspection:
@@ -125,58 +190,104 @@ class _Inspection:
         self._sort()
 
     def _sort(self) -> None:
-        annotated = annotations_of(self.fn)
-        for name, parameter in inspect.signature(self.fn).parameters.items():
-            annotation: Any = parameter.empty
-            if name in annotated:
-                try:
-                    annotation = resolve_hint(self.fn, name)
-                except HintError as error:
-                    self.problems.append(f"parameter {name!r}: {error}")
-                    continue
-            if not self._is_context(name, annotation):
+        try:
+            parameters = parameters_of(self.fn)
+        except HintError as error:
+            raise refusal(self.what, self.fn, [str(error)]) from None
+        for parameter in parameters:
+            try:
+                annotation = resolve_hint(self.fn, parameter)
+            except HintError as error:
+                self.problems.append(f"parameter {parameter.name!r}: {error}")
+                continue
+            try:
+                check_no_marker(parameter.default, annotation, parameter.name)
+            except FormError as error:
+                self.problems.append(f"parameter {parameter.name!r}: {error}")
+                continue
+            if not self._is_context(parameter.name, annotation):
                 self.parameters.append((parameter, annotation))
 
     def _is_context(self, name: str, annotation: Any) -> bool:
-        # `ToolContext[State]` is a ToolContext.
-        members = [typing.get_origin(member) or member for member in _members(annotation)]
-        classes = [member for member in members if isinstance(member, type) and member is not type(None)]
-        found = [cls for cls in classes if issubclass(cls, self.contexts)]
-        foreign = [cls for cls in classes if issubclass(cls, self.other_contexts) and cls not in found]
-        if not found and foreign:
+        family = self.contexts + self.other_contexts
+        classes = [member for member in classes_in(annotation) if issubclass(member, family)]
+        if not classes:
+            return False
+        # A base of the context fits too: it promises less than what is given.
+        if not any(issubclass(cls, self.contexts) or self._is_base(cls) for cls in classes):
             allowed = " or ".join(cls.__name__ for cls in self.contexts) or "no context"
-            kind = self.what.partition(" '")[0]
-            article = "an" if kind[:1] in "aeiou" else "a"
-            self.problems.append(f"parameter {name!r}: {article} {kind} takes {allowed}, not {foreign[0].__name__}")
-            return True
-        if found and self.context is not None:
+            given = classes[0].__name__
+            article = "an" if given[:1] in "AEIOU" else "a"
+            self.problems.append(f"parameter {name!r} is {article} {given}, which is not given here; write {allowed}")
+        elif self.context is not None:
             self.problems.append(f"parameter {name!r}: {self.context!r} takes the context already; keep one of them")
-        elif found:
+        else:
             self.context = name
-        return bool(found)
+        return True
 
-    def _context_hint(self, parameter: inspect.Parameter) -> str | None:
-        """What is wrong with a parameter that is named like a context, and annotated with nothing."""
-        name = parameter.name
-        if parameter.annotation is not parameter.empty or not self.contexts or not is_context_name(name):
-            return None
-        return f"parameter {name!r} has no annotation; write `{name}: {self.contexts[0].__name__}`"
+    def _is_base(self, cls: type) -> bool:
+        return any(issubclass(context, cls) for context in self.contexts)
 
-    def typed(self, documented: dict[str, str], mode: Mode) -> tuple[Form, Bind, list[Field]]:
+    def typed(self, documented: dict[str, str], mode: Mode, *, forbid: bool) -> tuple[Form, Bind, list[Field]]:
         """The form of the arguments object, from the annotations, its binder and its fields."""
         fields: list[Field] = []
         for parameter, annotation in self.parameters:
             try:
-                fields.append(_field(parameter, annotation, documented, mode))
+                field = _field(parameter, annotation, documented, mode, self._a_context)
+                _check_sendable(field)
+                fields.append(field)
             except FormError as error:
-                self.problems.append(self._context_hint(parameter) or str(error))
+                self.problems.append(str(error))
         self._refuse()
-        form = object_form(fields, lambda members: members, forbid=mode.forbid, noun="argument")
+        try:
+            form = object_form(fields, lambda members: members, forbid=forbid, noun="argument")
+        except FormError as error:
+            self.problems.append(str(error))
+        self._refuse()
         return form, compile_binder(form, fields), fields
 
-    def raw(self, schema: dict[str, Any], mode: Mode) -> Bind:
-        """A binder for the author's own schema."""
+    def one_value(self, takes: str) -> ValueSignature:
+        """The parameter of the one value, and how it is converted."""
+        found: str | None = None
+        value: Any = Any
+        convert = _converter(form_of(Any, Mode()))
+        for parameter, annotation in self.parameters:
+            name = parameter.name
+            at = f"parameter {name!r}"
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                self.problems.append(f"{at} has no name to be given by; write plain parameters")
+            elif annotation is parameter.empty:
+                if parameter.default is parameter.empty:  # else bound by the author: `lambda x=x: …`
+                    hint = f"annotate it with {takes}, or with {self._a_context}"
+                    if is_context_name(name) and self.context is None:
+                        hint = f"write `{name}: {self._a_context}`"
+                    self.problems.append(f"{at} has no annotation; {hint}")
+            elif found is not None:
+                if parameter.default is parameter.empty:
+                    self.problems.append(
+                        f"{at} is one too many: besides a {self._a_context} it takes one value ({takes}), "
+                        f"and that is {found!r}"
+                    )
+            else:
+                found, value = name, annotation
+                try:
+                    form = form_of(annotation, Mode(strict=True, extra="ignore"))
+                    if parameter.default is not parameter.empty:
+                        check_default(parameter.default, annotation, form)
+                    convert = _converter(form)
+                except FormError as error:
+                    self.problems.append(f"{at}: {error}")
+        self._refuse()
+        return ValueSignature(found, value, convert, self.context)
+
+    @property
+    def _a_context(self) -> str:
+        return self.contexts[0].__name__ if self.contexts else "nothing"
+
+    def raw(self, given: dict[str, Any], *, forbid: bool) -> tuple[Bind, dict[str, Any]]:
+        """A binder for the author's own schema, and a copy of the schema."""
         try:
+            schema = _plain_schema(given)
             validate = compile_schema(schema)
         except FormError as error:
             self.problems.append(str(error))
@@ -188,8 +299,12 @@ class _Inspection:
         for parameter, annotation in self.parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 keep = True
-            elif (problem := _unfit(parameter) or self._context_hint(parameter)) is not None:
+            elif (problem := _unfit(parameter)) is not None:
                 self.problems.append(problem)
+            elif annotation is parameter.empty and is_context_name(parameter.name) and self.context is None:
+                self.problems.append(
+                    f"parameter {parameter.name!r} has no annotation; write `{parameter.name}: {self._a_context}`"
+                )
             elif parameter.name not in properties and len(self.parameters) == 1 and _is_mapping(annotation):
                 rest = parameter.name
             else:
@@ -207,7 +322,7 @@ class _Inspection:
             ]
         self._refuse()
         required = [name for name, needed in named.items() if needed]
-        return raw_binder(validate, named, required, rest, keep=keep, forbid=mode.forbid)
+        return raw_binder(validate, named, required, rest, keep=keep, forbid=forbid), schema
 
     def _refuse(self) -> None:
         if self.problems:
@@ -219,12 +334,45 @@ def is_context_name(name: str) -> bool:
     return name.strip("_").rpartition("_")[2] in ("ctx", "context")
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _members(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
+def classes_in(annotation: Any) -> list[type]:
+    """The classes that an annotation names: itself, or the members of a union."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return classes_in(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [cls for member in typing.get_args(annotation) for cls in classes_in(member)]
+    if isinstance(annotation, typing.NewType):
+        return classes_in(annotation.__supertype__)
+    if isinstance(annotation, typing.TypeVar):
+        return classes_in(annotation.__bound__)
+    if type(origin or annotation).__name__ == "TypeAliasType":
+        try:
+            return classes_in((origin or annotation).__value__)
+        except NameError:  # said where its form is made
+            return []
+    cls = origin or annotation  # a context may be generic: ToolContext[State]
+    return [cls] if isinstance(cls, type) else []
+
+
+def _plain_schema(given: Any) -> dict[str, Any]:
+    """A copy of an author's schema, as plain JSON data."""
+    try:
+        plain = to_json(given)
+    except EncodeError as error:
+        raise FormError(f"parameters= can't be sent: {error}") from None
+    if not isinstance(given, dict) or not isinstance(plain.get("properties", {}), dict):
+        raise FormError('parameters= must be the JSON Schema of an object: {"type": "object", "properties": {…}}')
+    return typing.cast("dict[str, Any]", plain)
+
+
+def _check_sendable(field: Field) -> None:
+    """Refuse a schema that can't be written as JSON, with the parameter that it belongs to."""
+    try:
+        to_json(field.schema, "")
+    except EncodeError as error:
+        raise FormError(
+            f"parameter {field.name!r} can't be described to a host: {error.path.lstrip('.')}: {error.problem}"
+        ) from None
 
 
 def _is_mapping(annotation: Any) -> bool:
@@ -244,16 +392,21 @@ def _unfit(parameter: inspect.Parameter) -> str | None:
     return None
 
 
-def _field(parameter: inspect.Parameter, annotation: Any, documented: dict[str, str], mode: Mode) -> Field:
+def _field(
+    parameter: inspect.Parameter, annotation: Any, documented: dict[str, str], mode: Mode, context: str
+) -> Field:
     name = parameter.name
     if (problem := _unfit(parameter)) is not None:
         raise FormError(problem)
     if annotation is parameter.empty:
         if name == "self":
             raise FormError("parameter 'self' has no annotation; register the bound method of an instance")
-        raise FormError(f"parameter {name!r} has no annotation; write its type, as in `{name}: str`")
+        written = context if is_context_name(name) else "str"
+        raise FormError(f"parameter {name!r} has no annotation; write its type, as in `{name}: {written}`")
     try:
         form = form_of(annotation, mode)
+        if parameter.default is not parameter.empty:
+            check_default(parameter.default, annotation, form)
     except FormError as error:
         raise FormError(f"parameter {name!r}: {error}") from error
     if not mode.strict:
@@ -269,7 +422,7 @@ def _decoding(form: Form) -> Form:
         return form
     load = form.load
 
-    def load_decoded(value: Any, faults: list[Fault]) -> Any:
+    def load_decoded(value: Any, faults: Faults) -> Any:
         if type(value) is str:
             try:
                 decoded = orjson.loads(value)

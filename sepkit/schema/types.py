@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from enum import Enum
 from pathlib import PurePath
@@ -17,7 +18,13 @@ from uuid import UUID
 
 import attrs
 
-from .constraints import check_for, constraints_in, description_in
+from sepkit.errors import EncodeError
+from sepkit.wire.converter import structure, structure_exactly
+from sepkit.wire.messages import Record
+from sepkit.wire.writing import to_json
+
+from .constraints import check_for, read_metadata
+from .defaults import check_default, check_no_marker
 from .forms import (
     ANY,
     BOOLEANS,
@@ -34,90 +41,167 @@ from .forms import (
     choice,
     constrained,
     decimal_form,
+    derived,
     mapping_form,
+    named_tuple_form,
     object_form,
     parsed,
+    read_by,
     set_form,
     tuple_form,
     union_form,
 )
-from .hints import HintError, resolve_class_hints
+from .hints import HintError, resolve_class_hints, show
+
+Extra: typing.TypeAlias = typing.Literal["forbid", "ignore", "own"]
+"""What becomes of fields that a class does not read: ``own`` ignores those that it writes, and forbids all others."""
+
+_DEEPEST = 64
 
 
 @attrs.frozen
 class Mode:
-    """How the types of one signature are read, and the classes we are inside of."""
+    """How the types of one signature are read, and the classes we are inside of.
+
+    ``ignore`` is the liberal reading of what the wire brings (docs/protocol.md, section 1): null is absent there, too.
+    """
 
     strict: bool = False
-    forbid: bool = True
+    extra: Extra = "forbid"
     parents: tuple[Any, ...] = ()
+    variables: Mapping[Any, Any] = attrs.field(factory=dict)
+    """What the type variables stand for."""
 
-    def inside(self, cls: Any) -> Mode:
+    @property
+    def or_schema(self) -> str:
+        """What else an author can write where a type does not do; only tools have it."""
+        return ", or give parameters=<JSON Schema>" if self.extra == "forbid" else ""
+
+    @property
+    def forbid(self) -> bool:
+        """Whether unknown fields are refused."""
+        return self.extra != "ignore"
+
+    def inside(self, cls: Any, variables: Mapping[Any, Any]) -> Mode:
         """The mode for what a class or an alias holds. Schemas are inlined, so it must not hold itself."""
         if cls in self.parents:
             chain = " → ".join(show(parent) for parent in (*self.parents[self.parents.index(cls) :], cls))
             raise FormError(
                 f"{show(cls)} holds itself ({chain}), and schemas are inlined; write dict[str, Any] where it begins"
-                " again, or describe it with parameters=<JSON Schema>"
+                f" again{self.or_schema}"
             )
-        return attrs.evolve(self, parents=(*self.parents, cls))
-
-
-def show(annotation: Any) -> str:
-    """An annotation as its author wrote it, more or less."""
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return annotation.__name__
-    return inspect.formatannotation(annotation)
+        if len(self.parents) >= _DEEPEST:
+            raise FormError(f"{show(cls)} is nested more than {_DEEPEST} classes deep")
+        return attrs.evolve(self, parents=(*self.parents, cls), variables=variables)
 
 
 def form_of(annotation: Any, mode: Mode) -> Form:
     """The form of an annotation. Raises ``FormError``."""
+    try:
+        return _form_of(annotation, mode)
+    except RecursionError:
+        raise FormError("its type is nested too deeply") from None
+
+
+def _form_of(annotation: Any, mode: Mode) -> Form:
     if annotation is Any or annotation is object:
         return ANY
     if annotation is None or annotation is type(None):
         return NULL
+    if annotation is typing.LiteralString:
+        return STRING
     if isinstance(annotation, typing.NewType):
-        return form_of(annotation.__supertype__, mode)
-    if type(annotation).__name__ == "TypeAliasType":  # `type X = …`, from Python 3.12 on
-        return _alias(annotation, mode)
+        return _form_of(annotation.__supertype__, mode)
+    if isinstance(annotation, typing.TypeVar):
+        return _form_of(_meant(annotation, mode), mode)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_alias(annotation) or _is_alias(origin):  # `type X = …`, from Python 3.12 on
+        return _alias(annotation, origin, arguments, mode)
+    if getattr(annotation, "__unpacked__", False) or any(_is_unpacked(argument) for argument in arguments):
+        raise FormError(f"{show(annotation)} has no JSON form; write list[…], or a tuple of a fixed size")
     if origin is typing.Annotated:
         return _annotated(arguments[0], arguments[1:], mode)
+    if origin is typing.Final:
+        return _form_of(arguments[0], mode)
     if origin is typing.Union or origin is types.UnionType:
-        return _union(list(arguments), mode)
+        return _union(list(arguments), annotation, mode)
     if origin is typing.Literal:
         return _literal(annotation, mode)
     if isinstance(origin or annotation, type):
         form = _container(origin or annotation, arguments, annotation, mode)
         if form is None and origin is None:
-            form = _scalar(annotation, mode) or _class(annotation, mode)
+            form = _scalar(annotation, mode)
+        if form is None:
+            form = _class(origin or annotation, arguments, annotation, mode)
         if form is not None:
             return form
-    raise FormError(_no_form(annotation))
+    raise FormError(_no_form(annotation, mode))
 
 
-def _no_form(annotation: Any) -> str:
+def _is_alias(annotation: Any) -> bool:
+    return type(annotation).__name__ == "TypeAliasType"
+
+
+def _is_unpacked(argument: Any) -> bool:
+    return typing.get_origin(argument) is typing.Unpack or bool(getattr(argument, "__unpacked__", False))
+
+
+def _meant(variable: Any, mode: Mode) -> Any:
+    """What a type variable stands for here."""
+    if variable in mode.variables:
+        return mode.variables[variable]
+    if getattr(variable, "has_default", bool)():  # from Python 3.13 on
+        return variable.__default__
+    raise FormError(f"the type variable {show(variable)} has no JSON form; name the type")
+
+
+def _no_form(annotation: Any, mode: Mode) -> str:
     if annotation in (bytes, bytearray, memoryview):
         return f"{show(annotation)} has no JSON form; take str and decode it, as base64 for example"
-    if isinstance(annotation, typing.TypeVar):
-        return f"the type variable {show(annotation)} has no JSON form; name the type"
     if annotation is Callable or typing.get_origin(annotation) is collections.abc.Callable:
-        return f"{show(annotation)} has no JSON form: nobody can send a function; take a name and look it up"
-    hint = "take an int, a float or a str" if annotation in (complex,) else _DEFAULT_HINT
+        return f"{show(annotation)} has no JSON form: a function can't be sent; take a name and look it up"
+    if (written := _INSTEAD.get(getattr(annotation, "__qualname__", ""))) is not None:
+        return f"{show(annotation)} has no JSON form; write {written}"
+    hint = "take an int, a float or a str" if annotation in (complex,) else _DEFAULT_HINT + mode.or_schema
     if getattr(annotation, "__name__", None) == "timedelta":
         hint = "take the seconds as float"
     return f"{show(annotation)} has no JSON form; {hint}"
 
 
-_DEFAULT_HINT = "write an attrs class, a dataclass, a TypedDict or dict[str, Any], or give parameters=<JSON Schema>"
+_INSTEAD = {
+    "deque": "list[…], and make a deque of it in the function",
+    "OrderedDict": "dict[str, …]: it keeps its order",
+    "defaultdict": "dict[str, …], and make a defaultdict of it in the function",
+    "Counter": "dict[str, int], and make a Counter of it in the function",
+    "Iterator": "list[…]",
+    "AsyncIterator": "list[…]",
+}
+_DEFAULT_HINT = "write an attrs class, a dataclass, a TypedDict or dict[str, Any]"
 
 
-def _alias(alias: Any, mode: Mode) -> Form:
+def _alias(annotation: Any, origin: Any, arguments: tuple[Any, ...], mode: Mode) -> Form:
+    alias = annotation if origin is None else origin
     try:
         value = alias.__value__
     except NameError as error:
         raise FormError(f"the alias {alias} names {error.name!r}, which is not defined") from error
-    return form_of(value, mode.inside(alias))
+    variables = _variables(alias.__type_params__, arguments, mode)
+    return _form_of(value, mode.inside(annotation, variables))
+
+
+def _variables(parameters: Sequence[Any], arguments: Sequence[Any], mode: Mode) -> dict[Any, Any]:
+    """What the type variables of a class or an alias stand for, where it is used with these arguments."""
+    return dict(zip(parameters, (_put_in(argument, mode.variables) for argument in arguments), strict=False))
+
+
+def _put_in(annotation: Any, variables: Mapping[Any, Any]) -> Any:
+    """An annotation with its type variables replaced by what they stand for."""
+    if isinstance(annotation, typing.TypeVar):
+        return variables.get(annotation, annotation)
+    parameters = getattr(annotation, "__parameters__", ())
+    if not parameters or (isinstance(annotation, type) and typing.get_origin(annotation) is None):
+        return annotation
+    return annotation[tuple(variables.get(parameter, parameter) for parameter in parameters)]
 
 
 # --- one type after the other --------------------------------------------------------------------------------------
@@ -134,18 +218,24 @@ def _scalar(cls: type, mode: Mode) -> Form | None:
     if cls is bool:
         return BOOLEANS[strict]
     if cls is datetime:
-        return parsed(datetime.fromisoformat, "date-time string (ISO 8601)", {"format": "date-time"}, ordered=True)
+        return parsed(
+            datetime.fromisoformat, "date-time string (ISO 8601)", {"format": "date-time"}, ordered=(datetime,)
+        )
     if cls is date:
-        return parsed(date.fromisoformat, "date string (ISO 8601)", {"format": "date"}, ordered=True)
+        return parsed(date.fromisoformat, "date string (ISO 8601)", {"format": "date"}, ordered=(date,))
     if cls is time:
-        return parsed(time.fromisoformat, "time string (ISO 8601)", {"format": "time"}, ordered=True)
+        return parsed(time.fromisoformat, "time string (ISO 8601)", {"format": "time"}, ordered=(time,))
     if cls is UUID:
         return parsed(UUID, "UUID string", {"format": "uuid"})
     if issubclass(cls, PurePath):
         return parsed(cls, "path string", {"format": "path"})
-    # Whoever annotates with Decimal has imported it; nobody else pays for the import.
+    # An author who annotates with Decimal has imported it; others do not pay for the import.
     if (decimal := sys.modules.get("decimal")) is not None and cls is decimal.Decimal:
         return decimal_form(cls, mode.strict)
+    if not issubclass(cls, Enum):
+        for base, form in ((str, STRING), (int, INTEGERS[strict]), (float, FLOATS[strict])):
+            if issubclass(cls, base):
+                return derived(cls, form)
     return None
 
 
@@ -164,17 +254,18 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 def _container(cls: type, arguments: tuple[Any, ...], annotation: Any, mode: Mode) -> Form | None:
     if cls in _MAPPINGS:
         key, value = arguments or (str, Any)
-        if not _is_str(key):
+        key_form = STRING if key is Any else _form_of(key, attrs.evolve(mode, strict=True))
+        if key_form.takes != {"string"}:
             raise FormError(f"{show(annotation)}: keys are strings in JSON; write dict[str, {show(value)}]")
-        return mapping_form(form_of(value, mode))
+        return mapping_form(_form_of(value, mode), key_form)
     if cls is tuple:
         if not arguments and annotation not in (tuple, typing.Tuple):  # noqa: UP006  (the old spelling of a bare tuple)
             return tuple_form([])  # tuple[()]
         if arguments and arguments[-1] is not ...:
-            return tuple_form([form_of(argument, mode) for argument in arguments])
+            return tuple_form([_form_of(argument, mode) for argument in arguments])
     elif cls not in _LISTS and cls not in _SETS and cls not in _FROZEN_SETS:
         return None
-    item = form_of(arguments[0] if arguments else Any, mode)
+    item = _form_of(arguments[0] if arguments else Any, mode)
     if cls is tuple:
         return array_form(item, tuple, hashable=item.hashable)
     if cls in _LISTS:
@@ -184,34 +275,58 @@ def _container(cls: type, arguments: tuple[Any, ...], annotation: Any, mode: Mod
     return set_form(item, set if cls in _SETS else frozenset, hashable=cls in _FROZEN_SETS)
 
 
-def _is_str(key: Any) -> bool:
-    if isinstance(key, typing.NewType):
-        return _is_str(key.__supertype__)
-    return key is str or key is Any
-
-
-def _class(cls: type, mode: Mode) -> Form | None:
+def _class(cls: Any, arguments: tuple[Any, ...], annotation: Any, mode: Mode) -> Form | None:
+    """The form of a class with fields, or of an Enum; ``annotation`` is the class with its type arguments."""
     if issubclass(cls, Enum):
         return _enum(cls, mode)
+    if issubclass(cls, Record):
+        return _record(cls, mode)
     try:
         if attrs.has(cls):
-            return _object(cls, _attrs_fields(cls), mode)
-        if dataclasses.is_dataclass(cls):
-            return _object(cls, _dataclass_fields(cls), mode)
-        if issubclass(cls, tuple) and hasattr(cls, "_field_defaults"):
-            return _object(cls, _named_tuple_fields(cls), mode)
-        if issubclass(cls, dict) and hasattr(cls, "__total__"):
-            return _object(cls, _typed_dict_fields(cls), mode)
+            fields = _attrs_fields(cls)
+        elif dataclasses.is_dataclass(cls):
+            fields = _dataclass_fields(cls)
+        elif issubclass(cls, tuple) and hasattr(cls, "_field_defaults"):
+            fields = _named_tuple_fields(cls)
+        elif issubclass(cls, dict) and hasattr(cls, "__total__"):
+            fields = _typed_dict_fields(cls)
+        else:
+            return None
     except HintError as error:
         raise FormError(str(error)) from error
-    return None
+    return _object(cls, arguments, annotation, fields, mode)
+
+
+def _record(annotation: Any, mode: Mode) -> Form:
+    """A record of the wire, or a union of some: by the wire's own reader, which knows their tags and their bounds.
+
+    A record has one meaning wherever it stands, so it is not coerced. Its schema is made only where one is shown.
+    """
+    schema: dict[str, Any] = {"type": "object"}
+    if mode.forbid:
+        from sepkit.wire.spec import schema_of
+
+        with contextlib.suppress(TypeError):  # a block contains blocks, and schemas here have no references
+            schema = schema_of(annotation)
+    read = structure_exactly if mode.forbid else structure
+    expected = f"object ({show(annotation)})"
+    return read_by(lambda value: read(value, annotation), expected, schema)
 
 
 def _enum(cls: type[Enum], mode: Mode) -> Form:
     members = {(type(member.value), member.value): member for member in cls if type(member.value) in COERCIONS}
     if not members or len(members) != len(cls):
         raise FormError(f"the values of {show(cls)} have no JSON form; give it str, int, float or bool values")
+    _check_constants(members, cls)
     return choice(members, mode.strict)
+
+
+def _check_constants(constants: Iterable[tuple[type, Any]], annotation: Any) -> None:
+    for _, constant in constants:
+        try:
+            to_json(constant)
+        except EncodeError as error:
+            raise FormError(f"{show(annotation)} holds {error.problem}, which can't be sent") from None
 
 
 def _literal(annotation: Any, mode: Mode) -> Form:
@@ -224,70 +339,168 @@ def _literal(annotation: Any, mode: Mode) -> Form:
     null = constants.pop((type(None), None), REFUSED)
     if not constants:
         return NULL
-    if null is REFUSED:
-        return choice(constants, mode.strict)
-    return union_form([choice(constants, True), NULL], [choice(constants, mode.strict), NULL])
+    _check_constants(constants, annotation)
+    form = choice(constants, mode.strict)
+    return form if null is REFUSED else union_form([form, NULL])
 
 
-def _union(members: list[Any], mode: Mode) -> Form:
-    strict = attrs.evolve(mode, strict=True)
-    return union_form([form_of(m, strict) for m in members], [] if mode.strict else [form_of(m, mode) for m in members])
+def _union(members: list[Any], annotation: Any, mode: Mode) -> Form:
+    records = [member for member in members if isinstance(member, type) and issubclass(member, Record)]
+    if len(records) > 1:  # their tags tell them apart
+        one: Any = typing.Union[tuple(records)]  # noqa: UP007  (built at run time)
+        forms = [_record(one, mode)] + [_form_of(member, mode) for member in members if member not in records]
+        return forms[0] if len(forms) == 1 else union_form(forms)
+    return union_form([_form_of(member, mode) for member in members])
 
 
 # --- classes -------------------------------------------------------------------------------------------------------
 
-Described = tuple[str, Any, bool, Any]
-"""A member of a class: its name in JSON, its annotation, whether it is required, its default."""
+
+class _Member:
+    """A member of a class, as its author declared it.
+
+    Args:
+        name: Its name in JSON.
+        annotation: Its type.
+        required: Whether it must be given.
+        default: REFUSED where there is none, or none that a schema can show.
+        owner: The class that declares it, whose type variables its annotation uses.
+        is_input: Not where the class makes it itself.
+    """
+
+    __slots__ = ("annotation", "default", "is_input", "name", "owner", "required")
+
+    def __init__(
+        self,
+        name: str,
+        annotation: Any,
+        required: bool,
+        default: Any = REFUSED,
+        owner: Any = None,
+        *,
+        is_input: bool = True,
+    ) -> None:
+        self.name = name
+        self.annotation = annotation
+        self.required = required
+        self.default = default
+        self.owner = owner
+        self.is_input = is_input
 
 
-def _object(cls: Any, fields: list[Described], mode: Mode) -> Form:
-    inner = mode.inside(cls)
-    found = []
-    for name, annotation, required, default in fields:
-        try:
-            found.append(Field(name, form_of(annotation, inner), required, default))
-        except FormError as error:
-            raise FormError(f"{show(cls)}.{name}: {error}") from error
-    form = object_form(found, lambda members: cls(**members), forbid=mode.forbid, name=cls.__name__)
+def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list[_Member], mode: Mode) -> Form:
+    bound = _bound_variables(cls, arguments, mode)
+    found: list[Field] = []
+    for member in members:
+        if member.is_input:
+            inner = mode.inside(annotation, bound.get(member.owner, bound[cls]))
+            try:
+                form = _form_of(member.annotation, inner)
+                check_no_marker(member.default, member.annotation, member.name)
+                check_default(member.default, member.annotation, form)
+            except FormError as error:
+                raise FormError(f"{show(annotation)}.{member.name}: {error}") from error
+            found.append(Field(member.name, form, member.required, member.default))
+
+    def build(loaded: dict[str, Any]) -> Any:
+        return cls(**loaded)
+
+    form = object_form(
+        found,
+        build,
+        forbid=mode.forbid,
+        absent_null=not mode.forbid,
+        computed={member.name for member in members if not member.is_input} if mode.extra == "own" else (),
+        name=show(annotation),
+    )
+    if issubclass(cls, tuple):
+        form = named_tuple_form(found, form, build)
     return attrs.evolve(form, hashable=cls.__hash__ is not None)
 
 
-def _attrs_fields(cls: Any) -> list[Described]:
+def _bound_variables(cls: Any, arguments: tuple[Any, ...], mode: Mode) -> dict[Any, dict[Any, Any]]:
+    """What the type variables stand for, in ``cls`` and in each of its generic bases."""
+    bound: dict[Any, dict[Any, Any]] = {cls: _variables(getattr(cls, "__parameters__", ()), arguments, mode)}
+    left = [cls]
+    while left:
+        derived_class = left.pop()
+        for base in _bases(derived_class):
+            origin = typing.get_origin(base) or base
+            if isinstance(origin, type) and origin not in bound and origin is not object:
+                given = (_put_in(argument, bound[derived_class]) for argument in typing.get_args(base))
+                bound[origin] = dict(zip(getattr(origin, "__parameters__", ()), given, strict=False))
+                left.append(origin)
+    return bound
+
+
+def _bases(cls: Any) -> tuple[Any, ...]:
+    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
+    return bases
+
+
+def _owner(cls: Any, name: str) -> Any:
+    """The class that declares an annotation."""
+    return next((base for base in cls.__mro__ if name in inspect.get_annotations(base)), cls)
+
+
+def _attrs_fields(cls: Any) -> list[_Member]:
     hints = resolve_class_hints(cls)
-    found: list[Described] = []
+    found = []
     for field in attrs.fields(cls):
-        if field.init:
-            default = REFUSED if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
-            required = field.default is attrs.NOTHING
-            found.append((field.alias, _hint(cls, hints, field.name), required, REFUSED if required else default))
+        required = field.default is attrs.NOTHING
+        # What a factory makes can't be shown, and a converter takes other types than the annotation says.
+        unknown = required or isinstance(field.default, attrs.Factory) or field.converter is not None  # type: ignore[arg-type]
+        annotation = _hint(cls, hints, field.name) if field.init else Any
+        default = REFUSED if unknown else field.default
+        found.append(_Member(field.alias, annotation, required, default, _owner(cls, field.name), is_input=field.init))
     return found
 
 
-def _dataclass_fields(cls: Any) -> list[Described]:
+def _dataclass_fields(cls: Any) -> list[_Member]:
     hints = resolve_class_hints(cls)
-    found: list[Described] = []
+    made = {field.name for field in dataclasses.fields(cls) if field.default_factory is not dataclasses.MISSING}
+    found = []
     for name, parameter in inspect.signature(cls).parameters.items():
         hint = _hint(cls, hints, name)
         # An InitVar is a parameter like the others; its type is what it wraps.
         annotation = hint.type if isinstance(hint, dataclasses.InitVar) else hint
-        # With a default_factory the signature shows a placeholder, which no schema can show.
         required = parameter.default is parameter.empty
-        found.append((name, annotation, required, REFUSED if required else parameter.default))
-    return found
+        # With a default_factory the signature has a placeholder, which no schema can show.
+        default = REFUSED if required or name in made else parameter.default
+        found.append(_Member(name, annotation, required, default, _owner(cls, name)))
+    names = {member.name for member in found}
+    rest = [field.name for field in dataclasses.fields(cls) if field.name not in names]
+    return found + [_Member(name, Any, required=False, is_input=False) for name in rest]
 
 
-def _named_tuple_fields(cls: Any) -> list[Described]:
+def _named_tuple_fields(cls: Any) -> list[_Member]:
     hints, defaults = resolve_class_hints(cls), cls._field_defaults
-    return [(n, _hint(cls, hints, n), n not in defaults, defaults.get(n, REFUSED)) for n in cls._fields]
+    return [
+        _Member(n, _hint(cls, hints, n), n not in defaults, defaults.get(n, REFUSED), _owner(cls, n))
+        for n in cls._fields
+    ]
 
 
-def _typed_dict_fields(cls: Any) -> list[Described]:
-    found: list[Described] = []
+def _typed_dict_fields(cls: Any) -> list[_Member]:
+    found = []
+    owners = _typed_dict_owners(cls)
     for name, hint in resolve_class_hints(cls).items():
         # Under postponed annotations the class has not seen its own NotRequired: what is written wins.
         annotation, written = _unqualified(hint)
-        found.append((name, annotation, name in cls.__required_keys__ if written is None else written, REFUSED))
+        required = name in cls.__required_keys__ if written is None else written
+        found.append(_Member(name, annotation, required, owner=owners.get(name, cls)))
     return found
+
+
+def _typed_dict_owners(cls: Any) -> dict[str, Any]:
+    """The TypedDict that declares each key; Python leaves no trace of it in the class that inherits the key."""
+    owners: dict[str, Any] = {}
+    for base in _bases(cls):
+        origin = typing.get_origin(base) or base
+        if hasattr(origin, "__total__"):
+            owners |= _typed_dict_owners(origin)
+    own = {name: cls for name in inspect.get_annotations(cls) if name not in owners}
+    return own | owners
 
 
 _QUALIFIERS = {typing.Required: True, typing.NotRequired: False, getattr(typing, "ReadOnly", typing.Required): None}
@@ -316,16 +529,18 @@ def _hint(cls: Any, hints: dict[str, Any], name: str) -> Any:
 
 
 def _annotated(annotation: Any, metadata: tuple[Any, ...], mode: Mode) -> Form:
-    constraints = constraints_in(metadata)
+    try:
+        description, constraints = read_metadata(metadata)
+    except FormError as error:
+        raise FormError(f"{show(annotation)}: {error}") from None
     if constraints and typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        # `Annotated[int | None, Ge(1)]`: the constraint is meant for whatever is not None.
-        members = typing.get_args(annotation)
-        form = _union([m if m is type(None) else typing.Annotated[(m, *constraints)] for m in members], mode)
+        # `Annotated[int | None, Ge(1)]`: the constraint is meant for all that is not None.
+        members = [m if m is type(None) else typing.Annotated[(m, *constraints)] for m in typing.get_args(annotation)]
+        form = _union(members, annotation, mode)
     else:
-        form = form_of(annotation, mode)
+        form = _form_of(annotation, mode)
         if constraints:
             form = constrained(form, [check_for(constraint, form, show(annotation)) for constraint in constraints])
-    description = description_in(metadata)
     if description is None:
         return form
     bare = {**form.bare, "description": description} if form.bare is not None else None

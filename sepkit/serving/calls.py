@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from inspect import isawaitable
 from typing import Any, Protocol, TypeVar
 
 from sepkit.app import App
@@ -22,7 +23,7 @@ from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContex
 from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.forks import end_if_child
-from sepkit.handlers import CommandSpec, ObserverSpec, ProviderSpec, ToolSpec, as_stream, name_of
+from sepkit.handlers import CommandSpec, Fn, ObserverSpec, ProviderSpec, ToolSpec, name_of
 from sepkit.results import Block, argument_fault, check_hook_input, checked_credentials, patched
 from sepkit.tracebacks import unexpected
 
@@ -93,11 +94,14 @@ class Calls:
                 work = spec.call(arguments, context) if spec.is_plain else self._call_tool(spec, arguments, context)
             except InvalidData as error:
                 return failure(*argument_fault(spec.name, error))
-            returned = await work
-            try:
-                return value(returned)
-            except EncodeError as error:
-                return failure(f"The result of {spec.name} cannot be sent: {error}")
+            while True:
+                returned = await work
+                try:
+                    return value(returned)
+                except EncodeError as error:
+                    if not isawaitable(returned):
+                        return failure(f"The result of {spec.name} cannot be sent: {error}")
+                work = returned  # of a coroutine that returned another one
         except BaseException as error:
             self._pass_on(error)
             told, rest = split(error, ToolError)
@@ -150,7 +154,7 @@ class Calls:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                return await (tool.fn(**values) if tool.is_async else self._threads.run(tool.fn, **values))
+                return await self._called(tool.fn, values, is_async=tool.is_async)
         except TimeoutError:
             if limit.expired():
                 raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
@@ -194,7 +198,7 @@ class Calls:
             if isinstance(returned, Block):
                 return returned
             try:
-                now = patched(name, given, now, returned)
+                now = patched(name, given, now, returned, spec.convert)
             except (TypeError, InvalidData, EncodeError) as error:
                 raise self.unexpected(error, f"the {name} hook {name_of(spec.fn)} gave a bad decision") from None
         return None if now is value else now
@@ -223,7 +227,7 @@ class Calls:
         if self._watch.asleep:
             self._watch.wake()
         try:
-            returned = await (spec.fn(**values) if spec.is_async else self._threads.run(spec.fn, **values))
+            returned = await self._called(spec.fn, values, is_async=spec.is_async)
         except BaseException as error:
             self._pass_on(error)
             told, rest = split(error, ToolError)
@@ -244,10 +248,15 @@ class Calls:
         name = spec.observer.name
         await self._take_slot(link)
         self._watch.wake()
-        stream = as_stream(spec, request, context)
+        stream: Any = None
         try:
+            arguments = spec.observer.arguments(request, context)
+            if spec.observer.is_async:
+                stream = spec.fn(**arguments)
+            else:
+                stream = await self._called(spec.fn, arguments, is_async=False)
             async for event in stream:
-                await context.delta(event)  # type: ignore[arg-type]  # the fold checks it
+                await context.delta(event)
             return context.folded()
         except BaseException as error:
             self._pass_on(error)
@@ -256,7 +265,8 @@ class Calls:
         finally:
             try:
                 # Its own `finally` runs now, not when the garbage is collected: it closes the upstream call.
-                await stream.aclose()  # type: ignore[attr-defined]
+                if (close := getattr(stream, "aclose", None)) is not None:
+                    await close()
             finally:
                 context.close()
                 self.slots.release()
@@ -293,7 +303,7 @@ class Calls:
             self._watch.wake()
         arguments = spec.arguments(value, context)
         try:
-            return await (spec.fn(**arguments) if spec.is_async else self._threads.run(spec.fn, **arguments))
+            return await self._called(spec.fn, arguments, is_async=spec.is_async)
         except BaseException as error:
             self._pass_on(error)
             told, _ = split(error, crosses)
@@ -306,6 +316,16 @@ class Calls:
         end_if_child(self._process, error)
         if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
             raise error
+
+    async def _called(self, fn: Fn, arguments: dict[str, Any], *, is_async: bool) -> object:
+        """What a handler returns, in the end: what comes back awaitable is awaited.
+
+        A plain function that is called in a thread may be the decorator of a coroutine function, or a lambda around it.
+        """
+        returned: Any = await (fn(**arguments) if is_async else self._threads.run(fn, **arguments))
+        while returned is not None and isawaitable(returned):
+            returned = await returned
+        return returned
 
     def unexpected(self, error: BaseException, what: str) -> InternalError:
         """The error that crosses for an unforeseen exception; with its text only under ``App(expose_errors=True)``."""

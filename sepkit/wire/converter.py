@@ -2,7 +2,7 @@
 
 :func:`structure` reads what came from the peer. Data that does not fit raises :class:`~sepkit.errors.InvalidData` with
 all of its faults. ``reading.py`` has the rule for each kind of type, ``faults.py`` explains what went wrong, and
-``writing.py`` is the other direction. No bytes here (``frames.py``) and no coercion (``schema/``).
+``writing.py`` is the other direction. No bytes here (``frames.py``), and no types of authors: ``schema/`` reads those.
 
 1.0 is not an integer here, although JSON Schema accepts it as one: as an id it must not equal 1, and one rule for all
 integers is simpler.
@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 import cattrs
-from cattrs.errors import StructureHandlerNotFoundError
 
 from sepkit.errors import InvalidData
 from sepkit.wire.faults import faults_in
@@ -25,7 +24,7 @@ T = TypeVar("T")
 
 
 def structure(data: object, cls: type[T] | Any) -> T:
-    """``data`` as a ``cls``: a record, or any type that a payload may be declared as.
+    """``data`` as a ``cls``: a record of the wire, or a type that a field of one has.
 
     Unknown fields are ignored. Where a field may be absent, null counts as absent.
 
@@ -35,7 +34,11 @@ def structure(data: object, cls: type[T] | Any) -> T:
     try:
         made: T = _HOOKS[cls](data, cls)
     except Exception:  # it does not fit, or no hook was made for this type yet
-        made = _structure_slowly(data, cls)
+        if cls not in _HOOKS:
+            _HOOKS[cls] = converter(exact=False, detailed=False).get_structure_hook(cls)
+            made = structure(data, cls)
+        else:
+            made = _explained(data, cls, exact=False)
     return made
 
 
@@ -49,32 +52,9 @@ def structure_exactly(data: object, cls: type[T] | Any) -> T:
     return made
 
 
-def can_structure(cls: Any) -> bool:
-    """Whether data can be read as a ``cls`` at all. Called once, where the type is declared.
-
-    Raises:
-        NameError: An annotation of ``cls`` uses a name that is not defined.
-    """
-    try:
-        converter(exact=False).get_structure_hook(cls)
-    except (StructureHandlerNotFoundError, RecursionError):
-        return False
-    return True
-
-
 # The fast path: these hooks stop at the first fault without details. Data that does not fit is read a second time, by
 # hooks that collect every fault, so that valid data, which is nearly all of it, does not pay for them.
 _HOOKS: dict[Any, Hook] = {}
-
-
-def _structure_slowly(data: object, cls: Any) -> Any:
-    try:
-        known = cls in _HOOKS
-    except TypeError:  # Annotated with metadata that is not hashable
-        known = True
-    if not known:
-        _HOOKS[cls] = converter(exact=False, detailed=False).get_structure_hook(cls)
-    return _explained(data, cls, exact=False)
 
 
 def _explained(data: object, cls: Any, *, exact: bool) -> Any:

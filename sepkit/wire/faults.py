@@ -5,10 +5,8 @@ A fault names types and never holds values, which may be secrets.
 
 from __future__ import annotations
 
-import enum
 import re
-import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import Annotated, Any, Final, get_args, get_origin
 
@@ -21,7 +19,7 @@ from cattrs.errors import (
 )
 
 from sepkit.errors import Fault
-from sepkit.wire.shapes import bounds_in, has_fields, is_choice, is_list, is_union
+from sepkit.wire.shapes import bounds_in, has_fields, is_choice, is_union
 
 LESS_NESTING: Final = "less nesting"
 """What a fault expects where data is nested deeper than it can be read."""
@@ -67,17 +65,14 @@ def describe(t: Any) -> str:
         base, *metadata = get_args(t)
         return describe(base) + "".join(map(_describe_limits, metadata))
     if is_choice(t):
-        return one_of(m.value if isinstance(m, enum.Enum) else m for m in get_args(t) or tuple(t))
+        return one_of(get_args(t))
     if is_union(t):
         return " or ".join(dict.fromkeys(map(describe, get_args(t))))
-    supertype = getattr(t, "__supertype__", None)
-    if supertype is not None:
-        return describe(supertype)
-    if t is Any or t is object:
+    if t is Any:
         return "any value"
-    if origin in (dict, Mapping) or t is Mapping or typing.is_typeddict(t) or has_fields(t):
+    if origin is dict or has_fields(t):
         return "object"
-    if (origin or t) is tuple or is_list(t):
+    if origin is list:
         return "array"
     name = JSON_TYPES.get(t) if isinstance(t, type) else None
     return name or str(getattr(t, "__name__", t))
@@ -95,7 +90,7 @@ def _describe_limits(metadata: Any) -> str:
     return "".join(f" {_BOUND_WORDS[name]} {bound}" for name, bound in bounds.items())
 
 
-_BOUND_WORDS: Final = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_BOUND_WORDS: Final = {"ge": "at least", "le": "at most"}
 
 
 def faults_in(error: Exception, data: Any, cls: Any) -> Iterator[Fault]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 import operator
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time
-from functools import cache
-from pathlib import PurePath
-from types import GenericAlias, NoneType
-from typing import Annotated, Any, Final, NotRequired, Required, cast, get_args, get_origin
-from uuid import UUID
+from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
+from typing import Annotated, Any, Final, get_args, get_origin
 
 import cattrs
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import (
-    AttributeValidationNote,
-    ClassValidationError,
     IterableValidationError,
     IterableValidationNote,
     StructureHandlerNotFoundError,
@@ -25,57 +17,42 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn, override
 
 from sepkit.errors import MOST_FAULTS
-from sepkit.wire.faults import JSON_TYPES, Mismatch, Nothing, describe, one_of
+from sepkit.wire.faults import Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import ABSENT, REST, TAG, HasText, Record, Usage
 from sepkit.wire.methods import OPEN
-from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_list, is_union, tag_of, without_null
+from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_union, tag_of, without_null
 
 Hook = Callable[[Any, Any], Any]
 
 
 # ------------------------------------------------------------------------------------------------------------- scalars
-# cattrs finds hooks of classes by inheritance, before it asks predicates: the hook of `str` is also called for a
-# `class Color(str, Enum)`. So the hooks look at the type that was asked for.
-def _string(value: Any, t: Any) -> Any:
-    if type(value) is t:
+def _string(value: Any, _: Any) -> Any:
+    if type(value) is str:
         return value
-    return _derived(value, t, str)
+    raise Mismatch("string", value)
 
 
-def _integer(value: Any, t: Any) -> Any:
-    if type(value) is t:
+def _integer(value: Any, _: Any) -> Any:
+    if type(value) is int:
         return value
-    return _derived(value, t, int)
+    raise Mismatch("integer", value)
 
 
-def _number(value: Any, t: Any) -> Any:
-    if type(value) is t:
+def _number(value: Any, _: Any) -> Any:
+    if type(value) is float:
         return value
     if type(value) is int:  # JSON has one type of numbers
         try:
-            value = float(value)
+            return float(value)
         except OverflowError:
-            raise Mismatch("number", value) from None
-    return value if t is float and type(value) is float else _derived(value, t, float)
+            pass
+    raise Mismatch("number", value)
 
 
 def _boolean(value: Any, _: Any) -> Any:
     if type(value) is bool:
         return value
     raise Mismatch("boolean", value)
-
-
-def _derived(value: Any, t: Any, base: type) -> Any:
-    if t is not base and issubclass(t, enum.Enum):
-        return _enum_hook(t)(value, t)
-    if t is not base and type(value) is base:
-        return t(value)
-    raise Mismatch(JSON_TYPES[base], value)
-
-
-@cache
-def _enum_hook(t: Any) -> Hook:
-    return _choice_hook(t, None)
 
 
 def _null(value: Any, _: Any) -> Any:
@@ -94,23 +71,7 @@ def _anything(value: Any, _: Any) -> Any:
     return value
 
 
-def _text_as(parse: Callable[[str], Any], expected: str) -> Hook:
-    def hook(value: Any, _: Any) -> Any:
-        if type(value) is str:
-            try:
-                return parse(value)
-            except (ValueError, ArithmeticError):  # Decimal raises the second
-                pass
-        raise Mismatch(expected, value)
-
-    return hook
-
-
-def _no_bytes(value: Any, _: Any) -> Any:
-    raise Mismatch("no bytes: JSON has none", value)
-
-
-CLASSES: Final[dict[type, Hook]] = {str: _string, int: _integer, float: _number, bool: _boolean, bytes: _no_bytes}
+CLASSES: Final[dict[type, Hook]] = {str: _string, int: _integer, float: _number, bool: _boolean}
 
 _SCALARS: Final[dict[Any, Hook]] = {
     NoneType: _null,
@@ -118,19 +79,14 @@ _SCALARS: Final[dict[Any, Hook]] = {
     dict: _object,
     dict[str, Any]: _object,
     Any: _anything,
-    object: _anything,
-    datetime: _text_as(datetime.fromisoformat, "a date and time as ISO 8601"),
-    date: _text_as(date.fromisoformat, "a date as ISO 8601"),
-    time: _text_as(time.fromisoformat, "a time as ISO 8601"),
-    UUID: _text_as(UUID, "a UUID"),
 }
 
 
 # ------------------------------------------------------------------------------------------------------ composite types
 def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
-    """The hook for an attrs class, a dataclass or a record of the wire."""
+    """The hook for a record."""
     fields = fields_of(cls)
-    strict = exact and issubclass(cls, Record)
+    strict = exact
     rest = next((f.name for f in fields if REST in f.metadata), None)
     tag = next((f.name for f in fields if TAG in f.metadata), None)
     droppable = frozenset(f.name for f in fields if f.droppable) - {tag}
@@ -214,19 +170,15 @@ def _not_null_hook(t: Any, conv: cattrs.Converter) -> Hook:
 
 
 def _list_hook(t: Any, conv: cattrs.Converter) -> Hook:
-    """Lists, and what is made from one: tuples of one type, sets, frozensets."""
-    origin = get_origin(t) or t
-    element = (get_args(t) or (Any,))[0]
-    items: Hook = list_structure_factory(cast("Any", GenericAlias(list, (element,))), conv)
+    (element,) = get_args(t)
+    items: Hook = list_structure_factory(t, conv)
     if conv.detailed_validation and element is not Any:
         items = _each(element, conv, enumerate)
-    make = {tuple: tuple, set: set, frozenset: frozenset}.get(origin)
 
     def hook(value: Any, _: Any) -> Any:
         if type(value) is not list:
             raise Mismatch("array", value)
-        structured = items(value, t)
-        return structured if make is None else make(structured)
+        return items(value, t)
 
     return hook
 
@@ -255,36 +207,9 @@ def _each(wanted: Any, conv: cattrs.Converter, places: Callable[[Any], Iterable[
     return hook
 
 
-def _pair_hook(t: Any, conv: cattrs.Converter) -> Hook:
-    """Tuples of a fixed length, each item of its own type; a named tuple is an array, too."""
-    if get_args(t):
-        types, make = get_args(t), tuple
-    else:
-        hints = typing.get_type_hints(t, include_extras=True)
-        types, make = tuple(hints.get(name, Any) for name in t._fields), t._make
-    hooks = [(wanted, conv.get_structure_hook(wanted)) for wanted in types]
-    expected = f"array of {len(types)} items"
-
-    def hook(value: Any, _: Any) -> Any:
-        if type(value) is not list or len(value) != len(types):
-            raise Mismatch(expected, value)
-        errors, made = [], []
-        for index, (item, (wanted, fit)) in enumerate(zip(value, hooks, strict=True)):
-            try:
-                made.append(fit(item, wanted))
-            except Exception as error:
-                error.add_note(IterableValidationNote("", index, wanted))
-                errors.append(error)
-        if errors:
-            raise IterableValidationError("", errors, tuple)
-        return make(made)
-
-    return hook
-
-
 def _dict_hook(t: Any, conv: cattrs.Converter) -> Hook:
     base: Hook = mapping_structure_factory(t, conv, detailed_validation=conv.detailed_validation)
-    key, member = get_args(t) or (Any, Any)
+    key, member = get_args(t)
     if conv.detailed_validation and key is str:
         fits = _each(member, conv, dict.items)
 
@@ -299,43 +224,12 @@ def _dict_hook(t: Any, conv: cattrs.Converter) -> Hook:
     return hook
 
 
-def _typed_dict_hook(t: Any, conv: cattrs.Converter) -> Hook:
-    """TypedDicts. Keys that they do not name are kept, since the result is a dict anyway."""
-    fields: list[tuple[str, Any, Hook, bool]] = []
-    for name, hint in typing.get_type_hints(t, include_extras=True).items():
-        # `__required_keys__` misses a NotRequired in a string annotation (`from __future__ import annotations`).
-        wrapper = get_origin(hint)
-        required = name in t.__required_keys__ if wrapper not in (Required, NotRequired) else wrapper is Required
-        wanted = get_args(hint)[0] if wrapper in (Required, NotRequired) else hint
-        fields.append((name, wanted, conv.get_structure_hook(wanted), required))
-
-    def hook(value: Any, _: Any) -> Any:
-        if type(value) is not dict:
-            raise Mismatch("object", value)
-        made, errors = dict(value), []
-        for name, wanted, fit, required in fields:
-            if not required and (name not in value or (value[name] is None and not admits_null(wanted))):
-                made.pop(name, None)
-                continue
-            try:
-                made[name] = fit(value[name], wanted)
-            except Exception as error:
-                error.add_note(AttributeValidationNote("", name, wanted))
-                errors.append(error)
-        if errors:
-            raise ClassValidationError("", errors, t)
-        return made
-
-    return hook
-
-
 def _choice_hook(t: Any, _: object) -> Hook:
-    """Literals and enums: equal in value *and* type, so that ``True`` is not 1."""
-    members = get_args(t) or tuple(t)
-    by_value = {(type(v), v): m for m in members for v in [m.value if isinstance(m, enum.Enum) else m]}
+    """Literals: equal in value *and* type, so that ``True`` is not 1."""
+    by_value = {(type(value), value): value for value in get_args(t)}
     expected = describe(t)
-    if all(kind is str and value is member for (kind, value), member in by_value.items()):
-        words = frozenset(members)
+    if all(kind is str for kind, _ in by_value):
+        words = frozenset(get_args(t))
 
         def word(value: Any, _: Any) -> Any:
             if type(value) is str and value in words:
@@ -455,12 +349,7 @@ def _annotated_hook(t: Any, conv: cattrs.Converter) -> Hook:
     return bounded if text is None else with_text
 
 
-_HOLDS: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "ge": operator.ge,
-    "gt": operator.gt,
-    "le": operator.le,
-    "lt": operator.lt,
-}
+_HOLDS: Final[dict[str, Callable[[Any, Any], bool]]] = {"ge": operator.ge, "le": operator.le}
 
 
 def _hashable_scalar(t: Any) -> bool:
@@ -471,20 +360,8 @@ def _hashable_scalar(t: Any) -> bool:
 
 
 FACTORIES: Final[list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Converter], Hook]]]] = [
-    (lambda t: get_origin(t) in (dict, Mapping) or t is Mapping, _dict_hook),
-    (lambda t: get_origin(t) is tuple and not is_list(t), _pair_hook),
-    (lambda t: isinstance(t, type) and issubclass(t, tuple) and hasattr(t, "_fields"), _pair_hook),
-    (is_list, _list_hook),
-    (typing.is_typeddict, _typed_dict_hook),
-    (
-        lambda t: isinstance(t, type) and issubclass(t, PurePath),
-        lambda t, _: _text_as(t, "a path in a string"),
-    ),
-    (
-        # By name, so that only programs that use decimals import them.
-        lambda t: isinstance(t, type) and t.__module__ == "decimal" and t.__name__ == "Decimal",
-        lambda t, _: _text_as(t, "a decimal number in a string"),
-    ),
+    (lambda t: get_origin(t) is dict, _dict_hook),
+    (lambda t: get_origin(t) is list, _list_hook),
     (is_choice, _choice_hook),
     (is_union, _union_hook),
     (lambda t: get_origin(t) is Annotated, _annotated_hook),

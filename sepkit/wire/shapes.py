@@ -6,12 +6,11 @@ Questions about types only: ``reading.py`` and ``writing.py`` read and write dat
 from __future__ import annotations
 
 import dataclasses
-import enum
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import attrs
 
@@ -19,12 +18,12 @@ from sepkit.wire.messages import TAG
 
 
 def has_fields(t: Any) -> bool:
-    """Whether ``t`` is an attrs class or a dataclass; the records of the wire are attrs classes."""
+    """Whether ``t`` is an attrs class or a dataclass: a record of the wire, or an author's class that is written."""
     return isinstance(t, type) and get_origin(t) is None and (attrs.has(t) or dataclasses.is_dataclass(t))
 
 
 class Field(NamedTuple):
-    """What attrs and dataclasses have in common about a field. ``droppable``: null counts as absent."""
+    """A field of a record. ``droppable``: null counts as absent."""
 
     name: str
     type: Any
@@ -35,27 +34,27 @@ class Field(NamedTuple):
 
 @cache
 def fields_of(cls: Any) -> tuple[Field, ...]:
-    """The fields of an attrs class or a dataclass, with their evaluated types."""
+    """The fields of a record, with their evaluated types."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
-    for field in _declared(cls):
-        hint = hints.get(field.name, Any)
-        if isinstance(field, dataclasses.Field):
-            factory = field.default_factory is not dataclasses.MISSING
-            optional = factory or field.default is not dataclasses.MISSING
-        else:
-            factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
-            optional = field.default is not attrs.NOTHING
+    for field in attrs.fields(cls):
+        hint = hints[field.name]
+        optional = field.default is not attrs.NOTHING
         # Null is a value of its own only if it differs from what absence means.
-        means_something = admits_null(hint) and (factory or field.default is not None)
+        means_something = admits_null(hint) and field.default is not None
         found.append(Field(field.name, hint, optional, optional and not means_something, field.metadata))
     return tuple(found)
 
 
 @cache
-def field_names(cls: Any) -> tuple[str, ...]:
-    """The names of the fields. Unlike :func:`fields_of` it evaluates no annotations, which may not be possible."""
-    return tuple(field.name for field in _declared(cls))
+def field_names(cls: Any) -> tuple[tuple[str, str], ...]:
+    """The fields' attributes, each with its name in JSON, which is that of the parameter that sets it.
+
+    Unlike :func:`fields_of` it evaluates no annotations, which may not be possible.
+    """
+    if issubclass(cls, tuple):  # a named one
+        return tuple((name, name) for name in cls._fields)
+    return tuple((field.name, getattr(field, "alias", None) or field.name) for field in _declared(cls))
 
 
 def _declared(cls: Any) -> tuple[Any, ...]:
@@ -74,7 +73,7 @@ def is_union(t: Any) -> bool:
 
 def admits_null(t: Any) -> bool:
     """Whether null is one of the values of a type."""
-    return t is Any or t is object or (is_union(t) and NoneType in get_args(t))
+    return t is Any or (is_union(t) and NoneType in get_args(t))
 
 
 def without_null(t: Any) -> Any:
@@ -85,24 +84,10 @@ def without_null(t: Any) -> Any:
 
 
 def is_choice(t: Any) -> bool:
-    """Whether a type lists its values: a Literal or an enum."""
-    return get_origin(t) is Literal or (isinstance(t, type) and issubclass(t, enum.Enum))
+    """Whether a type lists its values."""
+    return get_origin(t) is Literal
 
 
 def bounds_in(metadata: Any) -> dict[str, Any]:
-    """What ``Bounds`` (or annotated-types' ``Ge``, ``Lt``, ``Interval``, …) sets of ``ge``, ``gt``, ``le``, ``lt``."""
-    return {name: bound for name in _BOUNDS if (bound := getattr(metadata, name, None)) is not None}
-
-
-_BOUNDS: Final = ("ge", "gt", "le", "lt")
-
-
-def is_list(t: Any) -> bool:
-    """Whether a type is an array of items of one type: a list, a set, a ``tuple[int, ...]``."""
-    origin, args = get_origin(t) or t, get_args(t)
-    if origin is tuple:
-        return not args or args[-1] is Ellipsis
-    return origin in _LIST_LIKE
-
-
-_LIST_LIKE: Final = (list, set, frozenset, Sequence)
+    """What ``Bounds`` sets of ``ge`` and ``le``."""
+    return {name: bound for name in ("ge", "le") if (bound := getattr(metadata, name, None)) is not None}

@@ -110,7 +110,8 @@ def to_json(value: object, path: str = "$") -> Any:
     datetime, date, time                      string, ISO 8601
     UUID, Decimal, path                       string
     Enum                                      its value
-    attrs class, dataclass                    object of its fields; a record of the wire: its form on the wire
+    attrs class, dataclass                    object of its fields, named as the parameters that set them (``_n`` of
+                                              attrs: ``n``); a record of the wire: its form on the wire
     ========================================  ====================================================================
 
     A subclass is written like its base. The result shares no container with ``value``. ``path`` is where ``value`` is:
@@ -209,7 +210,7 @@ def _plain_other(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, set | frozenset):
         return _sorted(_plain_list(value, depth, "[*]"))
     if has_fields(kind):
-        return _plain_dict({name: getattr(value, name) for name in field_names(kind)}, depth, value)
+        return _plain_dict({name: getattr(value, attribute) for attribute, name in field_names(kind)}, depth, value)
     if any(base.__module__ == "decimal" and base.__name__ == "Decimal" for base in kind.__mro__):
         return str(value)
     raise _Unwritable(f"{_type_name(value)} has no form in JSON")

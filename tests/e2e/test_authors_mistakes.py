@@ -309,7 +309,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "a parameter that takes a function": Mistake(
         ExitCode.BAD_REGISTRATION,
-        ("tool 'a' ({here}/app.py:4)", "parameter 'f'", "nobody can send a function; take a name"),
+        ("tool 'a' ({here}/app.py:4)", "parameter 'f'", "a function can't be sent; take a name"),
         app("from collections.abc import Callable\n@app.tool\nasync def a(f: Callable[[int], int]): pass\n"),
     ),
     "a recursive type": Mistake(
@@ -342,7 +342,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "a context that is not given there": Mistake(
         ExitCode.BAD_REGISTRATION,
-        ("tool 'a' ({here}/app.py:3)", "takes ToolContext, not CommandContext"),
+        ("tool 'a' ({here}/app.py:3)", "is a CommandContext, which is not given here; write ToolContext"),
         app("@app.tool\nasync def a(ctx: CommandContext): pass\n"),
     ),
     "a completer of an unknown command": Mistake(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import attrs
 
 from sepkit.app import App
+from sepkit.handlers import task_registration
 from sepkit.router import Change
 from sepkit.wire import messages, methods
 
@@ -23,8 +24,8 @@ def registrations(app: App) -> messages.Registrations:
     app.check()
     # Copies of the tables: a `def` handler of another connection may register something meanwhile, in its thread.
     return messages.Registrations(
-        tools=[_tool(app, name) for name in list(app.tools)],
-        commands=[_command(app, name) for name in list(app.commands)],
+        tools=[tool.registration for tool in list(app.tools.values())],
+        commands=[command.registration for command in list(app.commands.values())],
         flags=list(app.flag_defaults),
         shortcuts=list(app.shortcuts.values()),
         subscriptions=list(app.events),
@@ -62,22 +63,7 @@ def task_registrations(app: App) -> list[messages.TaskRegistration]:
 
     Source: docs/tasks.md, "On the wire".
     """
-    return [
-        messages.TaskRegistration(
-            name=spec.name,
-            description=spec.description,
-            per_user=spec.per_user,
-            autostart=spec.autostart,
-            restart_policy=messages.RestartPolicyMs(
-                type=spec.policy.type,
-                max_restarts=spec.policy.max_restarts,
-                initial_delay_ms=round(spec.policy.initial_delay * 1000),
-                max_delay_ms=round(spec.policy.max_delay * 1000),
-                multiplier=spec.policy.multiplier,
-            ),
-        )
-        for spec in list(app.task_specs.values())
-    ]
+    return [task_registration(spec) for spec in list(app.task_specs.values())]
 
 
 def registry_update(app: App, changes: Sequence[Change]) -> messages.RegistryUpdateParams | None:
@@ -88,25 +74,13 @@ def registry_update(app: App, changes: Sequence[Change]) -> messages.RegistryUpd
     # A login makes the provider another one: `oauth` is true now.
     providers = dict.fromkeys(names.get("provider", []) + names.get("OAuth login of provider", []))
     update = messages.RegistryUpdateParams(
-        tools=[_tool(app, name) for name in names.get("tool", ())],
-        commands=[_command(app, name) for name in names.get("command", ())],
+        tools=[app.tools[name].registration for name in names.get("tool", ())],
+        commands=[app.commands[name].registration for name in names.get("command", ())],
         flags=names.get("flag", []),
         subscriptions=names.get("event", []),
         providers=[_provider(app, name) for name in providers if name in app.providers],
     )
     return None if update == messages.RegistryUpdateParams() else update
-
-
-def _tool(app: App, name: str) -> messages.ToolRegistration:
-    tool = app.tools[name]
-    return messages.ToolRegistration(
-        name=tool.name, description=tool.description, parameters=tool.parameters, deferred=tool.deferred
-    )
-
-
-def _command(app: App, name: str) -> messages.CommandRegistration:
-    command = app.commands[name]
-    return messages.CommandRegistration(name=command.name, description=command.description)
 
 
 def _provider(app: App, name: str) -> messages.ProviderRegistration:
