@@ -578,7 +578,7 @@ class TypedPrivately:
         (Annotated[TypedPrivately, "described"], lambda value: attrs.evolve(value, text="new")),
         (TypedPrivately | None, lambda value: attrs.evolve(value, text="new")),
     ],
-    ids=str,
+    ids=["tuple", "private", "described", "optional"],
 )
 @on_each_loop
 async def test_a_changed_input_is_a_decision_whatever_kind_of_class_it_is(cls: Any, change: Any) -> None:
