@@ -376,7 +376,6 @@ def test_null_is_absent_where_an_observers_field_is_optional(use: str) -> None:
         Path("a"),
         ToolCall("t", {"a": 1}),
     ],
-    ids=str,
 )
 def test_what_kv_stored_comes_back_as_its_type(stored: Any) -> None:
     """``set`` and ``get`` agree on the names of private fields, on named tuples and on what a class makes itself."""

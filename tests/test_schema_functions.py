@@ -218,7 +218,6 @@ class Bounded:
         (Annotated[int, Bounded()], {"type": "integer", "minimum": 1}),
         (Annotated[int, object()], {"type": "integer"}),
     ],
-    ids=str,
 )
 def test_a_marker_that_says_what_ours_say_is_read(annotation: Any, schema: dict[str, Any]) -> None:
     """Before, the bounds of pydantic's Field were dropped without a word."""
@@ -242,7 +241,6 @@ def test_a_marker_that_says_what_ours_say_is_read(annotation: Any, schema: dict[
         (Annotated[int, Depends(int)], "Depends of fastapi is not read here"),
         (Annotated[date, Meta(tz=True)], "tz of Meta of msgspec is not read here"),
     ],
-    ids=str,
 )
 def test_a_marker_that_says_more_is_refused_where_it_is_written(annotation: Any, says: str) -> None:
     with pytest.raises(RegistrationError) as caught:
@@ -261,7 +259,6 @@ def test_a_marker_that_says_more_is_refused_where_it_is_written(annotation: Any,
         (int, dataclasses.field(default=5), "`x: int = 5`"),
         (int, Depends(int), "a Depends of fastapi"),
     ],
-    ids=str,
 )
 def test_a_marker_as_a_default_is_refused_with_the_words_to_write(annotation: Any, default: Any, instead: str) -> None:
     """Before, the function was handed the marker itself; in each kind of handler, and with ``parameters=`` too."""
