@@ -110,8 +110,8 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a shortcut's key": (lambda app: app.shortcut(f"x{HALF}", "c"), "app.shortcut("),
     "a shortcut's command": (lambda app: app.shortcut("ctrl+p", 5), "shortcut 'ctrl+p': command=5"),
     "a shortcut's text": (lambda app: app.shortcut("ctrl+p", "c", HALF), "shortcut 'ctrl+p': description can't be"),
-    "a flag's default": (lambda app: app.flag("f", object()), "flag 'f': the default has no form in JSON"),
-    "a flag's huge default": (lambda app: app.flag("f", HUGE), "flag 'f': the default has no form in JSON"),
+    "a flag's default": (lambda app: app.flag("f", object()), "flag 'f': the default cannot be written as JSON"),
+    "a flag's huge default": (lambda app: app.flag("f", HUGE), "flag 'f': the default cannot be written as JSON"),
     "a renderer's tag": (lambda app: app.renderer(f"x{HALF}", {}), "app.renderer("),
     "a renderer's template": (lambda app: app.renderer("x", {"kind": "text", "text": HALF}), "renderer 'x'"),
     "a model's id": (

@@ -149,7 +149,7 @@ def test_a_function_that_cannot_be_called_by_name_is_refused_in_words(fn: Any) -
 def test_an_unannotated_context_is_told_its_type() -> None:
     def f(ctx) -> None: ...  # type: ignore[no-untyped-def]
 
-    assert "write its type, as in `ctx: ToolContext`" in refused(f)
+    assert "write `ctx: ToolContext`" in refused(f)
 
 
 @pytest.mark.parametrize(

@@ -401,8 +401,8 @@ def _field(
     if annotation is parameter.empty:
         if name == "self":
             raise FormError("parameter 'self' has no annotation; register the bound method of an instance")
-        written = context if is_context_name(name) else "str"
-        raise FormError(f"parameter {name!r} has no annotation; write its type, as in `{name}: {written}`")
+        hint = f"write `{name}: {context}`" if is_context_name(name) else f"write its type, as in `{name}: str`"
+        raise FormError(f"parameter {name!r} has no annotation; {hint}")
     try:
         form = form_of(annotation, mode)
         if parameter.default is not parameter.empty:
