@@ -125,13 +125,11 @@ async def _in_flight(c: Connection) -> None:
     missed: NotApplicable | None = None
     caught = 0
     for catch in every_catch(c):
-        # A call that is not held may end in the moment in which its cancel comes, but hardly twice.
-        late = False
-        for _ in range(4):
+        # A call that is not held may end in the moment in which its cancel comes, but hardly four times.
+        for tries in range(4):
             try:
                 async with in_flight(c, catch) as frame:
-                    done = await _cancel_in_flight(c, frame, catch.kind, last=late)
-                    late = late or not done
+                    done = await _cancel_in_flight(c, frame, catch.kind, last=tries == 3)
             except NotApplicable as reason:
                 missed = reason
                 break
