@@ -88,6 +88,18 @@ def test_a_stderr_that_nobody_reads_holds_up_nobody_and_what_is_lost_is_said(pip
     assert told == f"({4000 - len(kept)} log records were dropped here: nobody read stderr)"
 
 
+def test_a_record_that_is_longer_than_what_may_wait_reaches_stderr_whole(pipe: tuple[int, int]) -> None:
+    """The host gets a part of it; stderr has the whole."""
+    handler = StderrHandler(pipe[1])
+    text = "x" * (5 * 1024 * 1024)
+    handler.emit(record(text))
+    handler.emit(record("afterwards"))
+    read = bytearray()
+    while not read.endswith(b"afterwards\n"):
+        read += os.read(pipe[0], 65_536)
+    assert text.encode() in read
+
+
 def test_a_dead_stderr_is_silence(pipe: tuple[int, int]) -> None:
     """Neither an exception nor a wait."""
     reader, writer = os.pipe()

@@ -60,7 +60,8 @@ class StderrHandler(logging.Handler):
         if self._at_once:
             self._write_out(line)
             return
-        if self._put - self._taken + len(line) > _MAX_WAITING_BYTES:
+        waiting = self._put - self._taken
+        if waiting and waiting + len(line) > _MAX_WAITING_BYTES:  # a long record alone is kept whole
             self._dropped += 1
             return
         self._put += len(line)
@@ -84,10 +85,11 @@ class StderrHandler(logging.Handler):
                     piece.set()
 
     def _write_out(self, data: bytes) -> None:
+        left = memoryview(data)
         try:
-            while data and not self._dead:
+            while left and not self._dead:
                 try:
-                    data = data[os.write(self._fd, data[:65_536]) :]
+                    left = left[os.write(self._fd, left[:65_536]) :]
                 except BlockingIOError:  # the host has made the pipe non-blocking, which its other end shares
                     select.select([], [self._fd], [])
         except OSError:
