@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -16,8 +17,16 @@ from sepkit.faces.runner import LoopKind, new_loop
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more of what else the machine does than of sepkit.
-settings.register_profile("sepkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says more of what else the machine does than of sepkit. The suite tries the same examples
+# each time, so that it tells of the change at hand; new ones are looked for by `make soak`.
+SOAK = bool(os.environ.get("SEPKIT_SOAK"))
+settings.register_profile(
+    "sepkit",
+    deadline=None,
+    derandomize=not SOAK,
+    max_examples=2_000 if SOAK else 100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("sepkit")
 
 

@@ -77,9 +77,11 @@ class LineSplitter:
 
     def end(self) -> list[bytes | FrameError]:
         """What the stream ended with, where its last line lacks its end."""
-        lines: list[bytes | FrameError] = [b"".join(self._pieces)] if self._pieces else []
+        if not self._pieces:
+            return []
+        line = b"".join(self._pieces)
         self._drop()
-        return lines
+        return [line if len(line) <= self.limit else self._overlong(line)]
 
     def _hold(self, piece: bytes) -> list[bytes | FrameError]:
         """Keep a piece whose end has not come; the error, where the line grows too long by it."""

@@ -68,6 +68,11 @@ STREAMS: Final = st.lists(
 ).map(b"".join)
 
 
+def test_half_a_bom_that_ends_the_stream_is_measured_as_any_line() -> None:
+    """It is held until it can be told from a frame; a limit below three bytes holds for it, too."""
+    assert split([b"\xef\xbb"], 1) == lines_of(b"\xef\xbb", 1) == [TOO_LONG]
+
+
 @given(data=st.data(), stream=STREAMS, limit=st.integers(1, 12))
 def test_any_chunking_of_a_byte_stream_gives_the_same_lines(data: st.DataObject, stream: bytes, limit: int) -> None:
     """In whatever pieces it comes, a stream has the same lines. Source: docs/protocol.md, section 1."""
