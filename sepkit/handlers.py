@@ -40,6 +40,8 @@ class ToolSpec:
     is_async: bool
     is_plain: bool
     """It is awaited as it is: no thread, no time limit."""
+    is_alone: bool
+    """It is plain, and takes no context: ``call`` is all of it."""
 
     @property
     def registration(self) -> messages.ToolRegistration:
@@ -239,6 +241,7 @@ def make_tool(
         context=signature.context,
         is_async=is_async(fn),
         is_plain=is_async(fn) and timeout is None,
+        is_alone=is_async(fn) and timeout is None and signature.context is None,
     )
     check_sendable(spec.registration, f"tool {tool!r}", fn)
     return spec

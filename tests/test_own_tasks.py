@@ -179,7 +179,7 @@ async def test_code_that_looks_at_all_tasks_between_calls_reaches_no_later_call(
         return "lives"
 
     async with MemoryHost(app) as host:
-        await host.tool("other")
+        await host.ping()
         spare = [task for task in asyncio.all_tasks() if task.get_name() == "sepkit spare"]
         assert len(spare) == 1
         call = host.start_tool("other")

@@ -68,7 +68,7 @@ def tables(peer: Peer) -> dict[str, object]:
         for name, value in vars(part).items():
             if isinstance(value, (dict, set, list, deque)) and value and not isinstance(value, Counter):
                 held[name] = value
-    for name in ("routes", "notifications"):
+    for name in ("_routes", "notifications"):
         held.pop(name, None)
     return held
 

@@ -1,291 +1,332 @@
 """Handlers begin at once, in the turn of the loop in which their request came, and become tasks when they first wait.
 
 Most of what a call costs in asyncio is its task. A handler that never waits gets none here: its first step is its last.
-At 256 calls in flight this takes 3.6 µs a call, where ``create_task`` takes 7.5 and ``eager_start`` of Python 3.12 4.5.
-A handler that waits goes on as a real task: ``current_task`` is the same in its first step and in all later ones, and
-so are its context variables.
+The works of a batch are driven by one coroutine, which awaits one after another. When one of them waits, the coroutine
+that drives goes on as the task of that work, and a new one drives the rest of the batch. So ``current_task`` is the
+same in a work's first step and in all later ones, and so are its context variables.
 
 A handler sees what it would see in a task of its own. The task of a first step is used for the next one only if nothing
 can tell: nothing holds it, strongly or weakly, and nothing has been done to it (a callback, a name, a cancel, an
 attribute). Otherwise it ends as the task of a handler that has returned, and what follows in the batch begins in the
-next turn of the loop, when it is done.
+next turn of the loop, when it is done. A handler that leaves a context variable changed takes its context with it.
 
-It stands on what asyncio documents for tasks of others: ``_enter_task`` and ``_leave_task``.
+It stands on what asyncio documents for tasks of others: ``_enter_task``, ``_leave_task`` and ``_unregister_task``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine
+from asyncio.tasks import _enter_task, _leave_task, _unregister_task
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
+from gc import get_referents
 from sys import getrefcount
-from types import TracebackType
-from typing import Any, Final
+from types import coroutine
+from typing import Any, Final, TypeVar
 from weakref import getweakrefcount
 
-Work = Coroutine[Any, Any, object]
-Done = Callable[[Any, str, object, BaseException | None], None]
-"""Told once of each work its key, its name, and how it ended: with a value, or with what it raised."""
+R = TypeVar("R")
 
-_TOLD: Final = object()
 _SPARE: Final = "sepkit spare"  # the name of a task without a work
 
 
 class Task(asyncio.Task[None]):
-    """A task that remembers whether anything has been done to it."""
+    """A task that holds itself once anything is done to it while it has no work: one more reference to it tells."""
 
-    __slots__ = ("touched",)
-
-    touched: bool
+    __slots__ = ("_is_spare", "_itself")
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """As in asyncio."""
-        _touch(self, True)
+        _touch(self)
         super().add_done_callback(fn, context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """As in asyncio."""
-        _touch(self, True)
+        _touch(self)
         return super().cancel(msg)
 
     def set_name(self, value: object, /) -> None:
         """As in asyncio."""
-        _touch(self, True)
+        _touch(self)
         super().set_name(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _touch(self, True)
+        _touch(self)
         super().__setattr__(name, value)
 
     if sys.version_info >= (3, 12):
 
         def get_context(self) -> Context:
-            """The context in which the work runs; nothing runs in the task's own one."""
-            carrier: Any = self.get_coro()
-            context: Context = carrier.context
-            return context
+            """As in asyncio."""
+            _touch(self)  # who has it may change it later
+            return super().get_context()
 
 
-_touch: Final = Task.touched.__set__  # type: ignore[attr-defined]  # a slot; `__setattr__` is too slow
+# Slots, set without `__setattr__`, which is of Python and slow.
+_set_spare: Final = Task._is_spare.__set__  # type: ignore[attr-defined]
+_set_itself: Final = Task._itself.__set__  # type: ignore[attr-defined]
 _set_name: Final = asyncio.Task.set_name
 
 
-class Starter:
-    """Makes first steps, batch by batch: ``enter``, the first step of each work, ``leave``.
-
-    In a batch the current task is the spare one, which the next work that waits goes on as. After the first step of a
-    work that has ended, ask ``noticed``: if it is true, ``give_up`` the task, and begin no other work in this batch.
-
-    Args:
-        loop: Where the works go on.
-        done: Told how each work ended that did not end within its first step.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, done: Done) -> None:
-        self._loop = loop
-        self._done = done
-        self._closed = False
-        self.entered = False
-        """Whether a batch is entered."""
-        self.spare: _Carrier | None = None
-        """What the next work that waits goes on in."""
-        self.current: Task
-        """The task that runs it, where there is one; in a batch it is the current task."""
-        self.name = _SPARE
-        """The name of that task."""
-        self.context: Context | None = None
-        """In a batch, the context of the work that began last."""
-        self.holders = 0
-        """How many references there are to it in a batch, if no work has kept one."""
-        self.watchers = 0
-        """How many weak references there are to it, if no work has made one."""
-
-    def enter(self) -> bool:
-        """Begin a batch. Whether works can begin at once: not within another task, since there is one at a time."""
-        if asyncio.current_task(self._loop) is not None:
-            return False
-        self.entered = True
-        if self.spare is not None:
-            _enter_task(self._loop, self.current)
-            if not self.noticed():
-                return True
-            _leave_task(self._loop, self.current)  # by code that looks at all tasks
-            self._end_spare()
-        self._renew()
-        return True
-
-    def leave(self) -> None:
-        """End a batch that was entered."""
-        self.entered = False
-        _leave_task(self._loop, self.current)
-        if self._given_up or self._closed:
-            self._end_spare()
-        elif self.name is not _SPARE:
-            self.name = _SPARE
-            _set_name(self.current, _SPARE)
-        self.context = None  # what it holds is gone with its work, as in asyncio
-
-    def noticed(self) -> bool:
-        """Whether the spare task is not as it was: what holds it, or has changed it, must not meet another work."""
-        return (
-            getrefcount(self.current) != self.holders
-            or getweakrefcount(self.current) != self.watchers
-            or self.current.touched
-        )
-
-    def give_up(self) -> None:
-        """Have the spare task end with the batch, since it has been noticed."""
-        self._given_up = True
-
-    def prepare(self, context: Context, name: str) -> Context:
-        """Make the spare task that of a work which is about to begin; a copy of ``context``, to run it in."""
-        if name != self.name:
-            self.rename(name)
-        self.context = copy = context.copy()
-        return copy
-
-    def rename(self, name: str) -> None:
-        """Name the spare task after the work that is about to begin."""
-        self.name = name
-        _set_name(self.current, name)
-
-    def go_on(
-        self, work: Work, context: Context, key: Any, name: str, waits_for: Any, done: Done | None = None
-    ) -> asyncio.Task[None]:
-        """Go on with a work as the spare task. Its first step has been made, and waits for ``waits_for``."""
-        carrier, task = self.spare, self.current
-        assert carrier is not None
-        carrier.take(work, context, key, name, waits_for, done or self._done)
-        _leave_task(self._loop, task)
-        self._renew()
-        return task
-
-    def _renew(self) -> None:
-        self.spare = _Carrier(self._loop, self)
-        self.current = Task(self.spare, loop=self._loop, name=_SPARE)
-        self.name = _SPARE
-        self._given_up = False
-        _touch(self.current, False)
-        _enter_task(self._loop, self.current)
-        self.holders = getrefcount(self.current)
-        self.watchers = getweakrefcount(self.current)
-
-    def _end_spare(self) -> None:
-        if self.spare is not None:
-            self.spare.end()
-            self.spare = None
-            del self.current  # a task that has ended is gone, as in asyncio
-
-    def close(self) -> None:
-        """Let go of what is kept for the next work; in a batch, at its end."""
-        self._closed = True
-        if not self.entered:
-            self._end_spare()
+def _touch(task: Task) -> None:
+    if task._is_spare:  # type: ignore[attr-defined]
+        _set_itself(task, task)
 
 
-class _Carrier(Coroutine[Any, Any, None]):
-    """What a task runs whose work was begun outside of it. It exists before its work, and waits for it.
+class _Exactly:
+    """Unequal to a context that holds something else, even if that is equal to what it held."""
 
-    It holds no reference to its task: a task that has ended is gone at once, as it is in asyncio.
+    __slots__ = ("_context", "_variables")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._variables = get_referents(context)[-1]
+
+    def __ne__(self, other: object) -> bool:
+        return get_referents(self._context)[-1] is not self._variables
+
+
+class Seat:
+    """A task and its context, in which first steps are made until a work waits, which goes on as this task.
+
+    The driver asks after each work: where it is ``taken``, that work has waited, and the driver finishes it and
+    returns; where it is not ``as_before``, the driver returns, too.
     """
 
     __slots__ = (
         "_begun",
-        "_context",
-        "_done",
-        "_key",
         "_loop",
-        "_name",
         "_over",
-        "_run",
-        "_starter",
-        "_untold",
-        "_work",
+        "context",
+        "driver",
+        "holders",
+        "name",
+        "pristine",
+        "taken",
+        "task",
+        "waits_for",
+        "watchers",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, starter: Starter) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         self._loop = loop
-        self._starter = starter
         self._over = False
-        self._work: Work | None = None
         self._begun: asyncio.Future[None] | None = None  # what the task waits for while there is no work
-        self._context: Context | None = None
+        self.driver: Coroutine[Any, Any, None] | None = None
+        self.waits_for: Any = None
+        self.taken = False
+        """Whether a work goes on as the task."""
+        self.context = context.copy()
+        self.pristine = self._as_it_is(context)
+        """Unequal to the context once a variable in it has been set."""
+        self.name = _SPARE
+        carrier = _carry(self)
+        carrier.send(None)  # so that even a cancel before the task's first step is raised within it
+        self.task = Task(carrier, loop=loop, name=_SPARE, context=self.context)
+        _set_spare(self.task, True)
+        _enter_task(loop, self.task)
+        self.holders = getrefcount(self.task)
+        """How many references there are to the task in a batch, if no work has kept one."""
+        self.watchers = getweakrefcount(self.task)
+        """How many weak references there are to it, if no work has made one."""
 
-    @property
-    def context(self) -> Context | None:
-        """The context of the work, from its first step on."""
-        return self._context or self._starter.context
+    def is_noticed(self) -> bool:
+        """Whether the task is not as it was: what holds it, or has changed it, must not meet another work."""
+        return getrefcount(self.task) != self.holders or getweakrefcount(self.task) != self.watchers
 
-    def take(self, work: Work, context: Context, key: Any, name: str, waits_for: Any, done: Done) -> None:
-        """Go on with ``work``, whose first step waits for ``waits_for``."""
-        self._work, self._run, self._key, self._name, self._done = work, context.run, key, name, done
-        self._context = context
-        self._untold = waits_for  # the task has not been told of it yet
-        if self._begun is not None and not self._begun.done():
-            self._begun.set_result(None)
+    def is_as_before(self) -> bool:
+        """Whether the next work can begin here."""
+        return not self.is_noticed() and not self.context != self.pristine
+
+    def is_changed(self, base: Context) -> bool:
+        """Whether the context holds something else than ``base``, of which it is a copy."""
+        if self.context != self.pristine:
+            if len(self.context) != len(base):
+                return True
+            for variable, value in base.items():
+                if self.context.get(variable, self) is not value:
+                    return True
+            self.pristine = self._as_it_is(base)  # set, and reset
+        return False
+
+    def _as_it_is(self, base: Context) -> object:
+        # Two contexts that hold the very same things are compared by one pointer: 200 instructions instead of 1,200.
+        # But others are compared by value, and a value may be equal to another one.
+        if all(type(value).__eq__ is object.__eq__ for value in base.values()):
+            return base.copy()
+        return _Exactly(self.context)
+
+    def rename(self, name: str) -> None:
+        """Name the task after the work that is about to begin."""
+        self.name = name
+        _set_name(self.task, name)
+
+    def go_on(self, driver: Coroutine[Any, Any, None], waits_for: Any) -> asyncio.Task[None]:
+        """Go on as this task. The first step of its work has been made, and waits for ``waits_for``."""
+        task = self._let_go()
+        self.taken = True
+        self.driver, self.waits_for = driver, waits_for
+        return task
 
     def end(self) -> None:
         """Have the task end, as if a work had returned."""
         self._over = True
-        self._context = self._starter.context
+        self._let_go()
+
+    def _let_go(self) -> asyncio.Task[None]:
+        task = self.task
+        _set_spare(task, False)
+        _set_itself(task, None)
+        del self.task  # it holds this seat; and a task that has ended is gone at once, as in asyncio
         if self._begun is not None and not self._begun.done():
             self._begun.set_result(None)
+        return task
 
-    def send(self, value: Any) -> Any:
-        """Make the next step."""
-        if self._work is None:
-            if self._over:
-                raise StopIteration
-            return self._wait_for_work()
-        if self._untold is not _TOLD:
-            waits_for, self._untold = self._untold, _TOLD
-            return waits_for
+    @coroutine
+    def steps(self) -> Generator[Any, Any, None]:
+        """What the task does."""
+        cancelled = None
         try:
-            return self._run(self._work.send, value)
-        except BaseException as end:
-            self._end(end)
-            raise StopIteration from None
+            yield  # to __init__; what comes next is the task's first step
+            if self.driver is None and not self._over:
+                self._begun = self._loop.create_future()
+                self._begun._asyncio_future_blocking = True
+                yield self._begun
+        except BaseException as error:
+            if self.driver is None:
+                raise
+            cancelled = error
+        if self.driver is None:
+            return
+        driver, waits_for = self.driver, self.waits_for
+        self.driver = self.waits_for = None
+        try:
+            # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
+            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel()):
+                waits_for = driver.throw(cancelled)
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:
+                    waits_for = driver.throw(error)
+                else:
+                    break
+        except StopIteration:
+            return
+        yield from driver  # type: ignore[misc]  # a coroutine, as in `await`, but one that has begun
 
-    def throw(  # type: ignore[override]  # asyncio gives an exception, never a type
-        self, error: BaseException, value: object = None, traceback: TracebackType | None = None
-    ) -> Any:
-        """Make the next step by raising in it, as a cancelled task does."""
-        if self._work is None:
-            raise error
-        waits_for, self._untold = self._untold, _TOLD
-        # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
-        if asyncio.isfuture(waits_for) and waits_for.cancel():
-            return waits_for
+
+@coroutine
+def noting(work: Awaitable[R], waits: Callable[[], None]) -> Generator[Any, Any, R]:
+    """Await ``work``, and call ``waits`` when its first step has ended and it has not."""
+    steps = work.__await__()
+    try:
+        waits_for = next(steps)
+        waits()
+        while True:
+            try:
+                yield waits_for
+            except BaseException as error:
+                waits_for = steps.throw(error)
+            else:
+                waits_for = next(steps)
+    except StopIteration as end:
+        value: R = end.value
+        return value
+
+
+async def _carry(seat: Seat) -> None:
+    await seat.steps()  # a task of Python 3.12 takes no generator
+
+
+class Starter:
+    """Makes first steps, batch by batch.
+
+    Args:
+        loop: Where the works go on.
+        context: The context variables of which each work gets a copy.
+        items: What is to be taken. A batch ends when there is none, or when the rest must wait for the next turn.
+        drive: Takes ``items`` and awaits the work of each, in a :class:`Seat`.
+        went_on: Told of the task of each work that waits.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        items: deque[Any],
+        drive: Callable[[Seat], Coroutine[Any, Any, None]],
+        went_on: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._items = items
+        self._drive = drive
+        self._went_on = went_on
+        self._seat: Seat | None = None
+        self._closed = False
+        self.entered = False
+        """Whether a batch is being taken."""
+        self.paused = False
+        """Whether the rest of this batch is left for the next turn; the driver returns when it sees it."""
+
+    def run(self) -> None:
+        """Take a batch. What is left in ``items`` afterwards can only be taken in a later turn of the loop."""
+        loop, items = self._loop, self._items
+        if asyncio.current_task(loop) is not None:  # there is one at a time
+            return
+        seat = self._seat
+        if seat is not None:
+            _enter_task(loop, seat.task)
+            if seat.is_noticed():  # by code that looks at all tasks
+                self._leave()
+                seat = None
+        self.entered = True
+        self.paused = False
         try:
-            return self._run(self._work.throw, error)
-        except BaseException as end:
-            self._end(end)
-            raise StopIteration from None
+            while items and not self.paused:
+                if seat is None:
+                    seat = self._seat = Seat(loop, self._context)
+                driver = self._drive(seat)
+                try:
+                    waits_for = seat.context.run(driver.send, None)
+                except StopIteration:
+                    if seat.is_noticed():
+                        self._leave()
+                        return  # its task has to be done before another work begins
+                    if seat.is_changed(self._context):
+                        _unregister_task(seat.task)  # so that the next work does not see it
+                        self._leave()
+                        seat = None
+                else:
+                    self._seat = None
+                    task = seat.go_on(driver, waits_for)
+                    _leave_task(loop, task)
+                    self._went_on(task)
+                    seat = None
+        finally:
+            self.entered = False
+            if (seat := self._seat) is not None:
+                if self._closed:
+                    self._leave()
+                else:
+                    _leave_task(loop, seat.task)
+                    if seat.name is not _SPARE:
+                        seat.rename(_SPARE)
+
+    def _leave(self) -> None:
+        """Leave the seat for good."""
+        seat, self._seat = self._seat, None
+        assert seat is not None
+        if self.entered or asyncio.current_task(self._loop) is seat.task:
+            _leave_task(self._loop, seat.task)
+        seat.end()
 
     def close(self) -> None:
-        """End the work where it stands; asyncio does so when the loop is closed under it."""
-        if self._work is not None:
-            self._work.close()
-
-    def __await__(self) -> Any:
-        raise RuntimeError("a carrier is run by its task only")
-
-    # What asyncio asks of a coroutine to describe it. No `__getattr__`: that makes each step of the task slower.
-    cr_frame = property(lambda self: self._work.cr_frame)
-    cr_code = property(lambda self: self._work.cr_code)
-    cr_running = property(lambda self: self._work.cr_running)
-    cr_await = property(lambda self: self._work.cr_await)
-
-    def _wait_for_work(self) -> asyncio.Future[None]:
-        self._begun = self._loop.create_future()
-        self._begun._asyncio_future_blocking = True
-        return self._begun
-
-    def _end(self, end: BaseException) -> None:
-        # SystemExit too is told and goes no further: asyncio would end the loop with it.
-        if isinstance(end, StopIteration):
-            self._done(self._key, self._name, end.value, None)
-        else:
-            self._done(self._key, self._name, None, end)
+        """Let go of what is kept for the next work; in a batch, at its end."""
+        self._closed = True
+        if not self.entered and self._seat is not None:
+            self._seat.end()
+            self._seat = None

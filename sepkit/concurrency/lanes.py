@@ -49,7 +49,7 @@ class Slots:
             InternalError: As many wait as may, with data ``{"reason": "overloaded"}``.
         """
         if len(self.queue) >= self.most_waiting:
-            raise overloaded(f"{self.running} calls are running and {len(self.queue)} are waiting")
+            raise Overloaded(f"{self.running} calls are running and {len(self.queue)} are waiting")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue.append(turn)
         try:
@@ -78,9 +78,11 @@ class Slots:
         return len(self.queue)
 
 
-def overloaded(why: str) -> InternalError:
-    """The error of a call that is refused since too many wait already."""
-    return InternalError(f"overloaded: {why}", data={"reason": "overloaded"})
+class Overloaded(InternalError):
+    """A call is refused, since too many wait already; with data ``{"reason": "overloaded"}``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"overloaded: {why}", data={"reason": "overloaded"})
 
 
 class Hold:

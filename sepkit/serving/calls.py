@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 from sepkit.app import App
 from sepkit.concurrency.cancelling import is_cancelled
-from sepkit.concurrency.lanes import Slots, overloaded
+from sepkit.concurrency.eager import noting
+from sepkit.concurrency.lanes import Overloaded, Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
@@ -37,6 +38,22 @@ class Failure(Protocol):
         """The result: ``text`` for the model, ``details`` (plain JSON data) beside it."""
 
 
+class Unsendable(Exception):
+    """A handler returned ``value``, which has no form in JSON. The text says why."""
+
+    def __init__(self, value: object, why: EncodeError) -> None:
+        super().__init__(str(why))
+        self.value = value
+
+
+class BadArguments(Exception):
+    """The arguments that came do not fit what the handler takes."""
+
+    def __init__(self, fault: InvalidData) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
 class Calls:
     """The calls of one App, over all its connections.
 
@@ -51,11 +68,24 @@ class Calls:
         self._app = app
         self.slots = slots
         self._threads = threads
-        self._watch = watch
+        self.watch = watch
         self._draining: Counter[Outgoing] = Counter()  # calls that wait for their host to read
         self._process = os.getpid()
+        self._is_late = False  # whether a call is about to wait for a slot
 
     # -- tools ---------------------------------------------------------------------------------------------------------
+    # A tool's call takes a slot when it first waits, and gives it back when it has ended: most calls never wait.
+
+    def tool_waits(self) -> None:
+        """A call of a tool has not ended within its first step: from now on it takes a slot."""
+        if self._is_late:
+            self._is_late = False
+        else:
+            self.slots.running += 1
+
+    def tool_waited(self) -> None:
+        """Such a call has ended."""
+        self.slots.release()
 
     async def tool(
         self,
@@ -66,55 +96,119 @@ class Calls:
         value: Callable[[object], object],
         failure: Failure,
     ) -> object:
-        """Call a tool.
+        """Call a tool: all that follows, in one coroutine.
 
         Args:
             spec: The tool.
             arguments: As the model sent them.
             context: What the tool is given; None where it takes none.
             link: The connection that the call came over.
-            value: Makes the face's result of what the tool returned. It may raise ``EncodeError``.
+            value: Makes the face's result of what the tool returned. It may raise ``Unsendable``.
             failure: Makes the face's result of a failure.
 
         Returns:
             What ``value`` or ``failure`` made.
 
         Raises:
-            InternalError: Too many calls are waiting, with data ``{"reason": "overloaded"}``.
+            Overloaded: Too many calls are waiting.
+        """
+        has_slot = False
+
+        def waits() -> None:
+            nonlocal has_slot
+            has_slot = True
+            self.tool_waits()
+
+        try:
+            return value(await noting(self.tool_work(spec, arguments, context, link), waits))
+        except BaseException as error:
+            return await self.tool_raised(spec.name, error, value, failure)
+        finally:
+            if has_slot:
+                self.tool_waited()
+
+    async def tool_work(
+        self, spec: ToolSpec, arguments: dict[str, Any], context: ToolContext | None, link: Link
+    ) -> object:
+        """Call a tool, and tell what it came to.
+
+        A plain tool that takes no context needs none of this where there is a slot: ``spec.call`` is all of it.
+
+        Args:
+            spec: The tool.
+            arguments: As the model sent them.
+            context: What the tool is given; None where it takes none.
+            link: The connection that the call came over.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            Overloaded: Too many calls are waiting.
+            BaseException: What the tool raised; ``tool_raised`` knows what that comes to.
         """
         slots = self.slots
-        if slots.running < slots.size and not link.outgoing.congested:
-            slots.running += 1
-        else:
-            await self._take_slot(link)
-        if self._watch.asleep:
-            self._watch.wake()
         try:
+            if slots.running >= slots.size or link.outgoing.congested:
+                await self._wait_for_slot(link)
+            if self.watch.asleep:
+                self.watch.wake()
             try:
                 work = spec.call(arguments, context) if spec.is_plain else self._call_tool(spec, arguments, context)
             except InvalidData as error:
-                return failure(*argument_fault(spec.name, error))
-            while True:
-                returned = await work
-                try:
-                    return value(returned)
-                except EncodeError as error:
-                    if not isawaitable(returned):
-                        return failure(f"The result of {spec.name} cannot be sent: {error}")
-                work = returned  # of a coroutine that returned another one
-        except BaseException as error:
-            self._pass_on(error)
-            told, rest = split(error, ToolError)
-            if rest is None:
-                return failure("\n".join(map(str, told)))
-            internal = self.unexpected(rest, f"The tool {spec.name} failed")
-            return failure("\n".join([*map(str, told), internal.message]), internal.data)
+                raise BadArguments(error) from None
+            return await work
         finally:
             if context is not None:
                 context.close()
-            slots.running -= 1
-            if slots.queue:
-                slots.hand_on()
+
+    async def tool_raised(
+        self, name: str, error: BaseException, value: Callable[[object], object], failure: Failure
+    ) -> object:
+        """The face's result of a tool's call that raised ``error``, or returned what cannot be sent.
+
+        Args:
+            name: The tool's.
+            error: What was raised.
+            value: Makes the face's result of what the tool returned. It may raise ``Unsendable``.
+            failure: Makes the face's result of a failure.
+
+        Raises:
+            Overloaded: Too many calls are waiting.
+            CancelledError: The call was cancelled.
+        """
+        while isinstance(error, Unsendable):
+            if not isawaitable(error.value):
+                return failure(f"The result of {name} cannot be sent: {error}")
+            try:  # a coroutine that returned another one
+                return value(await error.value)
+            except BaseException as raised:
+                error = raised
+        self._pass_on(error)
+        if isinstance(error, Overloaded):
+            raise error
+        if isinstance(error, BadArguments):
+            return failure(*argument_fault(name, error.fault))
+        told, rest = split(error, ToolError)
+        if rest is None:
+            return failure("\n".join(map(str, told)))
+        internal = self.unexpected(rest, f"The tool {name} failed")
+        return failure("\n".join([*map(str, told), internal.message]), internal.data)
+
+    async def _wait_for_slot(self, link: Link) -> None:
+        """Wait for a slot with a call that has none yet, and that has one from when it first waits."""
+        self._is_late = True  # until it waits, which comes before anything else does
+        try:
+            await self._take_slot(link)
+        except BaseException:
+            if not self._is_late:
+                self.slots.running += 1  # which `tool_waited` gives back
+            raise
+        else:
+            if self._is_late:  # it has not waited
+                self.slots.running -= 1
+        finally:
+            self._is_late = False
 
     async def _take_slot(self, link: Link) -> None:
         """Wait until the host has read enough of what went before, and for a slot.
@@ -134,7 +228,7 @@ class Calls:
 
     async def _drained(self, outgoing: Outgoing) -> None:
         if self._draining[outgoing] >= self.slots.most_waiting:
-            raise overloaded(f"{self._draining[outgoing]} calls wait for the host to read")
+            raise Overloaded(f"{self._draining[outgoing]} calls wait for the host to read")
         self._draining[outgoing] += 1
         try:
             await outgoing.drain()
@@ -224,8 +318,8 @@ class Calls:
             raise does_not_fit(f"the arguments of {spec.name} do not fit", error) from None
         if spec.context is not None:
             values[spec.context] = context
-        if self._watch.asleep:
-            self._watch.wake()
+        if self.watch.asleep:
+            self.watch.wake()
         try:
             returned = await self._called(spec.fn, values, is_async=spec.is_async)
         except BaseException as error:
@@ -247,7 +341,7 @@ class Calls:
         """
         name = spec.observer.name
         await self._take_slot(link)
-        self._watch.wake()
+        self.watch.wake()
         stream: Any = None
         try:
             arguments = spec.observer.arguments(request, context)
@@ -299,8 +393,8 @@ class Calls:
         Raises:
             InternalError: It raised; what it raised has been logged, and does not cross, unless it is a ``crosses``.
         """
-        if self._watch.asleep:
-            self._watch.wake()
+        if self.watch.asleep:
+            self.watch.wake()
         arguments = spec.arguments(value, context)
         try:
             return await self._called(spec.fn, arguments, is_async=spec.is_async)

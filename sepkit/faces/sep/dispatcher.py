@@ -23,7 +23,7 @@ from sepkit.faces.sep.registrations import introduction, registry_update, wants_
 from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
-from sepkit.peer import Peer, RequestHandler, unknown_method
+from sepkit.peer import Peer, RequestHandler, Route, pass_through, unknown_method
 from sepkit.router import Change, closest
 from sepkit.serving.observers import Event, Observers
 from sepkit.serving.served import GRACE, Ending, Served
@@ -75,7 +75,7 @@ class Dispatcher:
         self._ending = False
         self._failure: BaseException | None = None
         self._unlisten: Callable[[], None] | None = None  # ends that we are told of new registrations
-        self._ready: dict[str, RequestHandler] = {
+        self._ready: dict[str, RequestHandler | Route] = {
             **self._requests.routes(),
             methods.PING: self._ping,
             methods.SHUTDOWN: self._shutdown,
@@ -261,7 +261,7 @@ class Dispatcher:
             early.append(turn)
             await turn
             # Not the peer's routes: the end may have begun meanwhile, but this one was accepted before it.
-            return await (self._ready.get(method) or unknown_method(method))(params)
+            return await pass_through(self._ready.get(method) or unknown_method(method), params)
 
         return wait
 
