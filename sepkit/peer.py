@@ -25,7 +25,6 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from gc import get_referents
 from sys import getrefcount
 from typing import Any, Final, Protocol
 from weakref import getweakrefcount
@@ -49,11 +48,8 @@ from sepkit.ownlog import OwnLog
 from sepkit.tracebacks import unexpected
 from sepkit.transports.base import Transport
 from sepkit.wire import frames, methods
-from sepkit.wire.frames import ID_TYPES, encode_result, loads
-from orjson import dumps
+from sepkit.wire.frames import encode_result, loads, unchecked_dumps
 from sepkit.wire.shortening import encode_short
-
-
 
 RequestHandler = Callable[[dict[str, Any]], Awaitable[object]]
 """Params in, result out; raises :class:`RpcError` to answer with an error."""
@@ -178,6 +174,7 @@ class Peer:
         self._ahead = 0  # how many works of our own are first among them, since what is being taken in has begun them
         self._begun: dict[str, Any] | None = None  # the request whose handler makes its first step
         self._route: Route | None = None  # of that request
+        self._is_sending = False
         self._answers: list[bytes] = []  # those of this batch that the transport has not got yet
         self._posted: deque[tuple[bytes, Callable[[], bool] | None]] = deque()  # by other threads, and until when
         self._woken = False  # whether the loop is going to send them
@@ -291,7 +288,7 @@ class Peer:
                 try:
                     # As encode_result does, without the call of it.
                     if is_number:
-                        answer = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, dumps(result))
+                        answer = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, unchecked_dumps(result))
                     else:
                         answer = encode_result(rid, result)
                 except (TypeError, RecursionError, EncodeError) as error:
@@ -431,9 +428,7 @@ class Peer:
         _log.log(level, "refused a line that is no frame: %s", error)
         self._write(frames.encode_error(error.id, error.code, error.message))
 
-    def _accepted(
-        self, rid: frames.Id, method: str, params: dict[str, Any]
-    ) -> _Request | None:
+    def _accepted(self, rid: frames.Id, method: str, params: dict[str, Any]) -> _Request | None:
         if rid in self._inbound:
             self._write(
                 frames.encode_error(rid, Code.INVALID_REQUEST, "a request with this id is still being worked on")
@@ -633,8 +628,12 @@ class Peer:
         self.transport.write(data)
 
     def _send_answers(self) -> None:
+        if self._is_sending:  # a finalizer logs in the middle of it, and would send them twice
+            return
+        self._is_sending = True
         data = b"".join(self._answers)
         self._answers.clear()
+        self._is_sending = False
         self.transport.write(data)
 
     async def drain(self) -> None:

@@ -5,53 +5,74 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from sepkit.concurrency.eager import Starter
+from sepkit.concurrency.eager import Seat, Starter
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Item = tuple[str, Coroutine[Any, Any, object]] | Callable[[], object]
 Ends = dict[str, tuple[object, BaseException | None]]
 
 where: contextvars.ContextVar[str] = contextvars.ContextVar("where", default="outside")
 
 
 class Bench:
-    """Starts works as the peer does: in batches, each from a callback of the loop."""
+    """Drives works as the peer does: in batches, each from a callback of the loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.ends: Ends = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.ended = asyncio.Event()
-        self.starter = Starter(self.loop, self._done)
+        self.items: deque[Item] = deque()
+        self.key = ""
+        context = contextvars.copy_context()
+        self.starter = Starter(self.loop, context, self.items, self._drive, self._went_on)
 
-    def _done(self, key: Any, name: str, value: object, error: BaseException | None) -> None:
-        assert key not in self.ends, "told twice"
-        self.ends[key] = (value, error)
-        self.ended.set()
+    async def _drive(self, seat: Seat) -> None:
+        while self.items:
+            item = self.items.popleft()
+            if isinstance(item, tuple):
+                key, work = item
+                self.key = key
+                seat.rename(key)
+                try:
+                    end: tuple[object, BaseException | None] = await work, None
+                except BaseException as error:
+                    end = None, error
+                assert key not in self.ends, "told twice"
+                self.ends[key] = end
+                self.ended.set()
+                if seat.taken:
+                    return
+            else:
+                item()
+            if not seat.is_as_before():
+                return
+
+    def _went_on(self, task: asyncio.Task[None]) -> None:
+        self.tasks[self.key] = task
 
     def batch(self, works: dict[str, Coroutine[Any, Any, object]]) -> asyncio.Future[None]:
+        return self.take(*works.items())
+
+    def take(self, *items: Item) -> asyncio.Future[None]:
+        """Take ``items`` in a batch, and what must wait for it in the next turns."""
         made: asyncio.Future[None] = self.loop.create_future()
+        self.items.extend(items)
 
-        def make() -> None:
-            assert self.starter.enter()
-            for key, work in works.items():
-                context = self.starter.prepare(contextvars.copy_context(), key)
-                try:
-                    waits_for = context.run(work.send, None)
-                except StopIteration as end:
-                    self._done(key, key, end.value, None)
-                except BaseException as error:
-                    self._done(key, key, None, error)
-                else:
-                    self.tasks[key] = self.starter.go_on(work, context, key, key, waits_for)
-            self.starter.leave()
-            made.set_result(None)
+        def take() -> None:
+            self.starter.run()
+            if self.items:
+                self.loop.call_soon(take)
+            else:
+                made.set_result(None)
 
-        self.loop.call_soon(make)
+        self.loop.call_soon(take)
         return made
 
     async def end_of(self, key: str) -> tuple[object, BaseException | None]:
@@ -223,7 +244,10 @@ def test_no_batch_begins_within_a_task(run: Run) -> None:
 
     async def main() -> None:
         bench = Bench()
-        assert not bench.starter.enter()
+        bench.items.append(("a", work := asyncio.sleep(0)))
+        bench.starter.run()
+        assert list(bench.items) == [("a", work)]
+        work.close()
         bench.starter.close()
 
     run(main())

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import gc
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import pytest
 
 from sepkit.faces.runner import new_loop
-from tests.test_eager import Bench, Run, own, where
+from tests.test_eager import Bench, Item, Run, own, where
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -25,43 +24,13 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-async def as_the_peer(bench: Bench, *steps: Callable[[], object]) -> None:
-    """Run steps in one entered batch, as Peer.frames_received does."""
-    made: asyncio.Future[None] = bench.loop.create_future()
-    left = list(steps)
-
-    def make() -> None:
-        assert bench.starter.enter()
-        try:
-            while left:
-                left.pop(0)()
-                if bench.starter.noticed():
-                    bench.starter.give_up()
-                    break
-        finally:
-            bench.starter.leave()
-        if left:
-            bench.loop.call_soon(make)
-        else:
-            made.set_result(None)
-
-    bench.loop.call_soon(make)
-    await made
+async def as_the_peer(bench: Bench, *items: Item) -> None:
+    """Take works and steps in one batch."""
+    await bench.take(*items)
 
 
-def begin(bench: Bench, key: str, work: Coroutine[Any, Any, object]) -> Callable[[], None]:
-    def step() -> None:
-        context = bench.starter.prepare(contextvars.copy_context(), key)
-        try:
-            waits_for = context.run(work.send, None)
-        except StopIteration as end:
-            bench._done(key, key, end.value, None)
-        except BaseException as error:
-            bench._done(key, key, None, error)
-        else:
-            bench.tasks[key] = bench.starter.go_on(work, context, key, key, waits_for)
-
-    return step
+def begin(bench: Bench, key: str, work: Coroutine[Any, Any, object]) -> Item:
+    return key, work
 
 
 async def finish(bench: Bench, before: set[asyncio.Task[Any]]) -> None:
@@ -311,7 +280,7 @@ def test_a_work_that_yields_what_no_loop_understands_is_told(run: Run, cancelled
 
     async def main() -> None:
         bench = Bench()
-        steps: list[Callable[[], object]] = [begin(bench, "a", work())]
+        steps: list[Item] = [begin(bench, "a", work())]
         if cancelled:
             steps.append(lambda: bench.tasks["a"].cancel())
         await as_the_peer(bench, *steps)
@@ -361,7 +330,7 @@ def test_a_thousand_mixed_works_are_each_told_once(run: Run, recwarn: pytest.War
         before = asyncio.all_tasks()
         bench = Bench()
         for start in range(0, 1000, 50):
-            steps: list[Callable[[], object]] = []
+            steps: list[Item] = []
             for n in range(start, start + 50):
                 steps.append(begin(bench, str(n), work(n)))
                 if n % 8 == 5:

@@ -29,6 +29,7 @@ from weakref import getweakrefcount
 
 R = TypeVar("R")
 
+_BY_IDENTITY: Final[Any] = object.__eq__
 _SPARE: Final = "sepkit spare"  # the name of a task without a work
 
 
@@ -84,8 +85,10 @@ class _Exactly:
         self._context = context
         self._variables = get_referents(context)[-1]
 
-    def __ne__(self, other: object) -> bool:
-        return get_referents(self._context)[-1] is not self._variables
+    def __eq__(self, other: object) -> bool:
+        return get_referents(self._context)[-1] is self._variables
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Seat:
@@ -138,7 +141,7 @@ class Seat:
 
     def is_as_before(self) -> bool:
         """Whether the next work can begin here."""
-        return not self.is_noticed() and not self.context != self.pristine
+        return not self.is_noticed() and self.context == self.pristine
 
     def is_changed(self, base: Context) -> bool:
         """Whether the context holds something else than ``base``, of which it is a copy."""
@@ -154,7 +157,7 @@ class Seat:
     def _as_it_is(self, base: Context) -> object:
         # Two contexts that hold the very same things are compared by one pointer: 200 instructions instead of 1,200.
         # But others are compared by value, and a value may be equal to another one.
-        if all(type(value).__eq__ is object.__eq__ for value in base.values()):
+        if all(type(value).__eq__ is _BY_IDENTITY for value in base.values()):
             return base.copy()
         return _Exactly(self.context)
 
@@ -215,7 +218,7 @@ class Seat:
                     break
         except StopIteration:
             return
-        yield from driver  # type: ignore[misc]  # a coroutine, as in `await`, but one that has begun
+        yield from driver  # a coroutine, as in `await`, but one that has begun
 
 
 @coroutine

@@ -39,7 +39,7 @@ _ANSWER: Final = re.compile(
 )
 
 loads: Final[Callable[[bytes], Any]] = orjson.loads
-_dumps: Final = orjson.dumps
+unchecked_dumps: Final[Callable[[object], bytes]] = orjson.dumps
 
 
 class LineSplitter:
@@ -246,7 +246,7 @@ def dumps(value: object) -> bytes:
         EncodeError: It is not plain JSON data: a lone surrogate, an integer past 64 bits, a foreign type, too deep.
     """
     try:
-        return _dumps(value)
+        return unchecked_dumps(value)
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None
 
@@ -264,8 +264,8 @@ def encode_result(rid: Id, result: object) -> bytes:
     """
     try:
         if type(rid) is int:
-            return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, _dumps(result))
-        return _dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
+            return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, unchecked_dumps(result))
+        return unchecked_dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None
 

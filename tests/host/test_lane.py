@@ -51,7 +51,7 @@ class Reader:
     async def settle(self) -> None:
         """Until nothing is on its way."""
         async with asyncio.timeout(PATIENCE):
-            while self._ours._size or self.lane._sending is not None or self._peer._held:
+            while self._ours._size or self.lane._sending is not None or self._peer._items:
                 await asyncio.sleep(0)
 
     async def aclose(self) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
 from sepkit.app import App
+from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
 from sepkit.errors import EncodeError, InvalidData, InvalidParams, sayable
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.results import (
@@ -24,8 +24,8 @@ from sepkit.faces.sep.results import (
 )
 from sepkit.handlers import ObserverSpec, ToolSpec
 from sepkit.peer import RequestHandler, Route
-from sepkit.serving.calls import BadArguments, Calls, Unsendable, does_not_fit, fitted
 from sepkit.results import ToolResult
+from sepkit.serving.calls import BadArguments, Calls, Unsendable, does_not_fit, fitted
 from sepkit.serving.observers import Event
 from sepkit.serving.served import Served
 from sepkit.wire import messages, methods
@@ -57,12 +57,7 @@ class ToolCalls:
             return self._odd(params)
         if type(call_id) is str and type(token) is str and type(tier) is str and type(arguments) is dict:
             slots = self._slots
-            if (
-                tool.is_alone
-                and slots.running < slots.size
-                and not self._outgoing.congested
-                and not self._watch.asleep
-            ):
+            if tool.is_alone and slots.running < slots.size and not self._outgoing.congested and not self._watch.asleep:
                 try:
                     call: Coroutine[Any, Any, object] = tool.call(arguments, None)
                 except InvalidData as fault:
