@@ -68,7 +68,7 @@ class CommandSpec:
         return messages.CommandRegistration(name=self.name, description=self.description)
 
 
-@frozen
+@frozen(eq=False)
 class ObserverSpec:
     """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
 
@@ -77,7 +77,7 @@ class ObserverSpec:
     """What it handles: the hook, the event, the command, the provider."""
     value: str | None
     """The parameter that takes the value; None where the handler does not want it."""
-    annotation: Any = field(repr=False, eq=False)  # what stands in an Annotated need not have a hash
+    annotation: Any = field(repr=False)
     """The type of the value."""
     convert: Callable[[Any], Any] = field(repr=False)
     context: str | None

@@ -240,36 +240,35 @@ class Peer:
             if not items:
                 return
             item = items.popleft()
-            # A well-formed request of a known method is told in one go; whatever is not takes the long way, which
-            # finds out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
+            # A well-formed frame of a known method is told in one go; whatever is not takes the long way, which finds
+            # out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
+            is_request = is_notification = False
             try:
                 frame = loads(item)  # type: ignore[arg-type]  # what is not bytes raises
                 # A fast path for answers: it saves an exception and a second `loads`, 2 µs each.
                 if pending and "result" in frame and "method" not in frame and type(frame) is dict:
                     self._settle(frame)
                     continue
-                method, rid, params = frame["method"], frame["id"], frame["params"]
-                begin, route = self._routes[method]
-                is_number = type(rid) is int
-                if frame["jsonrpc"] != "2.0" or type(params) is not dict or not (is_number or type(rid) is str):
-                    frame = None
+                method, params = frame["method"], frame["params"]
+                if frame["jsonrpc"] == "2.0" and type(params) is dict:
+                    if "id" in frame:
+                        rid = frame["id"]
+                        begin, route = self._routes[method]
+                        is_number = type(rid) is int
+                        is_request = (is_number or type(rid) is str) and rid not in inbound
+                    else:
+                        is_notification = method in self.notifications
             except (KeyError, TypeError, ValueError):
-                frame = None
-            if frame is None or rid in inbound:
-                request = self._receive(item)
+                pass
+            if not is_request:
                 self._ahead = 0
+                if is_notification:
+                    self._notified(method, params)
+                    request = None
+                else:
+                    request = self._receive(item)
                 if request is None:
-                    if type(item) is _Own:
-                        self._begun = None
-                        if item.name != seat.name:
-                            seat.rename(item.name)
-                        try:
-                            await item.work
-                        finally:
-                            item.ended()
-                        if seat.taken:
-                            return
-                    if self._starter.paused or not seat.is_as_before():
+                    if self._starter.paused or not (await self._begin_own(item, seat)):
                         return
                     continue
                 rid, method, params, begin, route = request
@@ -311,6 +310,26 @@ class Peer:
             ):
                 return
 
+    async def _begin_own(self, item: _Item, seat: Seat) -> bool:
+        """Begin the works of our own that come first now. Whether another work can begin in the seat after them."""
+        while True:
+            if type(item) is _Own:
+                self._begun = None
+                if item.name != seat.name:
+                    seat.rename(item.name)
+                try:
+                    await item.work
+                finally:
+                    item.ended()
+                if seat.taken:
+                    return False
+            if not seat.is_as_before():
+                return False
+            if not self._ahead:
+                return True
+            self._ahead -= 1
+            item = self._items.popleft()
+
     async def _failed(
         self, rid: frames.Id, method: str, params: dict[str, Any], error: BaseException, route: Route | None
     ) -> bytes:
@@ -323,6 +342,7 @@ class Peer:
         return self._encode_exception(rid, method, error)
 
     def _went_on(self, task: asyncio.Task[None]) -> None:
+        self._ahead = 0
         frame = self._begun
         if frame is not None:
             self._inbound[frame["id"]] = (task, frame["method"], frame["params"])

@@ -29,7 +29,6 @@ from weakref import getweakrefcount
 
 R = TypeVar("R")
 
-_BY_IDENTITY: Final[Any] = object.__eq__
 _SPARE: Final = "sepkit spare"  # the name of a task without a work
 
 
@@ -100,36 +99,38 @@ class Seat:
 
     __slots__ = (
         "_begun",
+        "_driver",
         "_loop",
         "_over",
+        "_waits_for",
         "context",
-        "driver",
         "holders",
         "name",
         "pristine",
         "taken",
         "task",
-        "waits_for",
         "watchers",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, base: Context, *, is_ours: bool) -> None:
         self._loop = loop
-        self._over = False
         self._begun: asyncio.Future[None] | None = None  # what the task waits for while there is no work
-        self.driver: Coroutine[Any, Any, None] | None = None
-        self.waits_for: Any = None
+        self._driver: Coroutine[Any, Any, None] | None = None
+        self._over = False
         self.taken = False
         """Whether a work goes on as the task."""
-        self.context = context.copy()
-        self.pristine = self._as_it_is(context)
+        self.context = context = base.copy()
+        # Two contexts that hold the very same things are compared by one pointer, 200 instructions instead of 1,200,
+        # and those of unequal size by their size. Others are compared by value, which may be equal, or may raise.
+        self.pristine: object = base if is_ours else _Exactly(context)
         """Unequal to the context once a variable in it has been set."""
         self.name = _SPARE
         carrier = _carry(self)
         carrier.send(None)  # so that even a cancel before the task's first step is raised within it
-        self.task = Task(carrier, loop=loop, name=_SPARE, context=self.context)
-        _set_spare(self.task, True)
-        _enter_task(loop, self.task)
+        self.task = task = Task(carrier, loop=loop, name=_SPARE, context=context)
+        _set_spare(task, True)
+        _enter_task(loop, task)
+        del task
         self.holders = getrefcount(self.task)
         """How many references there are to the task in a batch, if no work has kept one."""
         self.watchers = getweakrefcount(self.task)
@@ -151,15 +152,8 @@ class Seat:
             for variable, value in base.items():
                 if self.context.get(variable, self) is not value:
                     return True
-            self.pristine = self._as_it_is(base)  # set, and reset
+            self.pristine = _Exactly(self.context)  # set, and reset
         return False
-
-    def _as_it_is(self, base: Context) -> object:
-        # Two contexts that hold the very same things are compared by one pointer: 200 instructions instead of 1,200.
-        # But others are compared by value, and a value may be equal to another one.
-        if all(type(value).__eq__ is _BY_IDENTITY for value in base.values()):
-            return base.copy()
-        return _Exactly(self.context)
 
     def rename(self, name: str) -> None:
         """Name the task after the work that is about to begin."""
@@ -170,7 +164,7 @@ class Seat:
         """Go on as this task. The first step of its work has been made, and waits for ``waits_for``."""
         task = self._let_go()
         self.taken = True
-        self.driver, self.waits_for = driver, waits_for
+        self._driver, self._waits_for = driver, waits_for
         return task
 
     def end(self) -> None:
@@ -193,18 +187,18 @@ class Seat:
         cancelled = None
         try:
             yield  # to __init__; what comes next is the task's first step
-            if self.driver is None and not self._over:
+            if self._driver is None and not self._over:
                 self._begun = self._loop.create_future()
                 self._begun._asyncio_future_blocking = True
                 yield self._begun
         except BaseException as error:
-            if self.driver is None:
+            if self._driver is None:
                 raise
             cancelled = error
-        if self.driver is None:
+        if self._driver is None:
             return
-        driver, waits_for = self.driver, self.waits_for
-        self.driver = self.waits_for = None
+        driver, waits_for = self._driver, self._waits_for
+        self._driver = self._waits_for = None
         try:
             # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
             if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel()):
@@ -265,6 +259,7 @@ class Starter:
     ) -> None:
         self._loop = loop
         self._context = context
+        self._is_ours = all(variable.name.startswith("sepkit") for variable in context)  # what handlers never set
         self._items = items
         self._drive = drive
         self._went_on = went_on
@@ -291,7 +286,7 @@ class Starter:
         try:
             while items and not self.paused:
                 if seat is None:
-                    seat = self._seat = Seat(loop, self._context)
+                    seat = self._seat = Seat(loop, self._context, is_ours=self._is_ours)
                 driver = self._drive(seat)
                 try:
                     waits_for = seat.context.run(driver.send, None)

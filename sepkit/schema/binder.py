@@ -8,6 +8,7 @@ done; at the first that has not, all of them go to the loaders, which coerce and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 from sepkit.errors import InvalidData
@@ -117,7 +118,9 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
     if not required or any(not field.form.exact or not field.name.isidentifier() for field in required):
         return call_bound
     names: dict[str, Any] = {"call_bound": call_bound, "fn": fn}
-    given = [f"{field.name}=a{index}" for index, field in enumerate(required)]
+    # By position, where that is the same: 600 instructions less.
+    by_position = _first_parameters(fn)[: len(required)] == [field.name for field in required]
+    given = [f"a{index}" if by_position else f"{field.name}=a{index}" for index, field in enumerate(required)]
     if context is not None:
         given.append(f"{context}=context")
     tests = [
@@ -138,6 +141,13 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
     exec(compile("\n".join(lines), "<sepkit call>", "exec"), names)
     call: Call = names["call"]
     return call
+
+
+def _first_parameters(fn: Callable[..., Any]) -> list[str]:
+    """The parameters that may be given by position; none of what may be a decorator's function."""
+    if not isinstance(fn, FunctionType) or hasattr(fn, "__wrapped__"):
+        return []
+    return list(fn.__code__.co_varnames[: fn.__code__.co_argcount])
 
 
 def _type_test(field: Field, index: int, names: dict[str, Any]) -> str:
