@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import field, frozen
-
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
+from sepkit.records import Record, field, record
 from sepkit.schema import classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
@@ -24,8 +23,8 @@ _CONTEXTS: Final = (contexts.Context,)
 """What all contexts are; a handler of another kind may not take one of these."""
 
 
-@frozen
-class ToolSpec:
+@record
+class ToolSpec(Record):
     """A tool: its registration, and how it is called."""
 
     fn: Fn
@@ -49,8 +48,8 @@ class ToolSpec:
         )
 
 
-@frozen
-class CommandSpec:
+@record
+class CommandSpec(Record):
     """A slash command. Arguments that it does not name are left to ``CommandContext.arguments``."""
 
     fn: Fn
@@ -66,8 +65,8 @@ class CommandSpec:
         return messages.CommandRegistration(name=self.name, description=self.description)
 
 
-@frozen
-class ObserverSpec:
+@record
+class ObserverSpec(Record):
     """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
 
     fn: Fn
@@ -75,13 +74,17 @@ class ObserverSpec:
     """What it handles: the hook, the event, the command, the provider."""
     value: str | None
     """The parameter that takes the value; None where the handler does not want it."""
-    annotation: Any = field(repr=False, eq=False)  # what stands in an Annotated need not have a hash
+    annotation: Any = field(repr=False)
     """The type of the value."""
     convert: Callable[[Any], Any] = field(repr=False)
     context: str | None
     is_async: bool
     only: str | None = None
     """The bus topic or the widget that it listens to; None for all."""
+
+    # One is made for each registration. What stands in an Annotated need not have a hash.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def given(self, value: Any) -> Any:
         """``value``, plain JSON data, as the handler takes it: a copy, which it may change in place.
@@ -101,8 +104,8 @@ class ObserverSpec:
         return found
 
 
-@frozen
-class ProviderSpec:
+@record
+class ProviderSpec(Record):
     """A model provider: an async generator of stream events."""
 
     observer: ObserverSpec
@@ -175,14 +178,14 @@ def task_registration(spec: TaskSpec) -> messages.TaskRegistration:
     )
 
 
-def check_sendable(record: messages.Record, what: str, fn: Fn | None = None) -> None:
+def check_sendable(registration: messages.Record, what: str, fn: Fn | None = None) -> None:
     """Write and read a registration as a host would: one that can't be sent would fail the whole handshake.
 
     Raises:
         RegistrationError: It does not fit the wire; says what it is, where, and why.
     """
     try:
-        structure(to_json(record), type(record))
+        structure(to_json(registration), type(registration))
     except EncodeError as error:
         problem = f"{error.path.removeprefix('$.')} can't be sent: {error.problem}"
     except InvalidData as error:

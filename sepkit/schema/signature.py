@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import attrs
 import orjson
 
 from sepkit.errors import EncodeError, InvalidData
@@ -30,8 +29,7 @@ from .types import Extra, Mode, form_of
 Convert = Callable[[Any], Any]
 
 
-@attrs.frozen
-class Signature:
+class Signature(typing.NamedTuple):
     """What a handler of named arguments takes, inspected once."""
 
     parameters: dict[str, Any]
@@ -433,4 +431,4 @@ def _decoding(form: Form) -> Form:
                     value = decoded
         return load(value, faults)
 
-    return attrs.evolve(form, load=load_decoded)
+    return form.but(load=load_decoded)
