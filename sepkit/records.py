@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 __all__ = ["MANY", "NOTHING", "Declared", "Record", "changed", "declared", "field", "instance_of", "record"]
 
-MANY: Final = 100
-"""So many instances are made, or objects read or written, without generated code. It pays off about there."""
+MANY: Final = 500
+"""So many instances are made, or objects read or written, without generated code. It pays off about there: attrs and
+cattrs take 25 ms to import, and 1 ms for a class; a loop over the fields takes 2 to 5 µs more."""
 
 NOTHING: Final = inspect.Parameter.empty
 """The default of a field that has none."""

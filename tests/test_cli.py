@@ -140,7 +140,7 @@ def test_inspect_of_what_is_no_app_fails_as_run_does(folder: Path) -> None:
 
 def test_a_loop_that_is_not_installed_is_said(folder: Path) -> None:
     """A wrong option is a matter of usage, and no traceback."""
-    code = "import sys; sys.modules['uvloop'] = None; from sepkit.cli import main; main()"
+    code = "import sys; sys.modules['uvloop'] = None; from sepkit.__main__ import main; main()"
     words = [sys.executable, "-c", code, "run", "--loop", "uvloop", "app:app"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")

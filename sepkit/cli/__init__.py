@@ -1,7 +1,7 @@
 """The command line. A verb's module, and what it needs, is imported when the verb is called.
 
 Human text goes to stderr, data to stdout. ``verbs`` has the words of all verbs, which click reads; ``serving`` is what
-``run`` does. A plain ``run``, as hosts spawn it, is understood without click: that takes 10 ms, and a host waits.
+``run`` does, and understands a plain ``run``, as hosts spawn it, without click.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from typing import Final, TypeVar
 
 from sepkit.cli import output
@@ -42,24 +41,6 @@ _BY_KIND: Final = {
     "import": ExitCode.IMPORT_FAILED,
     "registration": ExitCode.BAD_REGISTRATION,
 }
-
-
-def main() -> None:
-    """Serve, call and inspect extensions of AI agents, written with sepkit."""
-    try:
-        if sys.argv[1:2] == ["run"]:
-            from sepkit.cli.serving import serve, understood
-
-            if (options := understood(sys.argv[2:])) is not None:
-                output.make_tolerant()
-                guarded(partial(serve, **options))
-                return
-        from sepkit.cli.verbs import verbs
-    except BrokenPipeError:  # as click does: the reader has read enough
-        sys.exit(ExitCode.FAILED)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
-    verbs()
 
 
 def guarded(verb: Callable[[], T]) -> T:

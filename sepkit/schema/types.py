@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from enum import Enum
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -96,9 +97,21 @@ class Mode(typing.NamedTuple):
 def form_of(annotation: Any, mode: Mode) -> Form:
     """The form of an annotation. Raises ``FormError``."""
     try:
-        return _form_of(annotation, mode)
+        try:
+            # `int | str` and `str | int` are equal, but their text is not; and neither are types of different modules.
+            text = repr(annotation)
+            hash(annotation)
+        except Exception:  # what stands in an Annotated may have neither
+            return _form_of(annotation, mode)
+        return _kept(annotation, text, mode.strict, mode.extra)
     except RecursionError:
         raise FormError("its type is nested too deeply") from None
+
+
+@lru_cache(maxsize=512)
+def _kept(annotation: Any, _text: str, strict: bool, extra: Extra) -> Form:
+    """Most functions of an extension take the same few types."""
+    return _form_of(annotation, Mode(strict=strict, extra=extra))
 
 
 def _form_of(annotation: Any, mode: Mode) -> Form:
