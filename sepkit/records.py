@@ -123,7 +123,7 @@ else:
                     raise TypeError(f"{cls.__name__} is no record")
                 self.__init__(*args, **given)
 
-        def __setattr__(self, name: str, value: object) -> None:
+        def __setattr__(self, name: str, *value: object) -> None:
             from attrs.exceptions import FrozenInstanceError
 
             raise FrozenInstanceError

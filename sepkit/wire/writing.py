@@ -67,6 +67,7 @@ def _interpreted(cls: Any) -> _Write:
             always = known.required or TAG in field.metadata or ALWAYS in field.metadata
             make = known.factory or partial(_same, known.default)
             plan.append((field.name, always, make, _is_free_form(without_null(field.type))))
+    plan.sort(key=lambda one: not one[1])  # what is always there comes first, as cattrs has it
     left = MANY
 
     def write(record: Any) -> dict[str, Any]:
