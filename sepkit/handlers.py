@@ -238,25 +238,51 @@ def make_tool(
         parameters=signature.parameters,
         deferred=deferred,
         timeout=timeout,
-        bind=lambda arguments: _compiled(spec, signature).bind(arguments),
-        call=lambda arguments, context: _compiled(spec, signature).call(arguments, context),
+        bind=signature.loading.bind,
+        call=signature.loading.call,
         context=signature.context,
         is_async=awaited,
         is_plain=awaited and timeout is None,
     )
+    _Later(spec, signature)
     # The parameters have been checked with the signature, the other fields above.
     if type(spec.description) is not str or not spec.description.isascii():
         check_sendable(changed(spec.registration, parameters={}), f"tool {tool!r}", fn)
     return spec
 
 
-def _compiled(spec: Any, signature: Signature) -> Any:
-    """``spec`` with what its first call has compiled: 0.4 ms, for which no start should wait."""
-    compiled = signature.compile()
-    for name in ("bind", "call"):
-        if hasattr(spec, name):
-            object.__setattr__(spec, name, getattr(compiled, name))
-    return spec
+_FEW: Final = 16
+"""So many calls of a handler are bound without generated code. Most processes call most of their tools once or not."""
+
+
+class _Later:
+    """Has a spec bind its first calls without generated code, which takes 0.5 ms to make, and later ones with it."""
+
+    __slots__ = ("_left", "_signature", "_spec")
+
+    def __init__(self, spec: ToolSpec | CommandSpec, signature: Signature) -> None:
+        self._left = _FEW
+        self._spec = spec
+        self._signature = signature
+        self._put(self.bind, self.call)
+
+    def _put(self, bind: Any, call: Any) -> None:
+        object.__setattr__(self._spec, "bind", bind)
+        if isinstance(self._spec, ToolSpec):
+            object.__setattr__(self._spec, "call", call)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._put(*self._signature.compile())
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        self._count()
+        return self._signature.loading.bind(arguments)
+
+    def call(self, arguments: Mapping[str, Any], context: object) -> Any:
+        self._count()
+        return self._signature.loading.call(arguments, context)
 
 
 def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
@@ -276,10 +302,11 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
-        bind=lambda arguments: _compiled(spec, signature).bind(arguments),
+        bind=signature.loading.bind,
         context=signature.context,
         is_async=is_async(fn),
     )
+    _Later(spec, signature)
     check_sendable(spec.registration, f"command {command!r}", fn)
     return spec
 
