@@ -47,6 +47,15 @@ def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
     return [parameter for parameter in parameters if parameter.name not in bound]
 
 
+def _is_evaluated(annotation: Any) -> bool:
+    """Whether it is made of classes alone, as ``list[str] | None`` is: there is nothing left to look up."""
+    if type(annotation) is type or annotation is Ellipsis:
+        return True
+    if type(annotation) is types.GenericAlias or type(annotation) is types.UnionType:
+        return all(map(_is_evaluated, annotation.__args__))
+    return False
+
+
 @functools.lru_cache(maxsize=512)
 def _code(annotation: str) -> types.CodeType:
     return compile(annotation, "<annotation>", "eval")
@@ -75,18 +84,19 @@ class Names:
 
     def hint(self, parameter: inspect.Parameter) -> Any:
         """The evaluated annotation of a parameter, ``Parameter.empty`` where it has none. Raises ``HintError``."""
-        name, annotation = parameter.name, parameter.annotation
+        annotation = parameter.annotation
         if annotation is parameter.empty:
             return annotation
-        # Most annotations are the name of a class: `typing` takes 20 µs to find it.
+        # Most annotations are classes, or made of classes alone: `typing` takes 20 µs and more to find out.
         if type(annotation) is str:
-            found = self._scope.get(annotation, self._known.get(annotation, vars(builtins).get(annotation)))
-            if type(found) is type:
-                return found
-            with contextlib.suppress(Exception):  # `typing` does it again, and says what is wrong
-                annotation = eval(_code(annotation), self._known, self._scope)
-        holder = SimpleNamespace(__annotations__={name: annotation})
-        return _evaluate(holder, name, self._known, self._scope)[name]
+            annotation = self._scope.get(annotation, self._known.get(annotation, vars(builtins).get(annotation)))
+            if annotation is None:
+                with contextlib.suppress(Exception):  # `typing` says what is wrong
+                    annotation = eval(_code(parameter.annotation), self._known, self._scope)
+        if _is_evaluated(annotation):
+            return annotation
+        holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+        return _evaluate(holder, parameter.name, self._known, self._scope)[parameter.name]
 
 
 def _type_parameters(cls: type) -> dict[str, Any]:
