@@ -34,6 +34,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/host.py
 	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scale.py
 
 # All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)

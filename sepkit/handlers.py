@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import field, frozen
-
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
-from sepkit.schema import classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
+from sepkit.records import Record, changed, field, record
+from sepkit.schema import Signature, classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -24,8 +23,8 @@ _CONTEXTS: Final = (contexts.Context,)
 """What all contexts are; a handler of another kind may not take one of these."""
 
 
-@frozen
-class ToolSpec:
+@record
+class ToolSpec(Record):
     """A tool: its registration, and how it is called."""
 
     fn: Fn
@@ -51,8 +50,8 @@ class ToolSpec:
         )
 
 
-@frozen
-class CommandSpec:
+@record
+class CommandSpec(Record):
     """A slash command. Arguments that it does not name are left to ``CommandContext.arguments``."""
 
     fn: Fn
@@ -68,9 +67,13 @@ class CommandSpec:
         return messages.CommandRegistration(name=self.name, description=self.description)
 
 
-@frozen(eq=False)
-class ObserverSpec:
+@record(eq=False)
+class ObserverSpec(Record):
     """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
+
+    # A key of tables, looked up for each event.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     fn: Fn
     name: str
@@ -84,6 +87,10 @@ class ObserverSpec:
     is_async: bool
     only: str | None = None
     """The bus topic or the widget that it listens to; None for all."""
+
+    # One is made for each registration. What stands in an Annotated need not have a hash.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def given(self, value: Any) -> Any:
         """``value``, plain JSON data, as the handler takes it: a copy, which it may change in place.
@@ -103,8 +110,8 @@ class ObserverSpec:
         return found
 
 
-@frozen
-class ProviderSpec:
+@record
+class ProviderSpec(Record):
     """A model provider: an async generator of stream events."""
 
     observer: ObserverSpec
@@ -147,11 +154,11 @@ def check_name(kind: str, name: object, fn: Fn | None = None) -> str:
     Raises:
         RegistrationError: It is empty, or has characters that do not belong in a name.
     """
+    if isinstance(name, str) and name and name.isascii() and all(c.isalnum() or c in "_-." for c in name):
+        return name
     at = f" ({where(fn)})" if fn is not None else ""
     if not isinstance(name, str):
         raise RegistrationError(f"{kind} name {name!r}{at}: a name is a string")
-    if name and all(c.isalnum() or c in "_-." for c in name) and name.isascii():
-        return name
     proposal = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name).split())
     hint = f"; write {proposal!r}" if proposal else ""
     raise RegistrationError(f"{kind} name {name!r}{at}: letters, digits, '-', '_' and '.' only{hint}")
@@ -177,14 +184,14 @@ def task_registration(spec: TaskSpec) -> messages.TaskRegistration:
     )
 
 
-def check_sendable(record: messages.Record, what: str, fn: Fn | None = None) -> None:
+def check_sendable(registration: messages.Record, what: str, fn: Fn | None = None) -> None:
     """Write and read a registration as a host would: one that can't be sent would fail the whole handshake.
 
     Raises:
         RegistrationError: It does not fit the wire; says what it is, where, and why.
     """
     try:
-        structure(to_json(record), type(record))
+        structure(to_json(registration), type(registration))
     except EncodeError as error:
         problem = f"{error.path.removeprefix('$.')} can't be sent: {error.problem}"
     except InvalidData as error:
@@ -229,6 +236,7 @@ def make_tool(
         strict=strict,
         parameters=parameters,
     )
+    awaited = is_async(fn)
     spec = ToolSpec(
         fn=fn,
         name=tool,
@@ -236,15 +244,52 @@ def make_tool(
         parameters=signature.parameters,
         deferred=deferred,
         timeout=timeout,
-        bind=signature.bind,
-        call=signature.call,
+        bind=signature.loading.bind,
+        call=signature.loading.call,
         context=signature.context,
-        is_async=is_async(fn),
-        is_plain=is_async(fn) and timeout is None,
-        is_alone=is_async(fn) and timeout is None and signature.context is None,
+        is_async=awaited,
+        is_plain=awaited and timeout is None,
+        is_alone=awaited and timeout is None and signature.context is None,
     )
-    check_sendable(spec.registration, f"tool {tool!r}", fn)
+    _Later(spec, signature)
+    # The parameters have been checked with the signature, the other fields above.
+    if type(spec.description) is not str or not spec.description.isascii():
+        check_sendable(changed(spec.registration, parameters={}), f"tool {tool!r}", fn)
     return spec
+
+
+_FEW: Final = 16
+"""So many calls of a handler are bound without generated code. Most processes call most of their tools once or not."""
+
+
+class _Later:
+    """Has a spec bind its first calls without generated code, which takes 0.5 ms to make, and later ones with it."""
+
+    __slots__ = ("_left", "_signature", "_spec")
+
+    def __init__(self, spec: ToolSpec | CommandSpec, signature: Signature) -> None:
+        self._left = _FEW
+        self._spec = spec
+        self._signature = signature
+        self._put(self.bind, self.call)
+
+    def _put(self, bind: Any, call: Any) -> None:
+        object.__setattr__(self._spec, "bind", bind)
+        if isinstance(self._spec, ToolSpec):
+            object.__setattr__(self._spec, "call", call)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._put(*self._signature.compile())
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        self._count()
+        return self._signature.loading.bind(arguments)
+
+    def call(self, arguments: Mapping[str, Any], context: object) -> Any:
+        self._count()
+        return self._signature.loading.call(arguments, context)
 
 
 def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
@@ -264,10 +309,11 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
-        bind=signature.bind,
+        bind=signature.loading.bind,
         context=signature.context,
         is_async=is_async(fn),
     )
+    _Later(spec, signature)
     check_sendable(spec.registration, f"command {command!r}", fn)
     return spec
 

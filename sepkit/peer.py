@@ -26,10 +26,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from sys import getrefcount
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from weakref import getweakrefcount
-
-from attrs import frozen
 
 from sepkit.concurrency.cancelling import cancel
 from sepkit.concurrency.eager import Seat, Starter, noting
@@ -101,8 +99,7 @@ _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in m
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
 
 
-@frozen
-class Cancelling:
+class Cancelling(NamedTuple):
     """How a wire cancels a request: by a notification, whose params name the request's id.
 
     ``answered`` tells whether a cancelled request is answered, with -32800.

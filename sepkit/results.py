@@ -7,35 +7,35 @@ from functools import cache
 from typing import Any, cast
 
 import orjson
-from attrs import field, frozen, validators
 
 from sepkit.errors import InvalidData
+from sepkit.records import Record, field, instance_of, record
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
 from sepkit.wire.shapes import field_names, fields_of, has_fields
 from sepkit.wire.writing import copied, to_json, unstructure
 
 
-@frozen
-class ToolResult:
+@record
+class ToolResult(Record):
     """A tool's result in full: ``content`` for the model, ``details`` for a user interface.
 
     Source: docs/protocol.md, section 3, ``tool/execute``.
     """
 
-    content: str = field(validator=validators.instance_of(str))
-    is_error: bool = field(default=False, validator=validators.instance_of(bool))
+    content: str = field(validator=instance_of(str))
+    is_error: bool = field(default=False, validator=instance_of(bool))
     details: Any = None
 
 
-@frozen
-class Block:
+@record
+class Block(Record):
     """Returned by a hook: it must not happen. ``reason`` is shown to the model and to the user.
 
     Source: docs/protocol.md, section 6.
     """
 
-    reason: str = field(default="", validator=validators.instance_of(str))
+    reason: str = field(default="", validator=instance_of(str))
 
 
 class Patch:

@@ -10,10 +10,9 @@ from typing import Final, Literal, TextIO
 
 # What a terminal, or the reader's eye, would obey: control characters (C0 and C1), marks that turn the direction of the
 # text or end its line, and halves of characters, which cannot be encoded. Tabs and ends of lines are text.
-_OBEYED: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-_BREAKS: Final = re.compile("[\t\n]")
+# Compiled by their first use (re keeps them), as all patterns that a start does not need.
+_OBEYED: Final = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+_BREAKS: Final = "[\t\n]"
 
 _NARROWEST: Final = 20  # columns; where a terminal has fewer, it wraps by itself
 
@@ -25,17 +24,17 @@ def visible(text: str) -> str:
     """``text`` with its control characters as escapes; its lines and tabs stay."""
     if text.isascii() and text.isprintable():
         return text
-    return _OBEYED.sub(_escaped, text.replace("\r\n", "\n"))
+    return re.sub(_OBEYED, _escaped, text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
     """The same in one line: ends of lines and tabs are escapes, too."""
-    return _BREAKS.sub(_escaped, _OBEYED.sub(_escaped, text))
+    return re.sub(_BREAKS, _escaped, re.sub(_OBEYED, _escaped, text))
 
 
 def visible_json(text: str) -> str:
     """A JSON text that is still JSON, with the same meaning, and in which no control character is left."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(_OBEYED, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escaped(found: re.Match[str]) -> str:

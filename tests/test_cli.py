@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sepkit.cli import run
+from sepkit.cli.serving import understood
+
 APP = '''
 import os
 from sepkit import App, Block, ToolCall, ToolContext, ToolError
@@ -140,11 +143,62 @@ def test_inspect_of_what_is_no_app_fails_as_run_does(folder: Path) -> None:
 
 def test_a_loop_that_is_not_installed_is_said(folder: Path) -> None:
     """A wrong option is a matter of usage, and no traceback."""
-    code = "import sys; sys.modules['uvloop'] = None; from sepkit.cli import main; main()"
+    code = "import sys; sys.modules['uvloop'] = None; from sepkit.__main__ import main; main()"
     words = [sys.executable, "-c", code, "run", "--loop", "uvloop", "app:app"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "uvloop is not installed; install it, or leave --loop at auto" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "app:app",
+        "path/app.py:app",
+        "app:app --log-level debug",
+        "--log-level=trace app:app",
+        "app:app --loop asyncio --grace 0.5",
+        "app:app --grace 5 --max-concurrency 1 --max-frame-bytes=1024",
+    ],
+)
+def test_run_understands_plain_words_as_click_does(words: str) -> None:
+    """A host waits for a start, so that plain words are read without click: with the same outcome."""
+    assert understood(words.split()) == run.command.make_context("run", words.split()).params
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--help",
+        "app:app --help",
+        "app:app -h",
+        "app:app more",
+        "app:app --grace",
+        "app:app --grace nan",
+        "app:app --grace -1",
+        "app:app --grace 1e3",
+        "app:app --grace .",
+        "app:app --grace \u0665",
+        "app:app --loop uvloop",
+        "app:app --loop twisted",
+        "app:app --log-level DEBUG",
+        "app:app --log-level",
+        "app:app --max-concurrency 0",
+        "app:app --max-concurrency 1_0",
+        "app:app --max-concurrency \u00b2",
+        "app:app --max-frame-bytes 1023",
+        "app:app --max-frame-bytes=",
+        "app:app --log debug",
+        "app:app --grace 1 --grace 2",
+        "-- app:app",
+        "app:app --",
+        "- app:app",
+    ],
+)
+def test_all_other_words_are_left_to_click(words: str) -> None:
+    """Help, mistakes, and rare ways to write something."""
+    assert understood(words.split()) is None
 
 
 TASKS = """

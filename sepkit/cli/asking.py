@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from attrs import frozen
 
-from sepkit.cli import ExitCode, Seconds, output
+from sepkit.cli import ExitCode, output
 from sepkit.cli.arguments import gather
+from sepkit.cli.verbs import Seconds
 from sepkit.errors import SepkitError
 
 if TYPE_CHECKING:

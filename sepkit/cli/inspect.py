@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 import orjson
 
-from sepkit.cli import ExitCode, Seconds, fail_to_load, output
+from sepkit.cli import ExitCode, fail_to_load, output
+from sepkit.cli.verbs import Seconds
 from sepkit.errors import LoadError, SepkitError
 from sepkit.terminal import columns_of, has_colour, one_line, painted, wrapped
 

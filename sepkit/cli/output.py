@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal, TextIO
 
-import click
 import orjson
 
 from sepkit.terminal import has_colour, is_terminal, painted, visible, visible_json
@@ -81,10 +80,16 @@ def flush() -> None:
 def complain(text: str) -> None:
     """Say on stderr what went wrong."""
     colour = has_colour(sys.stderr)
-    click.echo(f"{painted('sepkit:', 'red', colour=colour)} {visible(text)}", err=True, color=colour)
+    _say(f"{painted('sepkit:', 'red', colour=colour)} {visible(text)}", colour)
 
 
 def tell(text: str, *, is_error: bool = False) -> None:
     """Say something on stderr."""
     colour = has_colour(sys.stderr) and is_error
-    click.echo(painted(visible(text), "red", colour=colour), err=True, color=colour)
+    _say(painted(visible(text), "red", colour=colour), colour)
+
+
+def _say(text: str, colour: bool) -> None:
+    import click  # 10 ms, and a start says nothing
+
+    click.echo(text, err=True, color=colour)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, Generic
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from sepkit.concurrency.lanes import Hold, Slots
 from sepkit.concurrency.threads import wait_in_thread
@@ -20,6 +18,8 @@ from sepkit.wire import messages, methods
 from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
     from sepkit.tasks import TaskRun
 
 T = TypeVar("T")
@@ -28,7 +28,10 @@ _EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
 
 
 # What the lifespan yields: with `ctx: ToolContext[State]` the type of `ctx.state`; Any in a bare `ToolContext`.
-StateT = TypeVar("StateT", default=Any)
+if TYPE_CHECKING:
+    StateT = TypeVarWithDefault("StateT", default=Any)
+else:  # at run time the default means nothing, and typing_extensions takes 3 ms to import
+    StateT = TypeVar("StateT")
 
 
 class Context(Generic[StateT]):

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from attrs import frozen
+from sepkit.records import Record, record
 
 
-@frozen
-class Workspace:
+@record
+class Workspace(Record):
     """Where the agent works."""
 
     root: str
@@ -26,8 +26,8 @@ class Workspace:
     """Whether the user trusts that place."""
 
 
-@frozen
-class HostInfo:
+@record
+class HostInfo(Record):
     """Who is at the other end, as far as it has said."""
 
     name: str

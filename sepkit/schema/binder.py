@@ -19,8 +19,8 @@ Bind = Callable[[Mapping[str, Any]], dict[str, Any]]
 Call = Callable[[Mapping[str, Any], object], Any]
 
 
-def compile_binder(form: Form, fields: list[Field]) -> Bind:
-    """The binder for an arguments object of this form."""
+def loading_binder(form: Form) -> Bind:
+    """The binder for an arguments object of this form, by its loaders: no code is generated for it."""
     load = form.load
 
     def load_all(arguments: Any) -> dict[str, Any]:
@@ -34,6 +34,11 @@ def compile_binder(form: Form, fields: list[Field]) -> Bind:
             raise InvalidData(faults)
         return bound
 
+    return load_all
+
+
+def compile_binder(load_all: Bind, fields: list[Field]) -> Bind:
+    """The same with a first pass, if one pays off."""
     if any(field.required and not field.form.exact for field in fields):
         return load_all
     return _generate(fields, load_all)
@@ -92,8 +97,20 @@ def _generate(fields: list[Field], load_all: Bind) -> Bind:
     return bind
 
 
+def bound_call(fn: Callable[..., Any], bind: Bind, context: str | None) -> Call:
+    """Arguments and context as they came → the call of ``fn`` with them."""
+
+    def call_bound(arguments: Mapping[str, Any], given: object) -> Any:
+        bound = bind(arguments)
+        if context is not None:
+            bound[context] = given
+        return fn(**bound)
+
+    return call_bound
+
+
 def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields: list[Field]) -> Call:
-    """Arguments and context as they came → the call of ``fn`` with them.
+    """The same, in generated code.
 
     Where the arguments are just the required ones, each of exactly its type, the call is written out. That saves the
     dict of ``bind`` and its unpacking, 0.3 µs. For ``(name: str, ctx: ToolContext)`` it reads::
@@ -107,13 +124,7 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
                 return fn(name=a0, ctx=context)
             return call_bound(arguments, context)
     """
-
-    def call_bound(arguments: Mapping[str, Any], given: object) -> Any:
-        bound = bind(arguments)
-        if context is not None:
-            bound[context] = given
-        return fn(**bound)
-
+    call_bound = bound_call(fn, bind, context)
     required = [field for field in fields if field.required]
     if not required or any(not field.form.exact or not field.name.isidentifier() for field in required):
         return call_bound

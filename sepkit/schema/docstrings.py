@@ -54,11 +54,11 @@ def _section(line: str, following: str) -> tuple[str, bool]:
 
 
 def _parameters(text: str, style: str) -> dict[str, str]:
-    # 6 ms to import, so only for a docstring that has something to parse.
+    if style == "GOOGLE":
+        return _google(text)
+    # 8 ms to import, so only for a docstring that has something to parse.
     import docstring_parser
 
-    if style == "GOOGLE":
-        text = _tidied(text)
     try:
         found = docstring_parser.parse(text, style=docstring_parser.DocstringStyle[style]).params
     except docstring_parser.ParseError:  # prose that only looked like a section
@@ -86,29 +86,28 @@ _ITEM = r"""
     """
 
 
-def _tidied(text: str) -> str:
-    """A docstring whose parameters are written as Google does: indented, ``name (type): text``.
+def _google(text: str) -> dict[str, str]:
+    """What the sections of parameters say, written as Google does: indented, ``name (type): text``.
 
-    Lists of Markdown are as frequent; docstring-parser reads them only in part, or refuses the whole section.
+    Lists of Markdown are as frequent, and docstring-parser reads them only in part. It takes 8 ms to import, too.
     """
-    tidied: list[str] = []
+    found: dict[str, list[str]] = {}
+    said: list[str] | None = None  # of the item that goes on
     level: int | None = None  # how far the items of the section are indented
     inside = False
     for line in text.splitlines():
         title = line.rstrip().lower()
         if not line[:1].isspace() and title.endswith(":") and title[:-1] in _PARAMETERS | _OUTCOMES:
-            inside, level = title[:-1] in _PARAMETERS, None
+            inside, level, said = title[:-1] in _PARAMETERS, None, None
         elif inside and line.strip():
             indent = len(line) - len(line.lstrip())
-            item = re.fullmatch(_ITEM, line.strip(), re.VERBOSE)
             is_list = line.lstrip()[:2] in ("- ", "* ", "+ ", "\u2022 ")
             if level is None and (indent or is_list):
                 level = indent
             if level is None or (indent < max(level, 1) and not is_list):
                 inside = False  # the section ends where the text goes on at the margin
-            elif item is not None and indent <= level:
-                line = f"    {item['name']}{item['type'] or ''}: {item['text']}"
-            else:
-                line = f"        {line.strip()}"  # goes on with the item before
-        tidied.append(line)
-    return "\n".join(tidied)
+            elif indent <= level and (item := re.fullmatch(_ITEM, line.strip(), re.VERBOSE)) is not None:
+                said = found[item["name"].strip("*")] = item["text"].split()
+            elif said is not None:
+                said += line.split()
+    return {name: " ".join(words) for name, words in found.items() if words}

@@ -20,7 +20,6 @@ from enum import Enum
 from math import isinf
 from typing import Any
 
-import attrs
 import orjson
 
 from sepkit.errors import MOST_FAULTS, Fault, InvalidData
@@ -81,35 +80,55 @@ def prefix(faults: Faults, start: int, step: str) -> None:
         fault.path = step + fault.path
 
 
-@attrs.frozen
 class Form:
-    """How one annotation looks in JSON."""
+    """How one annotation looks in JSON. It is not changed.
 
-    schema: dict[str, Any]
-    expected: str
-    """What a fault calls it."""
+    Args:
+        schema: Its JSON Schema.
+        expected: What a fault calls it.
+        takes: The JSON words it takes without coercion.
+        load: Loads a value.
+        exact: Values of exactly these types are loaded as they are: the holder of the form need not call ``load``.
+        hashable: Whether a set may hold what it loads.
+        ordered: Of a date or a decimal, which is a string in JSON, but has bounds as what it is loaded: the types of
+            bounds.
+        is_parsed: A string in JSON that is something else when it is loaded: no lengths and no patterns apply.
+        bare: The schema without null, where the form is optional.
+        size: How many parts the schema has.
+    """
 
-    takes: frozenset[str]
-    """The JSON words it takes without coercion."""
+    __slots__ = ("bare", "exact", "expected", "hashable", "is_parsed", "load", "ordered", "schema", "size", "takes")
 
-    load: Load
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        expected: str,
+        takes: frozenset[str],
+        load: Load,
+        exact: frozenset[type] = frozenset(),
+        hashable: bool = True,
+        ordered: tuple[type, ...] = (),
+        is_parsed: bool = False,
+        bare: dict[str, Any] | None = None,
+        size: int = 1,
+    ) -> None:
+        self.schema = schema
+        self.expected = expected
+        self.takes = takes
+        self.load = load
+        self.exact = exact
+        self.hashable = hashable
+        self.ordered = ordered
+        self.is_parsed = is_parsed
+        self.bare = bare
+        self.size = size
 
-    exact: frozenset[type] = frozenset()
-    """Values of exactly these types are loaded as they are: the holder of the form need not call ``load``."""
-
-    hashable: bool = True
-
-    ordered: tuple[type, ...] = ()
-    """Of a date or a decimal, which is a string in JSON, but has bounds as what it is loaded: the types of bounds."""
-
-    is_parsed: bool = False
-    """A string in JSON that is something else when it is loaded: no lengths and no patterns apply."""
-
-    bare: dict[str, Any] | None = None
-    """The schema without null, where the form is optional."""
-
-    size: int = 1
-    """How many parts the schema has."""
+    def but(self, **changes: Any) -> Form:
+        """A copy with these changes."""
+        made = Form.__new__(Form)
+        for name in Form.__slots__:
+            setattr(made, name, changes[name] if name in changes else getattr(self, name))
+        return made
 
 
 def size_of(parts: Iterable[Form]) -> int:
@@ -272,7 +291,7 @@ def derived(cls: Any, base: Form) -> Form:
             faults.append(Fault("", _said(base.expected, error), json_word(value)))
             return None
 
-    return attrs.evolve(base, load=load, exact=frozenset())
+    return base.but(load=load, exact=frozenset())
 
 
 def _said(expected: str, error: Exception) -> str:
@@ -380,7 +399,7 @@ def set_form(item: Form, build: Callable[[list[Any]], Any], *, hashable: bool) -
             faults.append(Fault("", "array of unique items", "array"))
         return built
 
-    return attrs.evolve(array, schema={**array.schema, "uniqueItems": True}, load=load, exact=frozenset())
+    return array.but(schema={**array.schema, "uniqueItems": True}, load=load, exact=frozenset())
 
 
 def tuple_form(items: list[Form]) -> Form:
@@ -414,8 +433,7 @@ def tuple_form(items: list[Form]) -> Form:
 # --- objects -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Field:
+class Field(typing.NamedTuple):
     """One member of an object."""
 
     name: str
@@ -537,7 +555,7 @@ def named_tuple_form(fields: list[Field], whole: Form, build: Callable[[dict[str
             prefix(faults, end, f"[{index}]")
         return build(loaded) if len(faults) == start else None
 
-    return attrs.evolve(whole, load=load, takes=whole.takes | {"array"})
+    return whole.but(load=load, takes=whole.takes | {"array"})
 
 
 def mapping_form(value_form: Form, key_form: Form = STRING) -> Form:
@@ -659,8 +677,7 @@ def any_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
-@attrs.frozen
-class Check:
+class Check(typing.NamedTuple):
     """One constraint: what a fault says of it, its keywords in the schema, and the test of a loaded value."""
 
     says: str
@@ -692,4 +709,4 @@ def constrained(form: Form, checks: list[Check]) -> Form:
     schema = dict(form.schema)
     for check in checks:
         schema.update(check.keywords)
-    return attrs.evolve(form, schema=schema, expected=expected, load=load, exact=frozenset())
+    return form.but(schema=schema, expected=expected, load=load, exact=frozenset())

@@ -12,15 +12,15 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from enum import Enum
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-import attrs
-
 from sepkit.errors import EncodeError
 from sepkit.wire.converter import structure, structure_exactly
 from sepkit.wire.messages import Record
+from sepkit.wire.shapes import is_attrs
 from sepkit.wire.writing import to_json
 
 from .constraints import check_for, read_metadata
@@ -59,8 +59,7 @@ Extra: typing.TypeAlias = typing.Literal["forbid", "ignore", "own"]
 _DEEPEST = 64
 
 
-@attrs.frozen
-class Mode:
+class Mode(typing.NamedTuple):
     """How the types of one signature are read, and the classes we are inside of.
 
     ``ignore`` is the liberal reading of what the wire brings (docs/protocol.md, section 1): null is absent there, too.
@@ -69,7 +68,7 @@ class Mode:
     strict: bool = False
     extra: Extra = "forbid"
     parents: tuple[Any, ...] = ()
-    variables: Mapping[Any, Any] = attrs.field(factory=dict)
+    variables: Mapping[Any, Any] = types.MappingProxyType({})
     """What the type variables stand for."""
 
     @property
@@ -92,15 +91,27 @@ class Mode:
             )
         if len(self.parents) >= _DEEPEST:
             raise FormError(f"{show(cls)} is nested more than {_DEEPEST} classes deep")
-        return attrs.evolve(self, parents=(*self.parents, cls), variables=variables)
+        return self._replace(parents=(*self.parents, cls), variables=variables)
 
 
 def form_of(annotation: Any, mode: Mode) -> Form:
     """The form of an annotation. Raises ``FormError``."""
     try:
-        return _form_of(annotation, mode)
+        try:
+            # `int | str` and `str | int` are equal, but their text is not; and neither are types of different modules.
+            text = repr(annotation)
+            hash(annotation)
+        except Exception:  # what stands in an Annotated may have neither
+            return _form_of(annotation, mode)
+        return _kept(annotation, text, mode.strict, mode.extra)
     except RecursionError:
         raise FormError("its type is nested too deeply") from None
+
+
+@lru_cache(maxsize=512)
+def _kept(annotation: Any, _text: str, strict: bool, extra: Extra) -> Form:
+    """Most functions of an extension take the same few types."""
+    return _form_of(annotation, Mode(strict=strict, extra=extra))
 
 
 def _form_of(annotation: Any, mode: Mode) -> Form:
@@ -254,7 +265,7 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 def _container(cls: type, arguments: tuple[Any, ...], annotation: Any, mode: Mode) -> Form | None:
     if cls in _MAPPINGS:
         key, value = arguments or (str, Any)
-        key_form = STRING if key is Any else _form_of(key, attrs.evolve(mode, strict=True))
+        key_form = STRING if key is Any else _form_of(key, mode._replace(strict=True))
         if key_form.takes != {"string"}:
             raise FormError(f"{show(annotation)}: keys are strings in JSON; write dict[str, {show(value)}]")
         return mapping_form(_form_of(value, mode), key_form)
@@ -282,7 +293,7 @@ def _class(cls: Any, arguments: tuple[Any, ...], annotation: Any, mode: Mode) ->
     if issubclass(cls, Record):
         return _record(cls, mode)
     try:
-        if attrs.has(cls):
+        if is_attrs(cls):
             fields = _attrs_fields(cls)
         elif dataclasses.is_dataclass(cls):
             fields = _dataclass_fields(cls)
@@ -415,7 +426,7 @@ def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list
     )
     if issubclass(cls, tuple):
         form = named_tuple_form(found, form, build)
-    return attrs.evolve(form, hashable=cls.__hash__ is not None)
+    return form.but(hashable=cls.__hash__ is not None)
 
 
 def _bound_variables(cls: Any, arguments: tuple[Any, ...], mode: Mode) -> dict[Any, dict[Any, Any]]:
@@ -444,6 +455,8 @@ def _owner(cls: Any, name: str) -> Any:
 
 
 def _attrs_fields(cls: Any) -> list[_Member]:
+    import attrs
+
     hints = resolve_class_hints(cls)
     found = []
     for field in attrs.fields(cls):
@@ -544,4 +557,4 @@ def _annotated(annotation: Any, metadata: tuple[Any, ...], mode: Mode) -> Form:
     if description is None:
         return form
     bare = {**form.bare, "description": description} if form.bare is not None else None
-    return attrs.evolve(form, schema={**form.schema, "description": description}, bare=bare)
+    return form.but(schema={**form.schema, "description": description}, bare=bare)

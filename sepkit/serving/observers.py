@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from sepkit.app import App
 from sepkit.concurrency.lanes import Mailbox, Start
@@ -21,8 +19,7 @@ from sepkit.serving.calls import Calls
 _log = OwnLog("sepkit")
 
 
-@frozen
-class Event:
+class Event(NamedTuple):
     """Something that has happened."""
 
     name: str

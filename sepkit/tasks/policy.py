@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypedDict, get_args
 
-import attrs
-
 from sepkit.errors import RegistrationError
+from sepkit.records import Record, declared, field, record
 from sepkit.wire.methods import RestartType
 
 Next = Literal["restart", "stopped", "failed", "exhausted"]
@@ -21,12 +20,12 @@ _STEEPEST: Final = 1000  # a multiplier that is larger is one, too
 _MAX_EXPONENT: Final = 1_000_000
 
 
-def _fail(owner: object, attribute: attrs.Attribute[Any], expected: str, value: object) -> RegistrationError:
+def _fail(owner: object, attribute: Any, expected: str, value: object) -> RegistrationError:
     return RegistrationError(f"{type(owner).__name__}: {attribute.name} must be {expected}, not {value!r}")
 
 
-def _number(low: float, high: float, what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _number(low: float, high: float, what: str) -> Callable[[object, Any, object], None]:
+    def check(owner: object, attribute: Any, value: object) -> None:
         # NaN compares false with everything, so that the range refuses it as well.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise _fail(owner, attribute, f"{what} from {low:g} to {high:.10g}", value)
@@ -34,22 +33,30 @@ def _number(low: float, high: float, what: str) -> Callable[[object, attrs.Attri
     return check
 
 
+def _or_none(check: Callable[[object, Any, object], None]) -> Callable[[object, Any, object], None]:
+    def check_given(owner: object, attribute: Any, value: object) -> None:
+        if value is not None:
+            check(owner, attribute, value)
+
+    return check_given
+
+
 _seconds = _number(0, _LONGEST, "a number of seconds")
 _timeout = _number(MIN_DELAY, _LONGEST, "a number of seconds")
 
 
-def _restart_type(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _restart_type(owner: object, attribute: Any, value: object) -> None:
     if value not in get_args(RestartType):
         raise _fail(owner, attribute, 'one of "always", "on-failure" and "never"', value)
 
 
-def _count(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _count(owner: object, attribute: Any, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise _fail(owner, attribute, "a whole number from 0 on (0: no limit)", value)
 
 
-@attrs.frozen
-class RestartPolicy:
+@record
+class RestartPolicy(Record):
     """When a task that ended runs again, and after what delay. Durations are seconds.
 
     Args:
@@ -66,13 +73,13 @@ class RestartPolicy:
         RegistrationError: A field is out of its range. Its name is in the message.
     """
 
-    type: RestartType = attrs.field(default="always", validator=_restart_type)
-    max_restarts: int = attrs.field(default=0, validator=_count)
-    initial_delay: float = attrs.field(default=1.0, validator=_seconds)
-    max_delay: float = attrs.field(default=60.0, validator=_seconds)
-    multiplier: float = attrs.field(default=2.0, validator=_number(1, _STEEPEST, "a number"))
-    jitter: float = attrs.field(default=0.5, validator=_number(0, 1, "a number"))
-    reset_after: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds))
+    type: RestartType = field(default="always", validator=_restart_type)
+    max_restarts: int = field(default=0, validator=_count)
+    initial_delay: float = field(default=1.0, validator=_seconds)
+    max_delay: float = field(default=60.0, validator=_seconds)
+    multiplier: float = field(default=2.0, validator=_number(1, _STEEPEST, "a number"))
+    jitter: float = field(default=0.5, validator=_number(0, 1, "a number"))
+    reset_after: float | None = field(default=None, validator=_or_none(_seconds))
 
     def delay(self, n: int, random: Callable[[], float]) -> float:
         """Seconds to wait before the ``n``-th restart, counted from 0. ``random`` gives numbers in [0, 1)."""
@@ -97,7 +104,7 @@ class RestartPolicy:
         return "exhausted" if 0 < self.max_restarts <= restarts else "restart"
 
 
-def _name(owner: TaskSpec, attribute: attrs.Attribute[Any], value: object) -> None:
+def _name(owner: TaskSpec, attribute: Any, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
         raise _fail(owner, attribute, "a string that is not empty", value)
     # "a:b" for user "c" and "a" for user "b:c" would share one default id.
@@ -105,8 +112,18 @@ def _name(owner: TaskSpec, attribute: attrs.Attribute[Any], value: object) -> No
         raise _fail(owner, attribute, "free of colons for a per-user task", value)
 
 
-@attrs.frozen
-class TaskSpec:
+def _callable(owner: object, attribute: Any, value: Any) -> None:
+    if not callable(value):
+        raise _fail(owner, attribute, "callable", value)
+
+
+def _policy(owner: object, attribute: Any, value: object) -> None:
+    if not isinstance(value, RestartPolicy):
+        raise _fail(owner, attribute, "a RestartPolicy", value)
+
+
+@record
+class TaskSpec(Record):
     """A registered task. Durations are seconds.
 
     Args:
@@ -124,25 +141,15 @@ class TaskSpec:
         RegistrationError: A field is out of its range. Its name is in the message.
     """
 
-    per_user: bool = attrs.field(default=False, kw_only=True)  # first: the check of the name reads it
-    name: str = attrs.field(validator=_name)
-    fn: Callable[..., Any] = attrs.field()
-    policy: RestartPolicy = attrs.field(factory=RestartPolicy)
-    stop_grace: float = attrs.field(default=5.0, validator=_seconds)
-    heartbeat_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_timeout))
+    per_user: bool = field(default=False, kw_only=True)  # first: the check of the name reads it
+    name: str = field(validator=_name)
+    fn: Callable[..., Any] = field(validator=_callable)
+    policy: RestartPolicy = field(factory=RestartPolicy, validator=_policy)
+    stop_grace: float = field(default=5.0, validator=_seconds)
+    heartbeat_timeout: float | None = field(default=None, validator=_or_none(_timeout))
     autostart: bool = True
     description: str = ""
     context: str | None = None
-
-    @fn.validator
-    def _check_fn(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not callable(value):
-            raise _fail(self, attribute, "callable", value)
-
-    @policy.validator
-    def _check_policy(self, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, RestartPolicy):
-            raise _fail(self, attribute, "a RestartPolicy", value)
 
 
 class TaskOptions(TypedDict, total=False):
@@ -162,7 +169,7 @@ class TaskOptions(TypedDict, total=False):
     autostart: bool
 
 
-_OF_POLICY: Final = frozenset(field.name for field in attrs.fields(RestartPolicy)) - {"type"}
+_OF_POLICY: Final = frozenset(field.name for field in declared(RestartPolicy) or ()) - {"type"}
 
 
 def task_spec(

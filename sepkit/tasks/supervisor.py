@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random as dice
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
@@ -150,6 +149,12 @@ class TaskHandle:
         await self.stop()
 
 
+def _dice() -> float:
+    import random  # 1 ms to import, and most extensions start no task twice
+
+    return random.random()
+
+
 class Supervisor:
     """Runs tasks. Everything but ``TaskRun.report_health`` and ``TaskRun.stopping`` belongs to the loop's thread.
 
@@ -169,7 +174,7 @@ class Supervisor:
         *,
         on_change: Callable[[TaskHealth], None],
         on_report: Callable[[TaskHealth], None] | None = None,
-        random: Callable[[], float] = dice.random,
+        random: Callable[[], float] = _dice,
         logger: logging.Logger | None = None,
         context: Context | None = None,
     ) -> None:

@@ -11,16 +11,14 @@ import contextlib
 import io
 import os
 import sys
-
-from attrs import frozen
+from typing import NamedTuple
 
 from sepkit.forks import let_go_in_children
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
 
-@frozen
-class Wire:
+class Wire(NamedTuple):
     """The private descriptors of the wire; None for one that was closed when the process began."""
 
     read_fd: int | None

@@ -10,15 +10,15 @@ integers is simpler.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, TypeVar
-
-import cattrs
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sepkit.errors import InvalidData
-from sepkit.wire.faults import faults_in
-from sepkit.wire.reading import CLASSES, FACTORIES, Hook, record_hook
+from sepkit.wire.reading import CLASSES, FACTORIES, Hook, Interpreter, Reader, record_hook
 from sepkit.wire.shapes import has_fields
+
+if TYPE_CHECKING:
+    import cattrs
 
 T = TypeVar("T")
 
@@ -31,14 +31,7 @@ def structure(data: object, cls: type[T] | Any) -> T:
     Raises:
         InvalidData: The data does not fit; the error lists every fault.
     """
-    try:
-        made: T = _HOOKS[cls](data, cls)
-    except Exception:  # it does not fit, or no hook was made for this type yet
-        if cls not in _HOOKS:
-            _HOOKS[cls] = converter(exact=False, detailed=False).get_structure_hook(cls)
-            made = structure(data, cls)
-        else:
-            made = _explained(data, cls, exact=False)
+    made: T = _structure(data, cls, exact=False)
     return made
 
 
@@ -48,21 +41,35 @@ def structure_exactly(data: object, cls: type[T] | Any) -> T:
     Raises:
         InvalidData: The data does not fit; the error lists every fault.
     """
-    made: T = _explained(data, cls, exact=True)
+    made: T = _structure(data, cls, exact=True)
     return made
 
 
-# The fast path: these hooks stop at the first fault without details. Data that does not fit is read a second time, by
-# hooks that collect every fault, so that valid data, which is nearly all of it, does not pay for them.
-_HOOKS: dict[Any, Hook] = {}
+# The first reading stops at the first fault, without details. Data that does not fit is read a second time, by hooks
+# that collect every fault, so that valid data, which is nearly all of it, does not pay for them.
+_HOOKS: dict[bool, dict[Any, Hook]] = {False: {}, True: {}}
 
 
-def _explained(data: object, cls: Any, *, exact: bool) -> Any:
+def _structure(data: object, cls: Any, *, exact: bool) -> Any:
+    hooks = _HOOKS[exact]
+    try:
+        return hooks[cls](data, cls)
+    except Exception:  # it does not fit, or no hook was made for this type yet
+        if cls not in hooks:
+            hooks[cls] = _interpreter(exact=exact).get_structure_hook(cls)
+            return _structure(data, cls, exact=exact)
     hook = converter(exact=exact).get_structure_hook(cls)
     try:
         return hook(data, cls)
     except Exception as error:
+        from sepkit.wire.explaining import faults_in
+
         raise InvalidData(faults_in(error, data, cls)) from None
+
+
+@cache
+def _interpreter(*, exact: bool) -> Interpreter:
+    return Interpreter(exact=exact, compiled=partial(converter, exact=exact, detailed=False))
 
 
 @cache
@@ -71,13 +78,15 @@ def converter(*, exact: bool, detailed: bool = True) -> cattrs.Converter:
 
     With ``detailed`` it raises an exception group of all errors, otherwise the first error.
     """
+    import cattrs
+
     made = cattrs.Converter(detailed_validation=detailed)
     for cls, hook in CLASSES.items():
         made.register_structure_hook(cls, hook)
     for matches, factory in FACTORIES:  # if two match, the later one wins
         made.register_structure_hook_factory(matches, factory)
 
-    def record_factory(cls: Any, conv: cattrs.Converter) -> Hook:
+    def record_factory(cls: Any, conv: Reader) -> Hook:
         return record_hook(cls, conv, exact=exact)
 
     made.register_structure_hook_factory(has_fields, record_factory)

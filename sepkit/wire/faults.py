@@ -1,24 +1,15 @@
-"""Why data does not fit a type: cattrs' errors as :class:`~sepkit.errors.Fault`, each with its path.
+"""What is said of data that does not fit a type: what was expected, what was received, and where.
 
-A fault names types and never holds values, which may be secrets.
+It names types and never holds values, which may be secrets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import NoneType
 from typing import Annotated, Any, Final, get_args, get_origin
 
-from cattrs.errors import (
-    ClassValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationError,
-    IterableValidationNote,
-    StructureHandlerNotFoundError,
-)
-
-from sepkit.errors import Fault
 from sepkit.wire.shapes import bounds_in, has_fields, is_choice, is_union
 
 LESS_NESTING: Final = "less nesting"
@@ -93,46 +84,11 @@ def _describe_limits(metadata: Any) -> str:
 _BOUND_WORDS: Final = {"ge": "at least", "le": "at most"}
 
 
-def faults_in(error: Exception, data: Any, cls: Any) -> Iterator[Fault]:
-    """The faults in an error of cattrs, in the order of the fields. Not recursive: data may be nested deeply."""
-    stack: list[tuple[Exception, str, Any, Any]] = [(error, "$", data, cls)]
-    while stack:
-        error, path, value, wanted = stack.pop()
-        if isinstance(error, ClassValidationError | IterableValidationError):
-            stack.extend(reversed(_unfold(error, path, value)))
-        elif isinstance(error, Mismatch):
-            yield Fault(path + error.below, error.expected, error.received)
-        elif isinstance(error, ForbiddenExtraKeysError):
-            for name in sorted(error.extra_fields):
-                yield Fault(path, f"no field {name!r}", json_type(value[name]))
-        elif isinstance(error, StructureHandlerNotFoundError):
-            raise error  # nothing can be read as this type: a mistake in the program, not in the data
-        elif isinstance(error, RecursionError):
-            yield Fault(path, LESS_NESTING, json_type(value))
-        else:
-            # From an author's class (a validator, a converter). Its text may hold the value.
-            yield Fault(path, describe(wanted), json_type(value))
-
-
-def _unfold(group: Any, path: str, value: Any) -> list[tuple[Exception, str, Any, Any]]:
-    """The errors in a group, each with its path, its value and the type that was expected."""
-    noted, others = group.group_exceptions()
-    found: list[tuple[Exception, str, Any, Any]] = []
-    for error, note in noted:
-        place = note.index if isinstance(note, IterableValidationNote) else note.name
-        try:
-            found.append((error, path + step(place), value[place], note.type))
-        except (KeyError, IndexError, TypeError):
-            found.append((Mismatch(f"a field '{place}'", Nothing()), path, None, note.type))
-    found.extend((error, path, value, group.cl) for error in others)
-    return found
-
-
-_PLAIN_KEY: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
+_PLAIN_KEY: Final = r"[A-Za-z_$][A-Za-z0-9_$-]*"
 
 
 def step(place: object) -> str:
     """A key or an index, as the next step of a path: ``.name``, ``[2]``, ``["a b"]``."""
     if isinstance(place, str):
-        return f".{place}" if _PLAIN_KEY.fullmatch(place) else f"[{place!a}]"
+        return f".{place}" if re.fullmatch(_PLAIN_KEY, place) else f"[{place!a}]"
     return f"[{place}]"

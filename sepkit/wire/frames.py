@@ -34,9 +34,7 @@ _LONE_SURROGATE: Final = (
 # How an answer begins, whoever writes it; what is within a result cannot look like that.
 _HEAD: Final = 100
 _VERSION: Final = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
-_ANSWER: Final = re.compile(
-    rb"\s*\{\s*" + _VERSION + rb'"id"\s*:\s*(\d{1,18})\s*,\s*' + _VERSION + rb'"(?:result|error)"'
-)
+_ANSWER: Final = rb"\s*\{\s*" + _VERSION + rb'"id"\s*:\s*(\d{1,18})\s*,\s*' + _VERSION + rb'"(?:result|error)"'
 
 loads: Final[Callable[[bytes], Any]] = orjson.loads
 unchecked_dumps: Final[Callable[[object], bytes]] = orjson.dumps
@@ -127,7 +125,7 @@ class LineSplitter:
         return data.removeprefix(_BOM)
 
     def _overlong(self, start: bytes) -> FrameError:
-        found = _ANSWER.match(start[:_HEAD])
+        found = re.match(_ANSWER, start[:_HEAD])
         return FrameError(
             Code.INVALID_REQUEST,
             f"the line is longer than max_frame_bytes ({self.limit} bytes)",

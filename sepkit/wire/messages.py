@@ -9,11 +9,10 @@ Source: docs/protocol.md, sections 3 to 8; ``Task*`` are sepkit's addition (docs
 
 from __future__ import annotations
 
-from threading import RLock
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-import attrs
-
+from sepkit import records
+from sepkit.records import field, record
 from sepkit.wire import methods
 from sepkit.wire.methods import (
     DeliverAs,
@@ -27,56 +26,9 @@ from sepkit.wire.methods import (
     Tier,
 )
 
-# ------------------------------------------------------------------------------------------------------------ records
-# attrs compiles the methods of a class when it is decorated: ~0.6 ms each, 50 ms for all of these at import, of which a
-# running extension uses a third. So `record` is `attrs.frozen` put off to the first use: the first instance, or the
-# first look at the fields (`attrs.has`, `attrs.fields`, cattrs). That needs the class to stay the same object, so there
-# are no slots; a frozen instance with a `__dict__` is also the faster one to make.
 
-if TYPE_CHECKING:
-    from attrs import frozen as record
-
-    class Record:
-        """What all records of the wire have in common."""
-else:
-    _unfinished: dict[type, dict[str, Any]] = {}
-    _finishing = RLock()  # handlers run in threads, too
-
-    def record(cls: type | None = None, /, **options: Any) -> Any:
-        """``attrs.frozen``, at the first use of the class."""
-        if cls is None:
-            return lambda decorated: record(decorated, **options)
-        _unfinished[cls] = options
-        return cls
-
-    def _finish(cls: type) -> None:
-        with _finishing:
-            options = _unfinished.get(cls)
-            if options is not None:
-                attrs.frozen(cls, slots=False, **options)
-                del _unfinished[cls]
-
-    class _Fields:
-        """Stands in for ``__attrs_attrs__`` until attrs has put its own in the class."""
-
-        def __get__(self, instance: object, owner: type) -> Any:
-            _finish(owner)
-            fields = owner.__dict__.get("__attrs_attrs__")
-            if type(fields) is type(self):  # Record itself, which has none
-                raise AttributeError("__attrs_attrs__")
-            return fields
-
-    class Record:
-        """What all records of the wire have in common."""
-
-        __attrs_attrs__ = _Fields()
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Reached once a class: from then on it has an `__init__` of its own.
-            _finish(type(self))
-            if type(self).__init__ is Record.__init__:
-                raise TypeError(f"{type(self).__name__} is no record of the wire")
-            self.__init__(*args, **kwargs)
+class Record(records.Record):
+    """What all records of the wire have in common."""
 
 
 class Bounds:
@@ -113,11 +65,11 @@ REST: Final = "sepkit.rest"  # holds the keys that no other field names; stands 
 
 
 def _tag(value: str) -> Any:
-    return attrs.field(default=value, kw_only=True, repr=False, metadata={TAG: True})
+    return field(default=value, kw_only=True, repr=False, metadata={TAG: True})
 
 
 def _always(**options: Any) -> Any:
-    return attrs.field(metadata={ALWAYS: True}, **options)
+    return field(metadata={ALWAYS: True}, **options)
 
 
 # ------------------------------------------------------------------------------------------------------ common records
@@ -197,8 +149,8 @@ class InitializeParams(Record):
     mode: Mode
     session: SessionInfo | None = None
     ui_capabilities: list[str] | None = None
-    flags: JsonObject = attrs.field(factory=dict)
-    capabilities_enabled: dict[str, bool] = attrs.field(factory=dict)
+    flags: JsonObject = field(factory=dict)
+    capabilities_enabled: dict[str, bool] = field(factory=dict)
 
 
 @record
@@ -270,7 +222,7 @@ class ProviderRegistration(Record):
     base_url: str | None = None
     api_key_env: str | None = None
     oauth: bool = False
-    models: list[Model] = attrs.field(factory=list)
+    models: list[Model] = field(factory=list)
 
 
 @record
@@ -322,15 +274,15 @@ class Registrations(Record):
     Source: docs/protocol.md, section 8; docs/tasks.md, "On the wire".
     """
 
-    tools: list[ToolRegistration] = attrs.field(factory=list)
-    commands: list[CommandRegistration] = attrs.field(factory=list)
-    flags: list[str] = attrs.field(factory=list)
-    shortcuts: list[ShortcutRegistration] = attrs.field(factory=list)
-    subscriptions: list[str] = attrs.field(factory=list)
-    providers: list[ProviderRegistration] = attrs.field(factory=list)
-    hooks: list[str] = attrs.field(factory=list)
-    message_renderers: list[MessageRendererRegistration] = attrs.field(factory=list)
-    tasks: list[TaskRegistration] = attrs.field(factory=list)
+    tools: list[ToolRegistration] = field(factory=list)
+    commands: list[CommandRegistration] = field(factory=list)
+    flags: list[str] = field(factory=list)
+    shortcuts: list[ShortcutRegistration] = field(factory=list)
+    subscriptions: list[str] = field(factory=list)
+    providers: list[ProviderRegistration] = field(factory=list)
+    hooks: list[str] = field(factory=list)
+    message_renderers: list[MessageRendererRegistration] = field(factory=list)
+    tasks: list[TaskRegistration] = field(factory=list)
 
 
 @record(kw_only=True)
@@ -352,11 +304,11 @@ class RegistryUpdateParams(Record):
     Wire: ``{"tools"?, "commands"?, "flags"?, "subscriptions"?, "providers"?}``. Source: docs/protocol.md, section 4.
     """
 
-    tools: list[ToolRegistration] = attrs.field(factory=list)
-    commands: list[CommandRegistration] = attrs.field(factory=list)
-    flags: list[str] = attrs.field(factory=list)
-    subscriptions: list[str] = attrs.field(factory=list)
-    providers: list[ProviderRegistration] = attrs.field(factory=list)
+    tools: list[ToolRegistration] = field(factory=list)
+    commands: list[CommandRegistration] = field(factory=list)
+    flags: list[str] = field(factory=list)
+    subscriptions: list[str] = field(factory=list)
+    providers: list[ProviderRegistration] = field(factory=list)
 
 
 # ------------------------------------------------------------------------------------------------------- render blocks
@@ -484,7 +436,7 @@ class EventParams(Record):
     event: str
     context: Context
     seq: Count | None = None
-    payload: JsonObject = attrs.field(factory=dict)
+    payload: JsonObject = field(factory=dict)
 
 
 @record
@@ -555,8 +507,8 @@ class ToolOutcome(Record):
     """
 
     # A hook that changes the content must not fail because a host leaves out something else.
-    tool: str = attrs.field(metadata={ABSENT: str})
-    arguments: JsonObject = attrs.field(metadata={ABSENT: dict})
+    tool: str = field(metadata={ABSENT: str})
+    arguments: JsonObject = field(metadata={ABSENT: dict})
     content: str
     is_error: bool = _always(default=False)
     details: Json = None
@@ -649,7 +601,7 @@ class CommandExecuteParams(Record):
 
     command: str
     context: Context
-    arguments: JsonObject = attrs.field(factory=dict)
+    arguments: JsonObject = field(factory=dict)
 
 
 @record
@@ -741,7 +693,7 @@ class Usage(Record):
     completion_tokens: Count | None = None
     total_tokens: Count | None = None
     cached_tokens: Count | None = None
-    extra: JsonObject = attrs.field(factory=dict, metadata={REST: True})  # what a provider counts besides
+    extra: JsonObject = field(factory=dict, metadata={REST: True})  # what a provider counts besides
 
 
 @record(kw_only=True)
@@ -890,7 +842,7 @@ class OAuthParams(Record):
     """
 
     provider: str
-    refresh_token: str | None = attrs.field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
     context: Context | None = None
 
 
@@ -903,11 +855,11 @@ class Credentials(Record):
     """
 
     # Secrets stay out of a `repr`, which may be logged.
-    api_key: str | None = attrs.field(default=None, repr=False)
-    access_token: str | None = attrs.field(default=None, repr=False)
-    refresh_token: str | None = attrs.field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
     expires_at: int | None = None
-    extra: JsonObject | None = attrs.field(default=None, repr=False)
+    extra: JsonObject | None = field(default=None, repr=False)
 
 
 # ------------------------------------------------------------------------------------------------ what the host offers
@@ -920,7 +872,7 @@ class LogParams(Record):
 
     level: LogLevel
     message: str
-    fields: JsonObject = attrs.field(factory=dict)
+    fields: JsonObject = field(factory=dict)
 
 
 @record
@@ -1128,7 +1080,7 @@ class ExecRunParams(Record):
 
     command: str
     context: Context
-    args: list[str] = attrs.field(factory=list)
+    args: list[str] = field(factory=list)
     cwd: str | None = None
 
 

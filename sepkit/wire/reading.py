@@ -1,28 +1,52 @@
-"""How each kind of type is read from JSON data: the structure hooks of cattrs that ``converter.py`` puts together."""
+"""How each kind of type is read from JSON data: the hooks that ``converter.py`` puts together.
+
+A hook asks the :class:`Reader` that it is made for about the parts of its type. There are two kinds of readers: cattrs'
+converters, and :class:`Interpreter`. They differ only in how the fields of a record are gone through, by code that
+cattrs generates or by a loop: all that decides what fits is here.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
-from typing import Annotated, Any, Final, get_args, get_origin
-
-import cattrs
-from cattrs.cols import list_structure_factory, mapping_structure_factory
-from cattrs.errors import (
-    IterableValidationError,
-    IterableValidationNote,
-    StructureHandlerNotFoundError,
-)
-from cattrs.gen import make_dict_structure_fn, override
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, get_args, get_origin
 
 from sepkit.errors import MOST_FAULTS
+from sepkit.records import MANY, declared
 from sepkit.wire.faults import Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import ABSENT, REST, TAG, HasText, Record, Usage
 from sepkit.wire.methods import OPEN
-from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_union, tag_of, without_null
+from sepkit.wire.shapes import (
+    Field,
+    admits_null,
+    bounds_in,
+    fields_of,
+    has_fields,
+    is_choice,
+    is_union,
+    tag_of,
+    without_null,
+)
+
+if TYPE_CHECKING:
+    import cattrs
 
 Hook = Callable[[Any, Any], Any]
+
+
+class Reader(Protocol):
+    """What the hooks of composite types ask about the types of their parts."""
+
+    @property
+    def detailed_validation(self) -> bool:
+        """Whether all faults are wanted: an exception group. Otherwise the first fault is raised."""
+
+    def get_structure_hook(self, type: Any, /) -> Hook:  # noqa: A002  (as cattrs calls it)
+        """The hook of a type."""
+
+    def structure(self, obj: Any, cl: Any, /) -> Any:
+        """Read ``obj`` as a ``cl``."""
 
 
 # ------------------------------------------------------------------------------------------------------------- scalars
@@ -83,7 +107,7 @@ _SCALARS: Final[dict[Any, Hook]] = {
 
 
 # ------------------------------------------------------------------------------------------------------ composite types
-def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
+def record_hook(cls: Any, conv: Reader, *, exact: bool) -> Hook:
     """The hook for a record."""
     fields = fields_of(cls)
     strict = exact
@@ -92,19 +116,17 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
     droppable = frozenset(f.name for f in fields if f.droppable) - {tag}
     named = frozenset(f.name for f in fields) - {rest}
     absent = {} if strict else {f.name: f.metadata[ABSENT] for f in fields if ABSENT in f.metadata}
-    overrides: dict[str, Any] = {}
+    own: dict[str, Hook] = {}
     for field in fields:
         if strict and field.droppable and field.type is not Any:
-            overrides[field.name] = override(struct_hook=_not_null_hook(field.type, conv))
+            own[field.name] = _not_null_hook(field.type, conv)
         elif issubclass(cls, Record) and not exact and (hook := _liberal_hook(field.type, conv)) is not None:
-            overrides[field.name] = override(struct_hook=hook)
-    inner = make_dict_structure_fn(
-        cls,
-        conv,
-        _cattrs_forbid_extra_keys=strict and rest is None,
-        _cattrs_detailed_validation=conv.detailed_validation,
-        **overrides,
-    )
+            own[field.name] = hook
+    forbid = strict and rest is None
+    if isinstance(conv, Interpreter):
+        inner = conv.fields_hook(cls, fields, own, forbid=forbid)
+    else:
+        inner = generated(cls, conv, own, forbid=forbid)
 
     def structure_plain(value: Any, _: Any) -> Any:
         if type(value) is dict:
@@ -135,7 +157,89 @@ def record_hook(cls: Any, conv: cattrs.Converter, *, exact: bool) -> Hook:
     return structure_plain
 
 
-def _liberal_hook(t: Any, conv: cattrs.Converter) -> Hook | None:
+def generated(cls: Any, conv: Any, own: Mapping[str, Hook], *, forbid: bool) -> Hook:
+    """The hook for the fields of a class, in code that cattrs generates. ``own`` has hooks for some fields."""
+    from cattrs.gen import make_dict_structure_fn, override
+
+    overrides: dict[str, Any] = {name: override(struct_hook=hook) for name, hook in own.items()}
+    made: Hook = make_dict_structure_fn(
+        cls,
+        conv,
+        _cattrs_forbid_extra_keys=forbid,
+        _cattrs_detailed_validation=conv.detailed_validation,
+        **overrides,
+    )
+    return made
+
+
+class Interpreter:
+    """A reader that generates no code, and needs no cattrs, which takes 12 ms to import.
+
+    It raises the first fault. A record that is read often goes to the generated code of another reader.
+
+    Args:
+        exact: As for ``converter.structure_exactly``.
+        compiled: Makes the other reader, which reads the same.
+    """
+
+    detailed_validation: Final = False
+
+    def __init__(self, *, exact: bool, compiled: Callable[[], cattrs.Converter]) -> None:
+        self._exact = exact
+        self._compiled = compiled
+        self._hooks: dict[Any, Hook] = dict(CLASSES)
+
+    def get_structure_hook(self, type: Any, /) -> Hook:  # noqa: A002  (as cattrs calls it)
+        """The hook of a type.
+
+        Raises:
+            TypeError: Nothing can be read as that type: a mistake in the program.
+        """
+        hook = self._hooks.get(type)
+        if hook is None:
+            hook = self._hooks[type] = self._made(type)
+        return hook
+
+    def structure(self, obj: Any, cl: Any, /) -> Any:
+        """Read ``obj`` as a ``cl``."""
+        return self.get_structure_hook(cl)(obj, cl)
+
+    def _made(self, t: Any) -> Hook:
+        for matches, factory in reversed(FACTORIES):
+            if matches(t):
+                made: Hook = factory(t, self)
+                return made
+        if has_fields(t):
+            return record_hook(t, self, exact=self._exact)
+        raise TypeError(f"{describe(t)} is not a type of the wire")
+
+    def fields_hook(self, cls: Any, fields: Sequence[Field], own: Mapping[str, Hook], *, forbid: bool) -> Hook:
+        """The hook for the fields of a record. ``own`` has hooks for some of them."""
+        if declared(cls) is None:  # an author's class, of which only attrs knows how it is made
+            return generated(cls, self._compiled(), own, forbid=forbid)
+        plan = [(f.name, f.type, f.optional, own.get(f.name) or self.get_structure_hook(f.type)) for f in fields]
+        left = MANY
+        compiled: Hook | None = None
+
+        def read(value: Any, _: Any) -> Any:
+            nonlocal left, compiled
+            if compiled is not None:
+                return compiled(value, _)
+            given = {}
+            for name, t, optional, hook in plan:
+                if not optional or name in value:
+                    given[name] = hook(value[name], t)
+            if forbid and len(given) < len(value):
+                raise Mismatch("no other fields", value)
+            left -= 1
+            if left == 0:
+                compiled = generated(cls, self._compiled(), own, forbid=forbid)
+            return cls(**given)
+
+        return read
+
+
+def _liberal_hook(t: Any, conv: Reader) -> Hook | None:
     """For the fields of the wire that are read more liberally than they are written."""
     if without_null(t) in OPEN:
         nullable, expected = admits_null(t), describe(without_null(t))
@@ -158,7 +262,7 @@ def _liberal_hook(t: Any, conv: cattrs.Converter) -> Hook | None:
     return None
 
 
-def _not_null_hook(t: Any, conv: cattrs.Converter) -> Hook:
+def _not_null_hook(t: Any, conv: Reader) -> Hook:
     wanted = without_null(t)
 
     def hook(value: Any, _: Any) -> Any:
@@ -169,11 +273,17 @@ def _not_null_hook(t: Any, conv: cattrs.Converter) -> Hook:
     return hook
 
 
-def _list_hook(t: Any, conv: cattrs.Converter) -> Hook:
+def _list_hook(t: Any, conv: Reader) -> Hook:
     (element,) = get_args(t)
-    items: Hook = list_structure_factory(t, conv)
-    if conv.detailed_validation and element is not Any:
+    if element is Any:
+        items: Hook = _copied
+    elif conv.detailed_validation:
         items = _each(element, conv, enumerate)
+    else:
+        fit = conv.get_structure_hook(element)
+
+        def items(value: Any, _: Any) -> Any:
+            return [fit(item, element) for item in value]
 
     def hook(value: Any, _: Any) -> Any:
         if type(value) is not list:
@@ -183,8 +293,14 @@ def _list_hook(t: Any, conv: cattrs.Converter) -> Hook:
     return hook
 
 
-def _each(wanted: Any, conv: cattrs.Converter, places: Callable[[Any], Iterable[tuple[Any, Any]]]) -> Hook:
+def _copied(value: Any, _: Any) -> Any:
+    return value.copy()
+
+
+def _each(wanted: Any, conv: Reader, places: Callable[[Any], Iterable[tuple[Any, Any]]]) -> Hook:
     """The items of an array or an object, all of one type: like cattrs', but it stops after ``MOST_FAULTS`` faults."""
+    from cattrs.errors import IterableValidationError, IterableValidationNote
+
     try:
         fit = conv.get_structure_hook(wanted)
     except RecursionError:  # its hook is being made, further up the stack
@@ -207,14 +323,20 @@ def _each(wanted: Any, conv: cattrs.Converter, places: Callable[[Any], Iterable[
     return hook
 
 
-def _dict_hook(t: Any, conv: cattrs.Converter) -> Hook:
-    base: Hook = mapping_structure_factory(t, conv, detailed_validation=conv.detailed_validation)
-    key, member = get_args(t)
-    if conv.detailed_validation and key is str:
+def _dict_hook(t: Any, conv: Reader) -> Hook:
+    _, member = get_args(t)  # the keys of a JSON object are strings
+    if member is Any:
+        base: Hook = _copied
+    elif conv.detailed_validation:
         fits = _each(member, conv, dict.items)
 
         def base(value: Any, _: Any) -> Any:
             return dict(zip(value, fits(value, t), strict=True))
+    else:
+        fit = conv.get_structure_hook(member)
+
+        def base(value: Any, _: Any) -> Any:
+            return {key: fit(item, member) for key, item in value.items()}
 
     def hook(value: Any, _: Any) -> Any:
         if type(value) is dict:
@@ -247,7 +369,7 @@ def _choice_hook(t: Any, _: object) -> Hook:
     return hook
 
 
-def _union_hook(t: Any, conv: cattrs.Converter) -> Hook:
+def _union_hook(t: Any, conv: Reader) -> Hook:
     members = [member for member in get_args(t) if member is not NoneType]
     nullable = len(members) < len(get_args(t))
     tagged = _tagged_members(members)
@@ -273,9 +395,8 @@ def _first_fit_hook(members: Sequence[tuple[Any, Hook]], expected: str) -> Hook:
         for member, fit in members:
             try:
                 return fit(value, member)
-            except Exception as error:
-                if isinstance(error, StructureHandlerNotFoundError):
-                    raise
+            except Exception:
+                pass
         raise Mismatch(expected, value)
 
     return hook
@@ -298,7 +419,7 @@ def _tagged_members(members: Iterable[Any]) -> tuple[str, dict[str, Any]] | None
     return (names.pop(), by_tag) if len(names) == 1 and len(by_tag) > 1 else None
 
 
-def _tagged_hook(name: str, members: dict[str, Any], conv: cattrs.Converter) -> Hook:
+def _tagged_hook(name: str, members: dict[str, Any], conv: Reader) -> Hook:
     expected = one_of(members)
 
     def hook(value: Any, _: Any) -> Any:
@@ -318,7 +439,7 @@ def _tagged_hook(name: str, members: dict[str, Any], conv: cattrs.Converter) -> 
     return hook
 
 
-def _annotated_hook(t: Any, conv: cattrs.Converter) -> Hook:
+def _annotated_hook(t: Any, conv: Reader) -> Hook:
     base_type, *metadata = get_args(t)
     base = conv.get_structure_hook(base_type)
     checks = [m for m in metadata if bounds_in(m) or isinstance(m, HasText)]
@@ -359,7 +480,7 @@ def _hashable_scalar(t: Any) -> bool:
         return False
 
 
-FACTORIES: Final[list[tuple[Callable[[Any], bool], Callable[[Any, cattrs.Converter], Hook]]]] = [
+FACTORIES: Final[list[tuple[Callable[[Any], bool], Callable[[Any, Reader], Hook]]]] = [
     (lambda t: get_origin(t) is dict, _dict_hook),
     (lambda t: get_origin(t) is list, _list_hook),
     (is_choice, _choice_hook),

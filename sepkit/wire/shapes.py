@@ -12,14 +12,18 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import attrs
-
+from sepkit.records import declared
 from sepkit.wire.messages import TAG
 
 
 def has_fields(t: Any) -> bool:
     """Whether ``t`` is an attrs class or a dataclass: a record of the wire, or an author's class that is written."""
-    return isinstance(t, type) and get_origin(t) is None and (attrs.has(t) or dataclasses.is_dataclass(t))
+    return isinstance(t, type) and get_origin(t) is None and (is_attrs(t) or dataclasses.is_dataclass(t))
+
+
+def is_attrs(cls: type) -> bool:
+    """``attrs.has``, without attrs: it takes 10 ms to import, and a record of the wire is one without it."""
+    return declared(cls) is not None or hasattr(cls, "__attrs_attrs__")
 
 
 class Field(NamedTuple):
@@ -34,15 +38,22 @@ class Field(NamedTuple):
 
 @cache
 def fields_of(cls: Any) -> tuple[Field, ...]:
-    """The fields of a record, with their evaluated types."""
+    """The fields of a record, or of an author's class that is derived from one, with their evaluated types."""
     hints = typing.get_type_hints(cls, include_extras=True)
+    own = declared(cls)
+    if own is not None:
+        fields = [(one.name, one.required, one.default, one.metadata) for one in own]
+    else:
+        import attrs
+
+        fields = [
+            (field.name, field.default is attrs.NOTHING, field.default, field.metadata) for field in attrs.fields(cls)
+        ]
     found = []
-    for field in attrs.fields(cls):
-        hint = hints[field.name]
-        optional = field.default is not attrs.NOTHING
+    for name, required, default, metadata in fields:
         # Null is a value of its own only if it differs from what absence means.
-        means_something = admits_null(hint) and field.default is not None
-        found.append(Field(field.name, hint, optional, optional and not means_something, field.metadata))
+        means_something = admits_null(hints[name]) and default is not None
+        found.append(Field(name, hints[name], not required, not required and not means_something, metadata))
     return tuple(found)
 
 
@@ -58,7 +69,12 @@ def field_names(cls: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _declared(cls: Any) -> tuple[Any, ...]:
-    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    if not is_attrs(cls):
+        return dataclasses.fields(cls)
+    import attrs
+
+    found: tuple[Any, ...] = attrs.fields(cls)
+    return found
 
 
 def tag_of(cls: Any) -> Field | None:

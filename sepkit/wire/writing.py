@@ -10,19 +10,21 @@ import enum
 import math
 from collections.abc import Callable, Iterable
 from datetime import date, time
-from functools import cache
+from functools import cache, partial
 from pathlib import PurePath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import cattrs
 import orjson
-from cattrs.gen import make_dict_unstructure_fn, override
 
 from sepkit.errors import EncodeError
+from sepkit.records import MANY, declared
 from sepkit.wire.faults import step
 from sepkit.wire.messages import ALWAYS, REST, TAG, Record, StreamEvent, Usage
-from sepkit.wire.shapes import field_names, fields_of, has_fields
+from sepkit.wire.shapes import field_names, fields_of, has_fields, without_null
+
+if TYPE_CHECKING:
+    import cattrs
 
 # orjson writes 254 levels; a result is one or two levels down in its frame.
 MAX_DEPTH: Final = 200
@@ -37,7 +39,7 @@ def unstructure(record: Record) -> dict[str, Any]:
     try:
         write = _WRITERS[cls]
     except KeyError:
-        write = _WRITERS[cls] = _writer().get_unstructure_hook(cls)
+        write = _WRITERS[cls] = _compiled(cls) if declared(cls) is None else _interpreted(cls)
     return write(record)
 
 
@@ -47,11 +49,64 @@ def unstructure_event(event: StreamEvent) -> dict[str, Any]:
     return {"type": "Usage", **written} if type(event) is Usage else written
 
 
-_WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {}
+_Write = Callable[[Any], dict[str, Any]]
+_WRITERS: dict[type, _Write] = {}
+
+
+def _interpreted(cls: Any) -> _Write:
+    """Writes a record by a loop over its fields. One that is written often goes to generated code, as when it is read.
+
+    :func:`_compiled` has the rules; a test sees to it that both write the same.
+    """
+    plan = []
+    rest = None
+    for known, field in zip(declared(cls) or (), fields_of(cls), strict=True):
+        if REST in field.metadata:
+            rest = field.name
+        else:
+            always = known.required or TAG in field.metadata or ALWAYS in field.metadata
+            make = known.factory or partial(_same, known.default)
+            plan.append((field.name, always, make, _is_free_form(without_null(field.type))))
+    plan.sort(key=lambda one: not one[1])  # what is always there comes first, as cattrs has it
+    left = MANY
+
+    def write(record: Any) -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            _WRITERS[cls] = _compiled(cls)
+        written = {} if rest is None else dict(getattr(record, rest))
+        for name, always, make, is_free in plan:
+            value = getattr(record, name)
+            if always or value != make():
+                written[name] = value if is_free else _part(value)
+        return written
+
+    return write
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _part(value: Any) -> Any:
+    """A field's value on the wire."""
+    if isinstance(value, Record):
+        return unstructure(value)
+    if type(value) is list:
+        return [_part(item) for item in value]
+    return {key: _part(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _compiled(cls: type[Record]) -> _Write:
+    hook: _Write = _writer().get_unstructure_hook(cls)
+    return hook
 
 
 @cache
 def _writer() -> cattrs.Converter:
+    import cattrs
+
     made = cattrs.Converter()
     made.register_unstructure_hook_func(_is_free_form, lambda value: value)
     made.register_unstructure_hook_factory(lambda t: isinstance(t, type) and issubclass(t, Record), _write_hook)
@@ -62,7 +117,9 @@ def _is_free_form(t: Any) -> bool:
     return t is Any or t == dict[str, Any]
 
 
-def _write_hook(cls: Any, conv: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+def _write_hook(cls: Any, conv: cattrs.Converter) -> _Write:
+    from cattrs.gen import make_dict_unstructure_fn, override
+
     overrides: dict[str, Any] = {}
     rest = None
     for field in fields_of(cls):

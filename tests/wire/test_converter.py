@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any, Final, Literal
 
 import attrs
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepkit.errors import InvalidData
+from sepkit.records import MANY, declared
 from sepkit.wire import messages as m
-from sepkit.wire.converter import structure, structure_exactly
+from sepkit.wire import writing
+from sepkit.wire.converter import converter, structure, structure_exactly
+from sepkit.wire.reading import Interpreter
 from sepkit.wire.writing import unstructure, unstructure_event
 from tests.wire.json_values import PLAIN
 
@@ -496,3 +500,66 @@ def test_whatever_is_read_raises_nothing_but_invalid_data(cls: Any, data: Any) -
     except InvalidData:
         assert all(path.startswith("$") and expected and received for path, expected, received in faults(data, cls))
         assert faults(data, cls, structure_exactly)
+
+
+# ---------------------------------------------------------------------------------------- rarely and often read records
+def _read(reader: Any, data: Any, cls: Any) -> Any:
+    try:
+        return reader.structure(data, cls)
+    except Exception:
+        return InvalidData
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("cls", "data"), [(cls, data) for cls, data, _ in FIXTURES])
+def test_what_is_read_rarely_is_read_as_what_is_read_often(cls: Any, data: dict[str, Any], exact: bool) -> None:
+    """The first objects are read by a loop over the fields, later ones by code of cattrs: with the same outcome."""
+    loop = Interpreter(exact=exact, compiled=lambda: converter(exact=exact, detailed=False))
+    compiled = converter(exact=exact, detailed=False)
+    wrong: list[Any] = [
+        5,
+        None,
+        [],
+        "x",
+        {**data, "more": 1},
+        {**data, "more": None},
+        *({**data, k: {"x": [1]}} for k in data),
+    ]
+    null = [{**data, name: None} for name in data]
+    without = [{k: v for k, v in data.items() if k != name} for name in data]
+    for value in (data, *wrong, *null, *without):
+        before = copy.deepcopy(value)
+        assert _read(loop, value, cls) == _read(compiled, value, cls), value
+        assert value == before, "what is read is not changed"
+
+
+@pytest.mark.parametrize(("cls", "data"), [(cls, data) for cls, data, _ in FIXTURES])
+def test_what_is_written_rarely_is_written_as_what_is_written_often(cls: Any, data: dict[str, Any]) -> None:
+    """Also when records are written: by a loop at first, later by code of cattrs."""
+    whole = structure(data, cls)
+    made = type(whole)
+    required = {field.name for field in declared(made) or () if field.required}
+    least = {name: value for name, value in vars(whole).items() if name in required}
+    for one in (whole, made(**least)):
+        by_loop, by_code = writing._interpreted(made)(one), writing._compiled(made)(one)
+        assert by_loop == by_code
+        assert list(by_loop) == list(by_code), "in the same order"
+    once = writing._interpreted(made)(whole)
+    for value in once.values():  # what is changed in it must not reach the record
+        if type(value) is list:
+            value.append(None)
+    assert structure(data, cls) == whole
+
+
+def test_the_switch_to_generated_code_is_not_seen() -> None:
+    """After so many, other code reads and writes: the values are the same, and equal to those made before."""
+    first: Any = structure(CONTEXT, m.Context)
+    for _ in range(2 * MANY):
+        again: Any = structure(CONTEXT, m.Context)
+        assert again == first
+        assert hash(again) == hash(first)
+        assert repr(again) == repr(first)
+        assert unstructure(again) == CONTEXT
+    with pytest.raises(InvalidData, match="token"):
+        structure({"tier": "event"}, m.Context)
+    assert m.Context in writing._WRITERS

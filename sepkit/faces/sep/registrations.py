@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-
 from sepkit.app import App
 from sepkit.handlers import task_registration
+from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.wire import messages, methods
 
@@ -45,7 +44,7 @@ def introduction(app: App, handshake: messages.InitializeParams) -> messages.Ini
     """
     found = registrations(app)
     if wants_tasks(handshake):
-        found = attrs.evolve(found, tasks=task_registrations(app))
+        found = changed(found, tasks=task_registrations(app))
     return messages.InitializeResult(
         protocol_version=min(handshake.protocol_version, methods.PROTOCOL_VERSION),
         extension=messages.ExtensionInfo(name=app.name, version=app.version),
@@ -84,4 +83,4 @@ def registry_update(app: App, changes: Sequence[Change]) -> messages.RegistryUpd
 
 
 def _provider(app: App, name: str) -> messages.ProviderRegistration:
-    return attrs.evolve(app.providers[name].registration, oauth=name in app.oauth_logins)
+    return changed(app.providers[name].registration, oauth=name in app.oauth_logins)

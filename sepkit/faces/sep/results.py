@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
-
 from sepkit.errors import EncodeError, sayable
 from sepkit.results import Block, ToolResult
 from sepkit.wire import messages
@@ -86,7 +84,7 @@ def completions_result(values: object) -> dict[str, Any]:
 
 
 def _completion(value: messages.Completion, path: str) -> dict[str, str]:
-    parts = {name: part for name, part in attrs.asdict(value).items() if part is not None or name == "value"}
+    parts = {name: part for name, part in vars(value).items() if part is not None or name == "value"}
     for name, part in parts.items():
         if not isinstance(part, str):
             raise EncodeError(f"{path}.{name}", f"a completion's {name} is a string, not {type(part).__name__}")

@@ -1,0 +1,131 @@
+"""What ``sepkit run`` does, and its options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sepkit.cli import ExitCode, fail_to_load, output
+from sepkit.errors import LifespanEnded, LoadError
+from sepkit.transports.stdio import claim_stdio
+
+if TYPE_CHECKING:
+    from sepkit.app import App
+
+LOOPS: Final = ("auto", "uvloop", "asyncio")
+LEVELS: Final = ("trace", "debug", "info", "warning", "error")
+LEAST_FRAME_BYTES: Final = 1024
+DEFAULTS: Final[dict[str, Any]] = {
+    "loop_kind": "auto",
+    "log_level": "info",
+    "max_concurrency": 256,
+    "max_frame_bytes": 64 * 1024 * 1024,
+    "grace": 5.0,
+}
+
+
+def understood(words: Sequence[str]) -> dict[str, Any] | None:
+    """The arguments of :func:`serve`, where the words are plain: one target, and options that are right.
+
+    None for all else, and click reads them: help, mistakes, other ways to write the same.
+    """
+    found: dict[str, Any] = {}
+    left = iter(words)
+    for word in left:
+        if word[:1] != "-":
+            if "target" in found or not word:
+                return None
+            found["target"] = word
+            continue
+        option, equals, text = word.partition("=")
+        name, read = _OPTIONS.get(option, ("", _nothing))
+        if name in found or (value := read(text if equals else next(left, ""))) is None:
+            return None
+        found[name] = value
+    return {**DEFAULTS, **found} if "target" in found else None
+
+
+def _nothing(text: str) -> None:
+    return None
+
+
+def _loop(text: str) -> str | None:
+    return text if text in LOOPS and text != "uvloop" else None  # which may not be installed
+
+
+def _level(text: str) -> str | None:
+    return text if text in LEVELS else None
+
+
+def _whole(least: int) -> Callable[[str], int | None]:
+    def read(text: str) -> int | None:
+        if not (text.isascii() and text.isdigit() and len(text) < 16):
+            return None
+        return number if (number := int(text)) >= least else None
+
+    return read
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 16 else None
+
+
+_OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "--loop": ("loop_kind", _loop),
+    "--log-level": ("log_level", _level),
+    "--max-concurrency": ("max_concurrency", _whole(1)),
+    "--max-frame-bytes": ("max_frame_bytes", _whole(LEAST_FRAME_BYTES)),
+    "--grace": ("grace", _seconds),
+}
+
+
+def serve(
+    target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
+) -> None:
+    """Serve ``target`` to the host at stdin and stdout, and exit."""
+    wire = claim_stdio()  # before the author's code can write to it
+    try:
+        # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
+        from sepkit.faces.runner import exit_soon, install_stderr_log, run
+        from sepkit.loader import load
+        from sepkit.serving.logs import TRACE
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+
+    stderr = install_stderr_log(TRACE if log_level == "trace" else logging.getLevelNamesMapping()[log_level.upper()])
+    try:
+        app = load(target)
+        if wire.read_fd is not None and os.isatty(wire.read_fd):
+            _explain(app, target)
+        code = run(
+            app,
+            stderr=stderr,
+            loop_kind=loop_kind,  # type: ignore[arg-type]  # click has checked it
+            max_concurrency=max_concurrency,
+            max_frame_bytes=max_frame_bytes,
+            grace=grace,
+        )
+    except LoadError as error:
+        code = fail_to_load(error)
+        stderr.flush_within(0.5)
+    except LifespanEnded:
+        code = ExitCode.LIFESPAN_ENDED
+    except KeyboardInterrupt:  # the loop had not taken the signal over yet
+        code = ExitCode.INTERRUPTED
+    exit_soon(code)
+    sys.exit(code)
+
+
+def _explain(app: App, target: str) -> None:
+    """Tell a person at a terminal, who sees nothing happen, what is waited for and what to type."""
+    from sepkit.app import ways_to_try
+
+    output.tell(
+        f"sepkit: {app.name} {app.version} waits for a host: SEP on stdin, one JSON message a line.\n"
+        "For a sign of life, type the next line here; Ctrl+D ends it:\n"
+        '  {"jsonrpc": "2.0", "id": 1, "method": "ping"}\n'
+        "To try it without a host, type one of these in a shell:\n" + "\n".join(ways_to_try(app, target))
+    )
