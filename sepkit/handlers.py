@@ -67,7 +67,7 @@ class CommandSpec(Record):
         return messages.CommandRegistration(name=self.name, description=self.description)
 
 
-@record(eq=False)
+@record
 class ObserverSpec(Record):
     """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
 
