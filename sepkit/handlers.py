@@ -71,10 +71,6 @@ class CommandSpec(Record):
 class ObserverSpec(Record):
     """A handler of one value: a hook's input, an event's payload, what was typed of a command, a provider's request."""
 
-    # A key of tables, looked up for each event.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     fn: Fn
     name: str
     """What it handles: the hook, the event, the command, the provider."""

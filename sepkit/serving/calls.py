@@ -248,7 +248,7 @@ class Calls:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                return await self._called(tool.fn, values, is_async=tool.is_async)
+                return await self._settled(await self._called(tool.fn, values, is_async=tool.is_async))
         except TimeoutError:
             if limit.expired():
                 raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
@@ -322,6 +322,8 @@ class Calls:
             self.watch.wake()
         try:
             returned = await self._called(spec.fn, values, is_async=spec.is_async)
+            if type(returned) is not str and isawaitable(returned):
+                returned = await self._settled(returned)
         except BaseException as error:
             self._pass_on(error)
             told, rest = split(error, ToolError)
@@ -348,7 +350,7 @@ class Calls:
             if spec.observer.is_async:
                 stream = spec.fn(**arguments)
             else:
-                stream = await self._called(spec.fn, arguments, is_async=False)
+                stream = await self._settled(await self._called(spec.fn, arguments, is_async=False))
             async for event in stream:
                 await context.delta(event)
             return context.folded()
@@ -397,7 +399,8 @@ class Calls:
             self.watch.wake()
         arguments = spec.arguments(value, context)
         try:
-            return await self._called(spec.fn, arguments, is_async=spec.is_async)
+            returned = await self._called(spec.fn, arguments, is_async=spec.is_async)
+            return returned if returned is None or not isawaitable(returned) else await self._settled(returned)
         except BaseException as error:
             self._pass_on(error)
             told, _ = split(error, crosses)
@@ -411,12 +414,16 @@ class Calls:
         if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
             raise error
 
-    async def _called(self, fn: Fn, arguments: dict[str, Any], *, is_async: bool) -> object:
-        """What a handler returns, in the end: what comes back awaitable is awaited.
+    def _called(self, fn: Fn, arguments: dict[str, Any], *, is_async: bool) -> Awaitable[Any]:
+        """Call a handler; what it returns is to be awaited, and then goes to ``_settled`` where it is awaitable."""
+        work: Awaitable[Any] = fn(**arguments) if is_async else self._threads.run(fn, **arguments)
+        return work
+
+    async def _settled(self, returned: Any) -> object:
+        """What a handler returns in the end, which returned an awaitable.
 
         A plain function that is called in a thread may be the decorator of a coroutine function, or a lambda around it.
         """
-        returned: Any = await (fn(**arguments) if is_async else self._threads.run(fn, **arguments))
         while returned is not None and isawaitable(returned):
             returned = await returned
         return returned

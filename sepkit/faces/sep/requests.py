@@ -24,7 +24,7 @@ from sepkit.faces.sep.results import (
 )
 from sepkit.handlers import ObserverSpec, ToolSpec
 from sepkit.peer import RequestHandler, Route
-from sepkit.results import ToolResult
+from sepkit.results import Block, ToolResult
 from sepkit.serving.calls import BadArguments, Calls, Unsendable, does_not_fit, fitted
 from sepkit.serving.observers import Event
 from sepkit.serving.served import Served
@@ -111,6 +111,40 @@ def _sendable(value: object) -> dict[str, Any]:
         raise Unsendable(value, error) from None
 
 
+class HookCalls:
+    """The hooks on one connection: a :class:`~sepkit.peer.Route`."""
+
+    def __init__(self, calls: Calls, link: SepLink) -> None:
+        self._calls = calls
+        self._link = link
+
+    def begin(self, params: dict[str, Any]) -> Coroutine[Any, Any, Block | dict[str, Any] | None]:
+        """Ask the handlers of a hook."""
+        try:
+            name, value, raw = params["hook"], params["input"], params["context"]
+            fits = type(name) is str and type(value) is dict and is_context(raw)
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
+            call = checked(params, messages.HookParams)
+            name, value, raw = call.hook, call.input, unstructure(call.context)
+        return self._calls.hook(name, value, HookContext(self._link, raw, name))
+
+    def returned(self, outcome: Block | dict[str, Any] | None) -> dict[str, Any]:
+        """The result."""
+        return hook_result(outcome)
+
+    async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
+        """A hook that failed is answered with its error."""
+        raise error
+
+    def waits(self) -> None:
+        """It takes nothing while it waits."""
+
+    def waited(self) -> None:
+        """It has taken nothing."""
+
+
 class Requests:
     """The handlers' methods on one connection.
 
@@ -128,7 +162,7 @@ class Requests:
         """The handler of each method."""
         return {
             methods.TOOL_EXECUTE: ToolCalls(self._app, self._calls, self._link),
-            methods.HOOK: self._hook,
+            methods.HOOK: HookCalls(self._calls, self._link),
             methods.COMMAND_EXECUTE: self._command_execute,
             methods.COMMAND_COMPLETE: self._command_complete,
             methods.PROVIDER_COMPLETE: self._provider_complete,
@@ -138,17 +172,6 @@ class Requests:
 
     # -- tools, hooks and commands -------------------------------------------------------------------------------------
     # The most frequent ones: their shape is checked by hand. The converter finds the same faults, but takes 1.5 µs.
-
-    async def _hook(self, params: dict[str, Any]) -> object:
-        try:
-            name, value, raw = params["hook"], params["input"], params["context"]
-            fits = type(name) is str and type(value) is dict and is_context(raw)
-        except (KeyError, TypeError):
-            fits = False
-        if not fits:
-            call = checked(params, messages.HookParams)
-            name, value, raw = call.hook, call.input, unstructure(call.context)
-        return hook_result(await self._calls.hook(name, value, HookContext(self._link, raw, name)))
 
     def _command_execute(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
         try:
