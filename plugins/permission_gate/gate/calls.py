@@ -142,7 +142,7 @@ class _Call:
                 is_command = key == program or (key in _MORE and not program and (shell or key == "argv"))
             if not is_command and key in _OF_SHELLS:
                 is_command = (shell or windows) and not (has_command and key in _GIVEN)
-            code = key in _CODE and not (spoken or windows)
+            code = key in _CODE and not spoken
             if key in _CODE:
                 is_command = spoken or windows or (is_command and not foreign)
             for command in self._commands(value, more if key not in _MORE else None, plural=key.endswith("s")):
