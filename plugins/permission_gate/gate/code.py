@@ -47,7 +47,7 @@ _REMOVE_CALLS: Final = (
 _CALL: Final = re.compile(
     rf"(?<![\w$])(?:\w+(?:\.|::|->))*(?P<shell>{_SHELL_CALLS})\s*[\[(]?\s*(?=[\"'`\[(]|f[\"']|w/)"
     rf"|(?<![\w$])(?:\w+(?:\.|::|->))*(?P<remove>{_REMOVE_CALLS})\s*\(?\s*(?=[\"'`\[(]|r?f?[\"']|os\.|pathlib|Path|Dir|process|homedir|ENV|\w)"
-    r"|(?<![\w$])(?P<open>open|writeFileSync|File\.(?:open|write)|fopen|file_put_contents|createWriteStream)\s*\(?\s*(?=[\"'`])"
+    r"|(?<![\w$])(?P<open>open|writeFileSync|File\.(?:open|write)|fopen|file_put_contents|createWriteStream)\s*\(?\s*(?:\w+\s*,\s*)?(?=[\"'`])"
 )
 _LITERAL: Final = re.compile(r"(?s)(?:\b[rbfuRBFU]{1,2})?(\"\"\"|'''|\"|'|`)((?:\\.|(?!\1).)*)\1")
 _ONE_LINE: Final = re.compile(r"(?s)\"\"\".*?\"\"\"|'''.*?'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'")
@@ -162,6 +162,8 @@ def actions(text: str) -> Iterator[tuple[str, list[str]]]:
                 yield "write", literals[:1]
     for found in re.finditer(r"(?s)`([^`]{1,2000})`|%x[\[({]([^\])}]{1,2000})|\bqx[\[({/]([^\])}/]{1,2000})", text):
         yield "shell", [found[1] or found[2] or found[3]]
+    for found in re.finditer(r"Path\(\s*[rb]?[\"']([^\"']{0,500})[\"']\s*\)\.write_", text):
+        yield "write", [found[1]]
     for found in re.finditer(r"Path\(\s*[rb]?[\"']([^\"']{0,500})[\"']\s*\)\.(?:rmdir|unlink)", text):
         yield "remove", [found[1]]
 

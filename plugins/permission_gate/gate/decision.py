@@ -47,7 +47,7 @@ def decide(command: Command, rules: Rules, workspace: str) -> Verdict | None:
 
 
 def _look(command: Command, rules: Rules, workspace: str) -> list[str]:
-    text = unmarked(command.text)
+    text = unmarked(command.text).replace("\0", "")
     if len(text) > MAX_LENGTH:
         raise Unreadable(f"it has more than {MAX_LENGTH:,} characters")
     if not command.words and not command.folder and not _TELLING.search(re.sub(r"\\\n|['\"\\]", "", text)):

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from . import code, windows
-from .marks import ANY, CUT, HOME, MAYBE, OPAQUE, STAR, TILDE, Unreadable, is_glob, spelled, text_of
+from .marks import ANY, CUT, HOME, MAYBE, OPAQUE, STAR, TILDE, Unreadable, bare, is_glob, spelled, text_of
 from .reader import Reader
 from .rules import TELLING, Rules, Words, find_filters, find_roots, unsure
 from .state import Output, State, Text, plain, whole
@@ -276,6 +276,7 @@ class Programs:
 
     def launch(self, reader: Reader, words: list[str], state: State, given: Output | None) -> Output:
         """Follow one command line; return what it prints."""
+        wrapped = False  # what another program starts is never a function
         while True:
             reader.step()
             if not words:
@@ -286,17 +287,20 @@ class Programs:
                 state.assign(name.rstrip("+"), [value])
                 words = words[1:]
                 continue
-            if words[0] in state.functions:
+            if words[0] in state.functions and not wrapped:
                 return reader.call(words[0], words, state, given)
             name = reader.program(words[0], TELLING)
             low = name.lower()
             if name in self._builtins:
                 self._rules.check(name, words[1:], state)
                 return self._builtins[name](reader, words, state, given)
+            if name == "command" and words[1:2] in (["-v"], ["-V"]):
+                return "".join(f"{word}\n" for word in words[2:])
             if name in SHELLS:
                 return self._shell(reader, words, state, given)
             if (inner := self._unwrapped(reader, name, words, state, given)) is not None:
                 words, state = inner
+                wrapped = True
                 continue
             break
         as_written = reader.as_written or " ".join(map(_for_windows, words))
@@ -305,7 +309,8 @@ class Programs:
             if "<<" not in reader.script_text:  # what comes through a pipe stands in another command
                 self._windows(reader.script_text)
         if not windows.is_command(low):
-            self._rules.check(name, [text_of(word) if name == "dd" else word for word in words[1:]], state)
+            by_input = name in ("fdisk", "gdisk") and given is not None  # what it is to do comes through a pipe
+            self._rules.check("sfdisk" if by_input else name, words[1:], state)
         self._unknown(reader, words, state)
         self._code(reader, name, words, state, given)
         if name in ("cp", "ln", "mv") and len(targets := Words(words[1:]).targets) > 1:
@@ -342,7 +347,7 @@ class Programs:
         if not unsure(words[0]):
             return
         name = words[0].strip(ANY + MAYBE)
-        if OPAQUE in words[0]:
+        if OPAQUE in words[0] and (len(words) == 1 or any(self._rules.reaches(word, state) for word in words[1:])):
             reader.doubts.append("the name of a program comes out of a decoder or a filter")
         elif (
             "/" not in name
@@ -519,12 +524,13 @@ class Programs:
 
     def _read(self, reader: Reader, words: list[str], state: State, given: Output | None) -> Output:
         names = [word for word in Words(words[1:]).targets if word.isidentifier()]
+        apart = "".join(state.variables.get("IFS", ())) or None
         text = ANY if given is None else whole(given)
         lines = [line for line in re.split(r"[\n\0]", text) if line] or [ANY]
         if words[0] == "read" and "-a" not in words:
             for place, name in enumerate(names):
                 last = place == len(names) - 1
-                state.assign(name, [_part(line, place, last) for line in lines])
+                state.assign(name, [_part(line, place, last, apart) for line in lines])
         else:
             state.assign((names or ["MAPFILE"])[-1], [CUT.join(lines)])
         return ""
@@ -654,7 +660,7 @@ class Programs:
             return given
         if name in ("printenv", "mktemp"):
             return "\n".join(state.look_up(words[1])) if name == "printenv" and len(words) > 1 else f"/tmp/{ANY}"
-        if name == "command" or name == "type":
+        if name == "type":
             return "".join(f"{word}\n" for word in words[1:] if not word.startswith("-"))
         if name in _DECODES and name not in ("tr", "rev"):
             return self._decoded(name, words, state, given)
@@ -662,6 +668,8 @@ class Programs:
             return "\n".join(line[::-1] for line in whole(given).split("\n"))
         if name == "tr" and given is not None:
             return _translated(whole(given), words)
+        if code.is_interpreter(name) and given is None and code.given(name, words):
+            return OPAQUE
         if name in _CHANGES and given is not None:
             text = whole(given)
             # A text that is known through and through is hidden by this; one that is not is what scripts work on.
@@ -678,7 +686,7 @@ class Programs:
             return ANY
         if name == "xxd" and not said.has("r", "--revert"):
             return ANY
-        files = [word for word in said.targets if word not in ("enc", "aes-256-cbc")]
+        files = [word for word in said.targets if word not in ("enc", "base64", "aes-256-cbc")]
         text = whole(_content(files[0], state, given)) if files else whole(given)
         if unsure(text) or name in _PACKERS:
             return OPAQUE
@@ -704,6 +712,8 @@ class Programs:
         roots = find_roots(rest)
         some = f"{ANY}/{ANY}"
         found = [f"{root.rstrip('/')}/{some}" for root in roots]
+        name = bare(Words(rest).option_value("-name", "-iname"))
+        found += [f"{root.rstrip('/')}/{name}" for root in roots if name and root.startswith("/dev")]
         if not filtered:
             found = [one for root in roots for one in (root, f"{root.rstrip('/')}/{STAR}")]
         place = 0
@@ -923,9 +933,10 @@ def _content(word: str, state: State, given: Output | None) -> Output:
     return next((state.files[path] for path in state.paths(word) if path in state.files), ANY)
 
 
-def _part(line: str, place: int, last: bool) -> str:
+def _part(line: str, place: int, last: bool, apart: str | None) -> str:
     """The field of a line that ``read`` puts into one of several variables."""
-    parts = line.split(None, place) if last else line.split()
+    apart = apart if apart and len(apart) == 1 else None
+    parts = line.split(apart, place) if last else line.split(apart)
     return parts[place] if place < len(parts) else ANY if ANY in line else ""
 
 

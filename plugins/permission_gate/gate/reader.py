@@ -507,20 +507,26 @@ class Reader:
             for each in assignments:
                 self._assign(each, inner)
         printed = []
+        ways = [inner] if len(lines) < 2 else [inner.copy() for _ in lines]
         as_written = self._script.between(words[0].start_byte, words[-1].end_byte)
-        for line in lines:
+        for line, way in zip(lines, ways, strict=False):
             self.as_written = as_written
             called = line[0] if line else ""
             if called in state.aliases and words[0].type != "ERROR":
                 rest = self._script.between(words[0].end_byte, words[-1].end_byte) if len(words) > 1 else ""
                 alias = state.aliases[called]
-                without = inner.copy()
+                without = way.copy()
                 del without.aliases[called]
                 printed.append(self.read(f"{alias} {rest}", without, given))
             elif line:
-                printed.append(self._launch(self, line, inner, given))
+                printed.append(self._launch(self, line, way, given))
+        if len(ways) > 1:
+            inner.become(ways)
         if inner is not state and not inner.ended:
             state.folders, state.before = inner.folders, inner.before
+            # What `IFS= read x` sets stays; what stands in front of it does not.
+            names = {self._script.text(each.children[0]) for each in assignments if each.children}
+            state.variables |= {name: values for name, values in inner.variables.items() if name not in names}
         return _joined(printed)
 
     def _redirected(self, node: Node, state: State, given: Output | None) -> Output:

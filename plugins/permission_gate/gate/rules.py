@@ -297,7 +297,9 @@ class Rules:
 
     def _cp(self, program: str, words: Words, state: State) -> None:
         into = words.option_value("-t", "--target-directory")
-        self._written(program, [into] if into else words.targets[-1:] if len(words.targets) > 1 else [], state)
+        written = [into] if into else words.targets[-1:] if len(words.targets) > 1 else []
+        empties = "/dev/null" in words.targets[:-1]
+        self._written(f"{program} of /dev/null" if empties else program, written, state)
 
     def _truncate(self, program: str, words: Words, state: State) -> None:
         self._written(program, words.targets, state)
@@ -363,6 +365,8 @@ class Rules:
         for path in self._paths(targets, state):
             if hit := self._device(path):
                 self.refuse("overwrite", f"{program} overwrites the device {hit}")
+            if (parts := _parts(path)) and is_broad(parts[-1]) and (hit := self._reaches(path, _SYSTEM)):
+                self.refuse("overwrite", f"{program} overwrites {hit}")
             adds = program in ("tee", "cp", "install", "ln")  # which people do use for these files
             if (hit := self._reaches(path, _FILES, contents=False)) and (not adds or hit == "/etc/passwd"):
                 self.refuse("overwrite", f"{program} overwrites {hit}")
@@ -373,6 +377,8 @@ class Rules:
             if hit := self._device(way):
                 self.refuse("overwrite", f"it overwrites the device {hit}")
             if not added and (hit := self._reaches(way, _FILES, contents=False)):
+                self.refuse("overwrite", f"it overwrites {hit}")
+            if not added and (parts := _parts(way)) and is_broad(parts[-1]) and (hit := self._reaches(way, _SYSTEM)):
                 self.refuse("overwrite", f"it overwrites {hit}")
             if way in _KERNEL:
                 self.refuse("overwrite", f"it writes to {way}, which acts on the whole system at once")
