@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,6 +21,7 @@ from gate.settings import FLAGS, Settings, settings_of
 from sepkit import App, Block, HookContext, RpcError, ToolCall, UserBash
 
 ANSWER_LIMIT: Final = 50.0  # seconds that a person has; hosts wait 60 for a hook
+CALL_LIMIT: Final = 2.0  # seconds of the thread's own for all commands of a call; one has a second
 _SHOWN: Final = 1_000  # characters of a command in a reason: some hosts take no line over 64 KiB
 
 app = App("permission-gate", version="0.2.0")
@@ -61,7 +63,13 @@ def _settings(ctx: HookContext) -> Settings:
 async def _judge(commands: Iterable[Command], settings: Settings, ctx: HookContext) -> Block | None:
     rules = Rules(settings.rules, settings.protect)
     doubtful: list[tuple[Command, Verdict]] = []
+    end = time.thread_time() + CALL_LIMIT
     for command in commands:
+        if time.thread_time() > end:
+            doubtful.append(
+                (command, Verdict("it cannot be read: its call holds too much to be followed", readable=False))
+            )
+            break
         verdict = decide(command, rules, ctx.workspace.root)
         if verdict is not None and verdict.readable:
             return _block(command, verdict.reason)

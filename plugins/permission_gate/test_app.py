@@ -334,6 +334,22 @@ def test_arguments_that_are_too_many_are_refused_and_said(gate: BlockingTestHost
         assert "it cannot be read: its arguments " in reason
 
 
+def test_many_commands_in_one_call_are_refused_soon_and_said(
+    gate: BlockingTestHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is the call's: a hundred commands do not take a hundred times as long."""
+    for limit in ("gate.reader.MAX_TIME", "plugins.permission_gate.app.CALL_LIMIT"):
+        monkeypatch.setattr(limit, 0.1)
+    reason = of_tool(
+        gate, "x", steps=[{"run": "for i in a b; do rm $i; done;" * 200 + f"rm {n}"} for n in range(1_000)]
+    )
+    assert reason is not None
+    assert "it cannot be read: its call holds too much" in reason
+    reason = of_tool(gate, "x", command=["rm", *"x" * 100_000])
+    assert reason is not None
+    assert "it cannot be read: it has more than" in reason
+
+
 @pytest.mark.parametrize("line", ["hello rm -rf / 'world' $x", 'it\'s "plain" rm -rf /'], ids=["variables", "plain"])
 @pytest.mark.parametrize("quoted", [True, False])
 def test_a_here_document_of_300_kb_is_decided_on_in_a_moment(line: str, quoted: bool) -> None:

@@ -15,6 +15,8 @@ from .reader import Reader
 from .rules import Dangerous, Rules
 from .state import State
 
+MAX_WORDS: Final = 20_000  # of a command that comes as a list
+
 # Without one of these in it no command is dangerous; most have none, and need not be read.
 _TELLING: Final = re.compile(
     r"(?i)rm|dd|find|ch(mod|own|grp|attr|con)|mkfs|mke2fs|mkswap|newfs|wipe|shred|blkdiscard|tee|cp|mv|/dev/|\)\s*\{|\bfunction\b|rsync|truncate"
@@ -47,9 +49,11 @@ def decide(command: Command, rules: Rules, workspace: str) -> Verdict | None:
 
 
 def _look(command: Command, rules: Rules, workspace: str) -> list[str]:
-    text = unmarked(command.text).replace("\0", "")
-    if len(text) > MAX_LENGTH:
+    if len(command.text) + sum(map(len, command.words)) + len(command.given or "") > MAX_LENGTH:
         raise Unreadable(f"it has more than {MAX_LENGTH:,} characters")
+    if len(command.words) > MAX_WORDS:
+        raise Unreadable(f"it has more than {MAX_WORDS:,} words")
+    text = unmarked(command.text).replace("\0", "")
     if not command.words and not command.folder and not _TELLING.search(re.sub(r"\\\n|['\"\\]", "", text)):
         return []
     if command.kind == "windows":
