@@ -90,7 +90,7 @@ async def _answer(command: Command, verdict: Verdict, settings: Settings, ctx: H
         async with asyncio.timeout(ANSWER_LIMIT):
             agreed = await ctx.ui.confirm(f"May this run? {_shown(command)}: {verdict.reason}")
     except TimeoutError:
-        return _block(command, f"{verdict.reason}; nobody has answered within {ANSWER_LIMIT:.0f} s")
+        return _block(command, f"{verdict.reason}; no person has answered within {ANSWER_LIMIT:.0f} s")
     except RpcError:
         return _block(command, verdict.reason)
     return None if agreed else _block(command, f"{verdict.reason}; a person was asked, and did not agree")

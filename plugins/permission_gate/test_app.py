@@ -71,7 +71,7 @@ def test_what_cannot_be_brought_back_is_blocked(gate: BlockingTestHost) -> None:
     assert len(passing(gate, BLOCKED, "cannot be read")) == len(BLOCKED)
 
 
-def test_what_cannot_be_read_is_blocked_where_nobody_can_be_asked(gate: BlockingTestHost) -> None:
+def test_what_cannot_be_read_is_blocked_where_no_person_can_be_asked(gate: BlockingTestHost) -> None:
     """A decoder before a shell, a program without a known name, a mistake in the syntax: the reason says it."""
     assert passing(gate, UNREADABLE, "is blocked: it cannot be read: ") == []
 

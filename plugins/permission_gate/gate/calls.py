@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from .marks import Unreadable
+from .marks import Unreadable, names
 from .settings import Settings, simple
 
 MAX_PARTS: Final = 10_000  # values in the arguments of one call that are looked at
@@ -24,24 +24,8 @@ _OTHER_LANGUAGE: Final = re.compile(
 )
 _WINDOWS_TOOL: Final = frozenset({"powershell", "pwsh", "cmd", "batch"})
 # In a call of a shell these hold what it runs, too.
-_OF_SHELLS: Final = frozenset(
-    [
-        "input",
-        "code",
-        "text",
-        "keys",
-        "stdin",
-        "line",
-        "lines",
-        "body",
-        "source",
-        "value",
-        "content",
-        "query",
-        "statement",
-        "data",
-        "payload",
-    ]
+_OF_SHELLS: Final = names(
+    "input code text keys stdin line lines body source value content query statement data payload"
 )
 _GIVEN: Final = frozenset({"stdin", "input", "standardinput", "stdinput", "inputtext"})
 _MORE: Final = frozenset(

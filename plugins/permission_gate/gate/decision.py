@@ -48,13 +48,18 @@ def decide(command: Command, rules: Rules, workspace: str) -> Verdict | None:
     return Verdict(f"it cannot be read: {doubts[0]}", readable=False) if doubts and rules.is_on("unreadable") else None
 
 
+def _tells(text: str) -> bool:
+    """Whether a command may be dangerous at all."""
+    return bool(_TELLING.search(text) or _TELLING.search(re.sub(r"\\\n|['\"\\]", "", text)))
+
+
 def _look(command: Command, rules: Rules, workspace: str) -> list[str]:
     if len(command.text) + sum(map(len, command.words)) + len(command.given or "") > MAX_LENGTH:
         raise Unreadable(f"it has more than {MAX_LENGTH:,} characters")
     if len(command.words) > MAX_WORDS:
         raise Unreadable(f"it has more than {MAX_WORDS:,} words")
     text = unmarked(command.text).replace("\0", "")
-    if not command.words and not command.folder and not _TELLING.search(re.sub(r"\\\n|['\"\\]", "", text)):
+    if not command.words and not command.folder and not _tells(text):
         return []
     if command.kind == "windows":
         if reason := windows.danger(text):

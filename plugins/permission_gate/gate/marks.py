@@ -27,7 +27,7 @@ TILDE: Final = "\U0010000b"
 MAX_WORDS: Final = 1_024  # that one word may come to
 MAX_WORK: Final = 400_000  # characters that are copied for them
 
-HOME: Final = "/home/~"  # stands for the home folder of whoever runs the command
+HOME: Final = "/home/~"  # stands for the home folder of the one who runs the command
 
 _MAX_PATTERN: Final = 300  # characters
 
@@ -43,6 +43,11 @@ _UNSURE: Final = (ANY, MAYBE, OPAQUE)
 
 class Unreadable(Exception):
     """What a command does cannot be told; the text says why."""
+
+
+def names(*lines: str) -> frozenset[str]:
+    """The words of some lines."""
+    return frozenset(word for line in lines for word in line.split())
 
 
 def unmarked(text: str) -> str:

@@ -16,103 +16,19 @@ from typing import Final
 import attrs
 
 from . import code, windows
-from .marks import ANY, CUT, HOME, MAYBE, OPAQUE, STAR, TILDE, Unreadable, bare, is_glob, spelled, text_of
+from .marks import ANY, CUT, HOME, MAYBE, OPAQUE, STAR, TILDE, Unreadable, bare, is_glob, names, spelled, text_of
 from .reader import Reader
 from .rules import TELLING, Rules, Words, find_filters, find_roots, unsure
 from .state import Output, State, Text, plain, whole
 
-SHELLS: Final = frozenset(
-    ["sh", "bash", "zsh", "dash", "ksh", "ash", "fish", "mksh", "yash", "rbash", "csh", "tcsh", "pdksh", "busybox-sh"]
+SHELLS: Final = names("sh bash zsh dash ksh ash fish mksh yash rbash csh tcsh pdksh busybox-sh")
+_FILTERS: Final = names("sort uniq head tail tac nl grep egrep fgrep rg pv column fmt fold unbuffer ts less more")
+_CHANGES: Final = names("tr sed awk gawk mawk cut rev perl python python3 ruby jq paste xxd od hexdump iconv node php")
+_DECODES: Final = names(
+    "base64 base32 basenc openssl gunzip zcat gzip bunzip2 bzcat bzip2 xzcat unxz xz zstdcat uudecode gpg",
+    "uncompress lz4cat brotli ascii85 xxd rev tr",
 )
-_FILTERS: Final = frozenset(
-    [
-        "sort",
-        "uniq",
-        "head",
-        "tail",
-        "tac",
-        "nl",
-        "grep",
-        "egrep",
-        "fgrep",
-        "rg",
-        "pv",
-        "column",
-        "fmt",
-        "fold",
-        "unbuffer",
-        "ts",
-        "less",
-        "more",
-    ]
-)
-_CHANGES: Final = frozenset(
-    [
-        "tr",
-        "sed",
-        "awk",
-        "gawk",
-        "mawk",
-        "cut",
-        "rev",
-        "perl",
-        "python",
-        "python3",
-        "ruby",
-        "jq",
-        "paste",
-        "xxd",
-        "od",
-        "hexdump",
-        "iconv",
-        "node",
-        "php",
-    ]
-)
-_DECODES: Final = frozenset(
-    [
-        "base64",
-        "base32",
-        "basenc",
-        "openssl",
-        "gunzip",
-        "zcat",
-        "gzip",
-        "bunzip2",
-        "bzcat",
-        "bzip2",
-        "xzcat",
-        "unxz",
-        "xz",
-        "zstdcat",
-        "uudecode",
-        "gpg",
-        "uncompress",
-        "lz4cat",
-        "brotli",
-        "ascii85",
-        "xxd",
-        "rev",
-        "tr",
-    ]
-)
-_PACKERS: Final = frozenset(
-    [
-        "gunzip",
-        "zcat",
-        "gzip",
-        "bunzip2",
-        "bzcat",
-        "bzip2",
-        "xzcat",
-        "unxz",
-        "xz",
-        "zstdcat",
-        "uncompress",
-        "lz4cat",
-        "brotli",
-    ]
-)
+_PACKERS: Final = names("gunzip zcat gzip bunzip2 bzcat bzip2 xzcat unxz xz zstdcat uncompress lz4cat brotli")
 
 
 @attrs.frozen

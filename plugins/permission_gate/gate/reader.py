@@ -28,6 +28,7 @@ from .marks import (
     bare,
     fields,
     is_glob,
+    names,
     text_of,
     unquoted,
 )
@@ -77,33 +78,11 @@ _IN_QUOTES: Final = re.compile(r'(?s)\\([$`"\\\n])')
 _SUBSTITUTES: Final = frozenset({"command_substitution", "process_substitution"})
 _RUN_LATER: Final = re.compile(r"\w+_COMMAND|PAGER|GIT_PAGER|EDITOR|VISUAL|GIT_EDITOR|LESSOPEN|BROWSER")  # variables
 _AT_START: Final = re.compile(r".*/\.(bashrc|profile|bash_profile|bash_login|bash_logout|zshrc|zprofile|zshenv|kshrc)")
-_STATEMENTS: Final = frozenset(
-    [
-        "program",
-        "command",
-        "redirected_statement",
-        "pipeline",
-        "list",
-        "subshell",
-        "compound_statement",
-        "do_group",
-        "negated_command",
-        "if_statement",
-        "while_statement",
-        "for_statement",
-        "c_style_for_statement",
-        "case_statement",
-        "function_definition",
-        "variable_assignment",
-        "variable_assignments",
-        "declaration_command",
-        "unset_command",
-        "test_command",
-        "ERROR",
-        "else_clause",
-        "elif_clause",
-        "case_item",
-    ]
+_STATEMENTS: Final = names(
+    "program command redirected_statement pipeline list subshell compound_statement do_group negated_command",
+    "if_statement while_statement for_statement c_style_for_statement case_statement function_definition",
+    "variable_assignment variable_assignments declaration_command unset_command test_command ERROR else_clause",
+    "elif_clause case_item",
 )
 
 

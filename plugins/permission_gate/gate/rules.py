@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from .marks import ANY, HOME, MAYBE, OPAQUE, Unreadable, is_broad, is_glob, matches, spelled
+from .marks import ANY, HOME, MAYBE, OPAQUE, Unreadable, is_broad, is_glob, matches, names, spelled
 from .state import State, plain
 
 RULES: Final = ("remove", "move", "permissions", "overwrite", "fork-bomb", "windows", "unreadable")
@@ -81,33 +81,9 @@ _DEVICES: Final = tuple(
 )
 _KERNEL: Final = frozenset({"/proc/sysrq-trigger", "/proc/kcore", "/dev/mem"})
 
-_FORMATS: Final = frozenset(
-    [
-        "wipefs",
-        "shred",
-        "blkdiscard",
-        "tee",
-        "sponge",
-        "mke2fs",
-        "mkswap",
-        "mkdosfs",
-        "newfs",
-        "wipe",
-        "srm",
-        "scrub",
-        "pvcreate",
-        "pvremove",
-        "sgdisk",
-        "gdisk",
-        "cgdisk",
-        "vgremove",
-        "sfdisk",
-        "zerofree",
-        "fallocate",
-        "partimage",
-        "cfdisk",
-        "nwipe",
-    ]
+_FORMATS: Final = names(
+    "wipefs shred blkdiscard tee sponge mke2fs mkswap mkdosfs newfs wipe srm scrub pvcreate pvremove sgdisk gdisk",
+    "cgdisk vgremove sfdisk zerofree fallocate partimage cfdisk nwipe",
 )
 _CHANGES_MODE: Final = frozenset({"chmod", "chown", "chgrp", "setfacl", "chattr", "chcon"})
 REMOVES: Final = frozenset({"rm", "unlink", "srm", "rimraf", "shred", "wipe", "trash", "trash-put", "rmtree"})
@@ -118,44 +94,10 @@ TELLING: Final = (
 )  # fmt: skip
 
 # Tests of find that leave files out; what is not here does not.
-_FIND_FILTERS: Final = frozenset(
-    [
-        "-name",
-        "-iname",
-        "-path",
-        "-ipath",
-        "-wholename",
-        "-iwholename",
-        "-regex",
-        "-iregex",
-        "-user",
-        "-group",
-        "-uid",
-        "-gid",
-        "-newer",
-        "-mtime",
-        "-atime",
-        "-ctime",
-        "-mmin",
-        "-amin",
-        "-cmin",
-        "-size",
-        "-empty",
-        "-perm",
-        "-nouser",
-        "-nogroup",
-        "-inum",
-        "-samefile",
-        "-links",
-        "-lname",
-        "-ilname",
-        "-anewer",
-        "-cnewer",
-        "-used",
-        "-newermt",
-        "-newerXY",
-        "-executable",
-    ]
+_FIND_FILTERS: Final = names(
+    "-name -iname -path -ipath -wholename -iwholename -regex -iregex -user -group -uid -gid -newer -mtime -atime",
+    "-ctime -mmin -amin -cmin -size -empty -perm -nouser -nogroup -inum -samefile -links -lname -ilname -anewer",
+    "-cnewer -used -newermt -newerXY -executable",
 )
 
 
