@@ -1,158 +1,104 @@
 """Blocks shell commands that destroy what cannot be brought back.
 
-The rules are few and meant to be read; a gate that nobody understands is switched off. It looks at what the agent's own
-shell tools are about to run (``tool_call``) and at what the user types (``user_bash``). Where a shell would read a
-command in a way that this does not, it errs on the side of the block.
+It looks at what the agent's tools are about to run (``tool_call``) and at what the user types (``user_bash``). Here is
+what the host sees; the package ``gate`` reads the commands.
 """
 
 from __future__ import annotations
 
-import posixpath
-import re
-import shlex
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterable
 from typing import Final
 
-from sepkit import App, Block, HookContext, ToolCall, UserBash
+from gate.calls import Command, commands_of
+from gate.decision import Verdict, decide
+from gate.marks import Unreadable
+from gate.rules import Rules
+from gate.settings import FLAGS, Settings, settings_of
+from sepkit import App, Block, HookContext, RpcError, ToolCall, UserBash
 
-app = App("permission-gate", version="0.1.0")
+ANSWER_LIMIT: Final = 50.0  # seconds that a person has; hosts wait 60 for a hook
+CALL_LIMIT: Final = 2.0  # seconds of the thread's own for all commands of a call; one has a second
+_SHOWN: Final = 1_000  # characters of a command in a reason: some hosts take no line over 64 KiB
 
-SHELL_TOOLS: Final = frozenset({"bash", "sh", "shell", "terminal", "exec", "execute", "execute_command", "run_command"})
-_ARGUMENTS: Final = ("command", "cmd", "script")
+app = App("permission-gate", version="0.2.0")
+for _name, (_default, _description, _) in FLAGS.items():
+    app.flag(_name, _default, description=_description)
 
-# What a path comes to, once `..`, doubled slashes and the names of the home folder are out of the way.
-_SYSTEM: Final = re.compile(r"/(\.?\*)?|/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|sbin|sys|usr|var)(/\.?\*)?")
-_DATA: Final = re.compile(r"(~\w*|/(home|opt|srv|mnt|media|Users)|/(home|Users)/[^/]+)(/\.?\*)?")
-_DEVICE: Final = re.compile(r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|md|dm-|mapper/|r?disk)\w*")
-_FORK_BOMB: Final = re.compile(r"(?<![\w:])([\w:]{1,64})\s*\(\s*\)\s*\{[^}]{0,200}?\1\s*\|\s*\1\s*&")
-
-# Without one of these in it no command is dangerous; most have none, and need not be read.
-_TELLING: Final = re.compile(r"rm|dd|find|ch(mod|own|grp)|mkfs|wipefs|shred|blkdiscard|tee|cp|mv|/dev/|\)\s*\{")
-
-_OPERATORS: Final = "();<>|&`\n"
-_REDIRECTION: Final = re.compile(r"&?>{1,2}[|&]?|<{1,3}&?|<>")
-_SUBSTITUTION: Final = re.compile(r"(?s)\$\((.*)\)|`(.*)`")
-_SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ksh", "su"})
-# What runs the command that follows it, and what stands before one in a script.
-_RUNNERS: Final = frozenset({"sudo", "doas", "env", "nohup", "time", "timeout", "nice", "ionice", "setsid", "xargs"})
-_KEYWORDS: Final = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{"})
-_WRAPPERS: Final = _RUNNERS | _KEYWORDS | {"exec", "command", "builtin"}
-_FILTERS: Final = frozenset({"-name", "-iname", "-path", "-ipath", "-regex", "-user", "-newer", "-mtime", "-maxdepth"})
-_MAX_LENGTH: Final = 400_000
-_MAX_DEPTH: Final = 8
-_MAX_PREFIX: Final = 20  # words of `sudo`, its options and the like before the program
-
-
-def danger(command: str, depth: int = 0) -> str | None:
-    """Why ``command`` must not run; None where nothing speaks against it."""
-    if len(command) > _MAX_LENGTH or depth > _MAX_DEPTH:
-        return "it is too long, or nested too deeply, to be read"
-    command = command.replace("\\\n", "")
-    if not _TELLING.search(re.sub("['\"\\\\]", "", command)):
-        return None
-    if _FORK_BOMB.search(command):
-        return "it is a fork bomb"
-    words: list[str] = []
-    redirected = False
-    for token in [*_tokens(command), "\n"]:
-        if set(token) <= set(_OPERATORS):
-            redirected = token.rstrip("|&").endswith(">")
-            if not _REDIRECTION.fullmatch(token):
-                if reason := _danger_of_words(words, depth):
-                    return reason
-                words = []
-            continue
-        # In single quotes a shell would leave a substitution alone, but the quotes are gone here.
-        for inner in _SUBSTITUTION.findall(token):
-            if reason := danger("".join(inner), depth + 1):
-                return reason
-        if not redirected:
-            words.append(token)
-        elif _DEVICE.match(token):
-            return f"it overwrites the device {token}"
-        redirected = False
-    return None
-
-
-def _tokens(command: str) -> list[str]:
-    """The words of a command without their quotes, and the operators between them."""
-    for text in (command, re.sub(r"['\"\\]", " ", command)):  # the second: bare words
-        lexer = shlex.shlex(text, posix=True, punctuation_chars=_OPERATORS)
-        lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
-        try:
-            return list(lexer)
-        except ValueError:  # a quote without its end, in a here-document, say
-            continue
-    return []
-
-
-def _danger_of_words(words: list[str], depth: int) -> str | None:
-    wrapped = False
-    for number, word in enumerate(words[:_MAX_PREFIX]):
-        program = word.rsplit("/", 1)[-1]
-        if reason := _danger_of_program(program, words[number + 1 :], depth):
-            return reason
-        if program in _WRAPPERS:
-            wrapped = True  # options, their values and assignments may follow: any word may be the program
-        elif not wrapped and "=" not in word:
-            return None
-    return None
-
-
-def _danger_of_program(program: str, arguments: list[str], depth: int) -> str | None:
-    options = {word for word in arguments if word.startswith("-") and word != "-"}
-    letters = {letter for word in options if not word.startswith("--") for letter in word[1:]}
-    targets = [word for word in arguments if word not in options]
-    paths = map(_plain, targets)
-    if program in _SHELLS and "c" in letters:
-        return next((reason for target in targets if (reason := danger(target, depth + 1))), None)
-    if program == "eval":
-        return danger(" ".join(arguments), depth + 1)
-    recursive = "R" in letters or any(len(word) > 2 and "--recursive".startswith(word) for word in options)
-    if program == "rm" and (recursive or "r" in letters):
-        hit = next((path for path in paths if _SYSTEM.fullmatch(path) or _DATA.fullmatch(path)), None)
-        return hit and f"rm -r of {hit} destroys the system or the data of its users"
-    if program in ("chmod", "chown", "chgrp") and recursive:
-        hit = next((path for path in paths if _SYSTEM.fullmatch(path)), None)
-        return hit and f"{program} -R of {hit} breaks the system"
-    if program == "find" and ("-delete" in options or "rm" in targets) and not options & set(_FILTERS):
-        hit = next((path for path in paths if _SYSTEM.fullmatch(path) or _DATA.fullmatch(path)), None)
-        return hit and f"find deletes {hit}"
-    written = [word.removeprefix("of=") for word in targets] if program == "dd" else []
-    if program.startswith("mkfs") or program in ("wipefs", "shred", "blkdiscard", "tee"):
-        written = targets
-    elif program in ("cp", "mv"):
-        written = targets[-1:]
-    hit = next((word for word in written if _DEVICE.match(word)), None)
-    return hit and f"{program} overwrites the device {hit}"
-
-
-def _plain(path: str) -> str:
-    path = re.sub(r"^(\$HOME|\$\{HOME\})(?=/|$)", "~", path)
-    return posixpath.normpath(re.sub("/+", "/", path)) if path else ""
+log = logging.getLogger("permission-gate")
+_told: set[str] = set()
 
 
 @app.hook("tool_call")
 async def gate_tools(call: ToolCall, ctx: HookContext) -> Block | None:
-    if call.tool.rsplit(".", 1)[-1].lower() not in SHELL_TOOLS:
-        return None
-    for name in _ARGUMENTS:
-        command = call.arguments.get(name)
-        if isinstance(command, list):
-            command = shlex.join(map(str, command))
-        if isinstance(command, str) and isinstance(more := call.arguments.get("args"), list):
-            command = f"{command} {shlex.join(map(str, more))}"
-        if isinstance(command, str) and (reason := danger(command)):
-            ctx.log.warning("blocked %s: %s", call.tool, reason)
-            return _block(command, reason)
-    return None
+    settings = _settings(ctx)
+    try:
+        commands = list(commands_of(call.tool, call.arguments, settings))
+    except Unreadable as error:
+        shown = json.dumps(call.arguments, default=str)[:_SHOWN]
+        return await _answer(Command(text=shown), Verdict(f"it cannot be read: {error}", readable=False), settings, ctx)
+    block = await _judge(commands, settings, ctx)
+    if block is not None:
+        ctx.log.warning("blocked %s: %s", call.tool, (block.reason or "").rpartition(" is blocked: ")[2])
+    return block
 
 
 @app.hook("user_bash")
-async def gate_user(typed: UserBash) -> Block | None:
-    reason = danger(typed.command)
-    return _block(typed.command, reason) if reason else None
+async def gate_user(typed: UserBash, ctx: HookContext) -> Block | None:
+    return await _judge([Command(text=typed.command)], _settings(ctx), ctx)
 
 
-def _block(command: str, reason: str) -> Block:
-    # Cut short: some hosts take no line over 64 KiB.
-    return Block(f"{command[:1000]!r}{'…' * (len(command) > 1000)} is blocked: {reason}")
+def _settings(ctx: HookContext) -> Settings:
+    def wrong(message: str) -> None:
+        if message not in _told and len(_told) < 100:
+            _told.add(message)
+            ctx.log.error("%s", message)
+
+    return settings_of(ctx.flags, wrong)
+
+
+async def _judge(commands: Iterable[Command], settings: Settings, ctx: HookContext) -> Block | None:
+    rules = Rules(settings.rules, settings.protect)
+    doubtful: list[tuple[Command, Verdict]] = []
+    end = time.thread_time() + CALL_LIMIT
+    for command in commands:
+        if time.thread_time() > end:
+            doubtful.append(
+                (command, Verdict("it cannot be read: its call holds too much to be followed", readable=False))
+            )
+            break
+        verdict = decide(command, rules, ctx.workspace.root)
+        if verdict is not None and verdict.readable:
+            return _block(command, verdict.reason)
+        if verdict is not None:
+            doubtful.append((command, verdict))
+    for command, verdict in doubtful[:1]:
+        return await _answer(command, verdict, settings, ctx)
+    return None
+
+
+async def _answer(command: Command, verdict: Verdict, settings: Settings, ctx: HookContext) -> Block | None:
+    """What becomes of a command that cannot be read: a person decides, and without one it is blocked."""
+    if settings.unreadable == "pass":
+        return None
+    if settings.unreadable == "block" or not ctx.has_ui("confirm"):
+        return _block(command, verdict.reason)
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT):
+            agreed = await ctx.ui.confirm(f"May this run? {_shown(command)}: {verdict.reason}")
+    except TimeoutError:
+        return _block(command, f"{verdict.reason}; no person has answered within {ANSWER_LIMIT:.0f} s")
+    except RpcError:
+        return _block(command, verdict.reason)
+    return None if agreed else _block(command, f"{verdict.reason}; a person was asked, and did not agree")
+
+
+def _shown(command: Command) -> str:
+    return f"{command.shown[:_SHOWN]!r}{'…' * (len(command.shown) > _SHOWN)}"
+
+
+def _block(command: Command, reason: str) -> Block:
+    return Block(f"{_shown(command)} is blocked: {reason[:_SHOWN]}")
