@@ -704,6 +704,7 @@ class Peer:
         """In a forked child: ask, notify and wait for nothing any more. The transport lets go by itself."""
         self._closed = self._ended = True
         self._posted.clear()
+        self._items.clear()
         self._answers.clear()
         self._pending.clear()
 
