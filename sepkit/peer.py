@@ -166,6 +166,7 @@ class Peer:
         self._is_open = True
         try:
             for line in left:
+                frame = None
                 # A well-formed request of a known method is told in one go; whatever is not takes the long way, which
                 # finds out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
                 try:
@@ -186,7 +187,7 @@ class Peer:
                     self._begin(context, rid, method, handler, params)
                 else:
                     # In the connection's own context: what is logged of a bad line is this host's business only.
-                    self.context.copy().run(self._receive, line)
+                    self.context.copy().run(self._receive, line, frame)
                     if not self._is_open:
                         break
                 # `starter.noticed()`, without a call.
@@ -275,8 +276,8 @@ class Peer:
         """Called by what is being taken in: all that came after it is taken in the next turn of the loop."""
         self._is_open = False
 
-    def _receive(self, line: _Item) -> None:
-        """Take in any line at all."""
+    def _receive(self, line: _Item, frame: Any) -> None:
+        """Take in any line at all; ``frame`` is what it holds, where that is known."""
         if callable(line):
             try:
                 line()
@@ -286,7 +287,7 @@ class Peer:
         try:
             if isinstance(line, FrameError):
                 raise line
-            frame = frames.decode(line, self.notifications)
+            frame = frames.decode(line, self.notifications, frame)
         except FrameError as error:
             self._refuse(line, error)
             return
@@ -569,6 +570,11 @@ class Peer:
         return bool(self._inbound or self._held)
 
     @property
+    def behind(self) -> int:
+        """How much of what has come is still to be taken in, in the next turns of the loop."""
+        return len(self._held)
+
+    @property
     def pending(self) -> int:
         """How many requests of this side wait for their answer."""
         return len(self._pending)
@@ -606,4 +612,4 @@ class Peer:
 
 def unknown_method(method: str) -> RequestHandler:
     """The fallback of a peer: no method is known but those in its routes."""
-    raise MethodNotFound(f"no method {method!r}")
+    raise MethodNotFound(f"no method {method[:200]!r}")

@@ -1,0 +1,144 @@
+"""An extension's lines are taken in as far as its budget goes: a slice in a turn of the loop, and then its pipe waits.
+
+Answers to what the host has asked are free, unless they are long: the host asks as it can take them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Final
+
+from sepkit.errors import FrameError
+from sepkit.host.budget import Budget
+from sepkit.peer import Peer
+from sepkit.transports.base import Receiver
+from sepkit.transports.descriptors import DescriptorTransport
+from sepkit.wire.frames import refused_line
+
+MOST_BRACKETS: Final = 500_000
+"""Brackets in a line; one with more is refused. Each is an object: 33 MiB of empty lists are 12 s and gigabytes."""
+
+_SLICE: Final = 0.003  # seconds of a turn of the loop
+_TOGETHER: Final = 32  # lines between two looks at the clock
+_ANSWERS: Final = 256  # lines that are taken at once where as many answers may come
+_LONG: Final = 65_536  # bytes; only the first line of what was read together can have more
+
+
+class MeteredTransport(DescriptorTransport):
+    """The transport of an extension with a budget.
+
+    Args:
+        read_fd: As of any transport; like ``write_fd`` and ``max_frame_bytes``.
+        budget: The extension's.
+    """
+
+    def __init__(self, read_fd: int | None, write_fd: int | None, *, max_frame_bytes: int, budget: Budget) -> None:
+        super().__init__(read_fd, write_fd, max_frame_bytes=max_frame_bytes)
+        self._budget = budget
+        self._untaken: deque[bytes | FrameError] = deque()
+        self._again: asyncio.Handle | None = None  # set exactly while the pipe is not read because of the budget
+        self._since = 0.0  # when it was last looked at whether the pipe may be read
+        self._lines = 0  # in the piece that is being taken in
+        self._unasked = 0  # of them
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to deliver to a peer."""
+        assert isinstance(receiver, Peer)
+        self._peer = receiver
+        super().start(receiver)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something that it has sent is still to be taken in."""
+        return self._again is not None
+
+    def _on_readable(self) -> None:
+        began = perf_counter()
+        self._lines = self._unasked = 0
+        super()._on_readable()
+        self._budget.heard_at = began
+        if self._unasked or not self._lines or self._untaken:
+            self._account(began)
+
+    def _deliver(self, lines: list[bytes | FrameError]) -> None:
+        self._lines = count = len(lines)
+        pending = self._peer.pending
+        if count <= _TOGETHER or (count <= _ANSWERS and count <= pending):
+            first = lines[0]
+            if type(first) is not bytes or len(first) > _LONG:
+                lines[0] = _bounded(first)
+                pending = 0  # it costs, whoever has asked for it
+            self._peer.frames_received(lines)
+            self._unasked = count - max(0, pending - self._peer.pending)
+        else:
+            lines[0] = _bounded(lines[0])
+            self._untaken.extend(lines)
+            self._take_slice()
+
+    def _take_slice(self) -> None:
+        end = perf_counter() + _SLICE
+        waiting, peer = self._untaken, self._peer
+        self._lines = self._unasked = 0
+        while waiting and not peer.behind:
+            count = min(_TOGETHER, len(waiting))
+            pending = peer.pending
+            peer.frames_received([waiting.popleft() for _ in range(count)])
+            self._lines += count
+            self._unasked += count - max(0, pending - peer.pending)
+            if perf_counter() >= end:
+                break
+
+    def _account(self, began: float) -> None:
+        now = perf_counter()
+        part = self._unasked / self._lines if self._lines else 1.0
+        # What the peer has put off to its next turns is paid now.
+        self._budget.charge((now - began) * part + self._peer.behind * 50e-6)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Do not read its pipe for now, if there is a reason."""
+        if self._lost or self._input_over:
+            return
+        assert self._loop is not None
+        delay = self._budget.delay()
+        if delay:
+            again: asyncio.Handle = self._loop.call_later(delay, self._go_on)
+        elif self._untaken or self._peer.behind:
+            again = self._loop.call_soon(self._go_on)
+        else:
+            return
+        self._again = again
+        self._since = perf_counter()
+        self._pause()
+
+    def _go_on(self) -> None:
+        self._again = None
+        began = perf_counter()
+        self._budget.waited += began - self._since
+        if not self._budget.delay() and self._untaken and not self._peer.behind:
+            self._take_slice()
+            self._flush()
+            self._account(began)
+        else:
+            self._wait()
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._again is None:
+            super()._resume()
+
+    def _stop(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        super()._stop()
+
+
+def _bounded(line: bytes | FrameError) -> bytes | FrameError:
+    """The line, or why it is not read."""
+    # Counting takes 0.7 ms a MiB. A shorter line cannot have as many.
+    if type(line) is bytes and len(line) > MOST_BRACKETS and line.count(b"[") + line.count(b"{") > MOST_BRACKETS:
+        return refused_line(line, f"the line has more than {MOST_BRACKETS:,} brackets")
+    return line
