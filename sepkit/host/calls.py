@@ -32,7 +32,8 @@ class UnknownEvent:
 
 
 StreamedEvent = messages.StreamEvent | UnknownEvent
-OnEvent = Callable[[StreamedEvent], None]
+OnEvent = Callable[[StreamedEvent, int], None]
+"""Told of an event, and of how many bytes it takes."""
 
 
 class RunningCalls:
@@ -97,7 +98,7 @@ class RunningCalls:
         except InvalidData as error:
             self._lives.budget.complain("malformed provider/delta", "ignored a malformed provider/delta: %s", error)
             return
-        on_event(event)
+        on_event(event, weight_of(params))
 
 
 class TakenTooSlowly(SepkitError):
@@ -113,10 +114,9 @@ class _Waiting:
         self._budget = budget
         self._events: asyncio.Queue[tuple[StreamedEvent, int] | None] = asyncio.Queue()
 
-    def put(self, event: StreamedEvent) -> None:
+    def put(self, event: StreamedEvent, weight: int) -> None:
         if self.overflown:
             return
-        weight = weight_of(event)
         if self._budget.hold(weight):
             self._events.put_nowait((event, weight))
         else:
