@@ -138,6 +138,8 @@ class Peer:
         self._ended = False
         self._closed = False
         self._bad_lines = 0
+        self.answered = 0
+        """How many answers have come that this side was waiting for."""
 
     def start(self) -> None:
         """Begin to receive. Call it in the running loop."""
@@ -416,6 +418,7 @@ class Peer:
             # Its asker has given up, or there never was one.
             _log.debug("ignored an answer that nobody waits for (id %r)", rid)
             return
+        self.answered += 1
         error = frame.get("error")
         if frame.get("jsonrpc") != "2.0" or (error is None and "result" not in frame):
             future.set_exception(InternalError("the peer's answer is no JSON-RPC 2.0 response"))

@@ -54,28 +54,27 @@ class MeteredTransport(DescriptorTransport):
         """Whether something that it has sent is still to be taken in."""
         return self._again is not None
 
-    def _on_readable(self) -> None:
-        began = perf_counter()
-        self._lines = self._unasked = 0
-        super()._on_readable()
-        self._budget.heard_at = began
-        if self._unasked or not self._lines or self._untaken:
-            self._account(began)
-
-    def _deliver(self, lines: list[bytes | FrameError]) -> None:
+    def _feed(self, data: bytes) -> None:
+        self._budget.heard_at = began = perf_counter()
+        if not data or self._lost or self._input_over:
+            super()._feed(data)
+            return
+        lines, peer = self._splitter.feed(data), self._peer
         self._lines = count = len(lines)
-        pending = self._peer.pending
-        if count <= _TOGETHER or (count <= _ANSWERS and count <= pending):
-            first = lines[0]
-            if type(first) is not bytes or len(first) > _LONG:
-                lines[0] = _bounded(first)
-                pending = 0  # it costs, whoever has asked for it
-            self._peer.frames_received(lines)
-            self._unasked = count - max(0, pending - self._peer.pending)
-        else:
+        answered = peer.answered
+        if count > _TOGETHER and (count > _ANSWERS or count > peer.pending):
             lines[0] = _bounded(lines[0])
             self._untaken.extend(lines)
             self._take_slice()
+        elif count:
+            if type(first := lines[0]) is not bytes or len(first) > _LONG:
+                lines[0] = _bounded(first)
+                answered += 1  # it costs, whoever has asked for it
+            peer.frames_received(lines)
+            self._unasked = count - peer.answered + answered
+        self._flush()  # what was answered at once leaves at once
+        if self._unasked or self._untaken or not count:
+            self._account(began)
 
     def _take_slice(self) -> None:
         end = perf_counter() + _SLICE
@@ -83,10 +82,10 @@ class MeteredTransport(DescriptorTransport):
         self._lines = self._unasked = 0
         while waiting and not peer.behind:
             count = min(_TOGETHER, len(waiting))
-            pending = peer.pending
+            answered = peer.answered
             peer.frames_received([waiting.popleft() for _ in range(count)])
             self._lines += count
-            self._unasked += count - max(0, pending - peer.pending)
+            self._unasked += count - peer.answered + answered
             if perf_counter() >= end:
                 break
 
@@ -95,6 +94,7 @@ class MeteredTransport(DescriptorTransport):
         part = self._unasked / self._lines if self._lines else 1.0
         # What the peer has put off to its next turns is paid now.
         self._budget.charge((now - began) * part + self._peer.behind * 50e-6)
+        self._unasked = 0
         self._wait()
 
     def _wait(self) -> None:

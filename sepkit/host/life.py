@@ -18,9 +18,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
-from sepkit.errors import ConnectionClosed, FrameError, InternalError, InvalidData, RequestTimeout, RpcError
+from sepkit.errors import ConnectionClosed, InternalError, InvalidData, RequestTimeout, RpcError
 from sepkit.host.budget import Budget
 from sepkit.host.intake import MeteredTransport
 from sepkit.host.kept import Kept
@@ -60,16 +61,6 @@ class ExtensionDied(ConnectionClosed):
         how = "" if exit_code is None else f" ({_said(exit_code)})"
         last = f"; it said last:\n{stderr.rstrip()}" if stderr.strip() else ""
         super().__init__(f"{extension} {reason}{how}{last}")
-
-
-class _ListeningPeer(Peer):
-    """A peer that notes that something came in: only a silent extension is asked for a sign of life."""
-
-    heard = False
-
-    def frames_received(self, lines: list[bytes | FrameError]) -> None:
-        self.heard = True
-        super().frames_received(lines)
 
 
 class Life:
@@ -127,7 +118,7 @@ class Life:
             transport=functools.partial(MeteredTransport, budget=budget),
         )
         self.stderr = StderrReader(self._child.process, on_stderr, budget)
-        self.peer = _ListeningPeer(self._child.transport, on_end=self._input_ended)
+        self.peer = Peer(self._child.transport, on_end=self._input_ended)
         self.lane: EventLane | None = None
         """The way of its events; None before the handshake."""
         self.early: Kept[int, tuple[str, Any]] = budget.table("early", _MOST_EARLY, _MOST_EARLY_BYTES)
@@ -285,9 +276,9 @@ class Life:
         missed = 0
         while missed < _MISSED_PONGS:
             if not missed:
-                self.peer.heard = False
+                since = perf_counter()
                 await asyncio.sleep(self._ping_after)
-                if self.peer.heard:
+                if self._budget.heard_at > since:  # only a silent one is asked for a sign of life
                     continue
             try:
                 await self.peer.request(methods.PING, {}, timeout=self._ping_timeout)
