@@ -72,7 +72,8 @@ class MeteredTransport(DescriptorTransport):
                 answered += 1  # it costs, whoever has asked for it
             peer.frames_received(lines)
             self._unasked = count - peer.answered + answered
-        self._flush()  # what was answered at once leaves at once
+        if self._queue:  # what was answered at once leaves at once
+            self._flush()
         if self._unasked or self._untaken or not count:
             self._account(began)
 

@@ -20,8 +20,6 @@ SEEN: dict[str, Any] = {"results": 0, "errors": [], "events": [], "lost": 0}
 RUNNING: dict[str, str] = {}
 NAMES = ("flood", "seen", "run", "echo", "stop")
 TOOLS: list[dict[str, Any]] = [{"name": name, "description": "", "parameters": {}} for name in NAMES]
-    {"name": name, "description": "", "parameters": {}} for name in ("flood", "seen", "run", "echo", "stop")
-]
 
 
 def write(data: bytes, fd: int = 1) -> None:
