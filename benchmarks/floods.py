@@ -66,12 +66,12 @@ class Program(Delegate):
         self.told += 1
 
 
-def manifest(name: str, child: str) -> Manifest:
+def manifest(name: str, child: str, *args: str) -> Manifest:
     return Manifest(
         name=name,
         version="1",
         root=CHILDREN,
-        run=Run(command=sys.executable, args=[str(CHILDREN / child)]),
+        run=Run(command=sys.executable, args=[str(CHILDREN / child), *args]),
         capabilities=Capabilities(**dict.fromkeys(GROUPS, True)),  # type: ignore[arg-type]
     )
 
@@ -128,7 +128,8 @@ async def measure(kind: str, seconds: float) -> dict[str, Any]:
     logged = Counted()
     logging.getLogger("sepkit").addHandler(logged)
     async with Host(store=KvStore(), delegate=Program(), shutdown_grace=0.2, trusted=True) as host:
-        for problem in await host.load([manifest("flooding", "flooding.py"), manifest("listener", "listener.py")]):
+        both = [manifest("flooding", "flooding.py"), manifest("listener", "listener.py", "bus/event")]
+        for problem in await host.load(both):
             raise problem.error
         running = [
             asyncio.ensure_future(host.call_tool("flooding.run", on_update=failing, timeout=None)),

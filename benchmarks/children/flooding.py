@@ -40,6 +40,12 @@ def asked(method: str, params: object) -> Pieces:
         yield b"".join(b'{"jsonrpc":"2.0","id":%d,%b\n' % (next(numbers), rest) for _ in range(count))
 
 
+def long_ids(method: str, params: object) -> Pieces:
+    for number in itertools.count():
+        frame = {"jsonrpc": "2.0", "id": f"{number}{TEXT}", "method": method, "params": params}
+        yield json.dumps(frame).encode() + b"\n"
+
+
 def numbered(method: str, make: Callable[[int], object]) -> Pieces:
     """Notifications, each another one."""
     for number in itertools.count():
@@ -146,7 +152,9 @@ KINDS: dict[str, Callable[[], Pieces]] = {
         for name in LARGER
     },
     "malformed requests": lambda: asked("ui/request", {"kind": 5}),
-    "requests whose answers are not read": lambda: asked("x" * 1000, {}),
+    "requests whose answers are not read": lambda: asked("ping", {}),
+    "requests with long ids": lambda: long_ids("ui/request", REQUESTS["ui/request"]()),
+    "requests with long ids whose answers are not read": lambda: long_ids("ping", {}),
     # Notifications.
     "log": lambda: again(notification("log", {"level": "info", "message": "hello"})),
     "log: large": lambda: again(notification("log", {"level": "info", "message": TEXT})),
@@ -241,7 +249,7 @@ def main() -> None:
         elif method == "tool/execute":
             CONTEXT.update(params["context"])
             kind, seconds = params["arguments"]["kind"], params["arguments"]["seconds"]
-            if kind == "requests whose answers are not read":
+            if kind.endswith("are not read"):
                 flood(kind, seconds)
             else:
                 threading.Thread(target=flood, args=(kind, seconds), daemon=True).start()

@@ -13,14 +13,14 @@ import logging
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from sys import getsizeof
 from typing import Any, Final
 
 import orjson
 
 from sepkit.capabilities.registrations import bounded
-from sepkit.errors import InternalError, RpcError
+from sepkit.errors import FrameError, InternalError, InvalidParams, RpcError
 from sepkit.host.kept import Kept
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire.messages import Record
@@ -34,6 +34,10 @@ MOST_LINES: Final = 1000
 MOST_LINE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of them that are told in a second."""
 
+LONG: Final = 65_536
+"""Bytes of a line above which it is taken by itself, and costs also where the host has asked for it."""
+
+_MOST_ITEMS: Final = 100_000  # of a list in a request: all of them are looked at in one turn of the loop
 _SHARE: Final = 0.1  # of the loop's time, for all extensions together that use more of it, while others are active
 _BURST: Final = 0.02  # seconds of work that may come at once
 _MOST_DEBT: Final = 0.5  # seconds of work for which an extension waits afterwards
@@ -61,7 +65,7 @@ def weight_of(value: object) -> int:
 def _weight_of_part(value: object) -> int:
     if type(value) in _SCALARS:
         return getsizeof(value)
-    # Its JSON tells how many values there are, in a hundredth of the time that it takes to look at each.
+    # Its JSON tells how many values there are, in a fortieth of the time that it takes to look at each.
     try:
         data = orjson.dumps(value, default=vars)
     except TypeError:  # too deep
@@ -146,6 +150,8 @@ class Budget:
         """When it was last heard, by ``time.perf_counter``."""
         self.counts: Counter[str] = Counter()
         """What was shed, refused, or said only once, by what it was."""
+        self.lines: Sequence[bytes | FrameError] = ()
+        """The lines that are being taken: what waits keeps the id of its line, too."""
         self.waited = 0.0
         """Seconds for which its pipe was not read."""
         self.log = Telling()
@@ -153,6 +159,8 @@ class Budget:
         self._neighbours = neighbours
         self.registered = 0
         """Bytes of what it has registered."""
+        self._looked_at: Sequence[bytes | FrameError] = ()
+        self._longest = 0  # of them
         self._waiting = 0
         self._patient_until = 0.0
         self._debt = -_BURST
@@ -259,13 +267,28 @@ class Budget:
             name = getattr(tell, "__name__", "its method")
             self.complain(f"the delegate's {name} failed", f"the host's delegate failed in {name}", error=error)
 
+    def _weight_in_lines(self) -> int:
+        """What the line that is being taken weighs, if it is a long one: those are taken one by one."""
+        lines = self.lines
+        if lines is not self._looked_at:
+            self._looked_at = lines
+            self._longest = max((len(line) for line in lines if type(line) is bytes), default=0)
+        if self._longest <= LONG:
+            return 0
+        line = lines[0]
+        assert type(line) is bytes
+        return len(line) + _MEMBER * (line.count(b",") + line.count(b"{") + line.count(b"["))
+
     # -- handlers ------------------------------------------------------------------------------------------------------
 
     def admitted(self, method: str, handler: RequestHandler) -> RequestHandler:
         """``handler``, as far as there is room for what waits."""
 
         async def handle(params: dict[str, Any]) -> object:
-            weight = weight_of(params)
+            for name, value in params.items():
+                if type(value) is list and len(value) > _MOST_ITEMS:
+                    raise InvalidParams(f"{method}: over {_MOST_ITEMS:,} {name[:100]}")
+            weight = self._weight_in_lines() or weight_of(params) + self._longest
             if not self.hold(weight):
                 self.counts["refused requests"] += 1
                 raise InternalError(f"{method}: too much waits for an answer", data={"reason": "overloaded"})

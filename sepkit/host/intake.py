@@ -11,10 +11,10 @@ from time import perf_counter
 from typing import Final
 
 from sepkit.errors import FrameError
-from sepkit.host.budget import Budget
+from sepkit.host.budget import LONG, Budget
 from sepkit.peer import Peer
 from sepkit.transports.base import Receiver
-from sepkit.transports.descriptors import DescriptorTransport
+from sepkit.transports.descriptors import FLOOD_FRAMES, DescriptorTransport
 from sepkit.wire.frames import refused_line
 
 MOST_BRACKETS: Final = 500_000
@@ -23,7 +23,9 @@ MOST_BRACKETS: Final = 500_000
 _SLICE: Final = 0.003  # seconds of a turn of the loop
 _TOGETHER: Final = 32  # lines between two looks at the clock
 _ANSWERS: Final = 256  # lines that are taken at once where as many answers may come
-_LONG: Final = 65_536  # bytes; only the first line of what was read together can have more
+_MOST_UNREAD: Final = 8 * 1024 * 1024  # bytes that it has not read, above which it is not read for a moment
+_FAR_TOO_MUCH: Final = 80 * 1024 * 1024  # or until it reads
+_MOMENT: Final = 1.0
 
 
 class MeteredTransport(DescriptorTransport):
@@ -42,6 +44,7 @@ class MeteredTransport(DescriptorTransport):
         self._since = 0.0  # when it was last looked at whether the pipe may be read
         self._lines = 0  # in the piece that is being taken in
         self._unasked = 0  # of them
+        self._patient_until = 0.0
 
     def start(self, receiver: Receiver) -> None:
         """Begin to deliver to a peer."""
@@ -61,32 +64,45 @@ class MeteredTransport(DescriptorTransport):
             return
         lines, peer = self._splitter.feed(data), self._peer
         self._lines = count = len(lines)
-        answered = peer.answered
         if count > _TOGETHER and (count > _ANSWERS or count > peer.pending):
-            lines[0] = _bounded(lines[0])
             self._untaken.extend(lines)
             self._take_slice()
         elif count:
-            if type(first := lines[0]) is not bytes or len(first) > _LONG:
-                lines[0] = _bounded(first)
-                answered += 1  # it costs, whoever has asked for it
+            if type(first := lines[0]) is not bytes or len(first) > LONG:
+                self._take_long(first)
+                del lines[0]
+            answered = peer.answered
+            self._budget.lines = lines
             peer.frames_received(lines)
-            self._unasked = count - peer.answered + answered
+            self._unasked += len(lines) - peer.answered + answered
         if self._queue:  # what was answered at once leaves at once
             self._flush()
         if self._unasked or self._untaken or not count:
             self._account(began)
 
+    def _take_long(self, line: bytes | FrameError) -> None:
+        """Take a line by itself. It costs, whoever has asked for it."""
+        # Counting takes 0.7 ms a MiB. A shorter line cannot have as many.
+        if type(line) is bytes and len(line) > MOST_BRACKETS and line.count(b"[") + line.count(b"{") > MOST_BRACKETS:
+            line = refused_line(line, f"the line has more than {MOST_BRACKETS:,} brackets")
+        self._budget.lines = [line]
+        self._peer.frames_received([line])
+        self._unasked += 1
+
     def _take_slice(self) -> None:
         end = perf_counter() + _SLICE
-        waiting, peer = self._untaken, self._peer
+        untaken, peer = self._untaken, self._peer
         self._lines = self._unasked = 0
-        while waiting and not peer.behind:
-            count = min(_TOGETHER, len(waiting))
-            answered = peer.answered
-            peer.frames_received([waiting.popleft() for _ in range(count)])
-            self._lines += count
-            self._unasked += count - peer.answered + answered
+        while untaken and not peer.behind:
+            if type(first := untaken[0]) is not bytes or len(first) > LONG:
+                self._take_long(untaken.popleft())
+                self._lines += 1
+            else:
+                answered = peer.answered
+                self._budget.lines = lines = [untaken.popleft() for _ in range(min(_TOGETHER, len(untaken)))]
+                peer.frames_received(lines)
+                self._lines += len(lines)
+                self._unasked += len(lines) - peer.answered + answered
             if perf_counter() >= end:
                 break
 
@@ -96,6 +112,8 @@ class MeteredTransport(DescriptorTransport):
         # What the peer has put off to its next turns is paid now.
         self._budget.charge((now - began) * part + self._peer.behind * 50e-6)
         self._unasked = 0
+        self._budget.lines = ()
+        self._patient_until = now + _MOMENT
         self._wait()
 
     def _wait(self) -> None:
@@ -103,7 +121,7 @@ class MeteredTransport(DescriptorTransport):
         if self._lost or self._input_over:
             return
         assert self._loop is not None
-        delay = self._budget.delay()
+        delay = self._budget.delay() or self._unread_delay()
         if delay:
             again: asyncio.Handle = self._loop.call_later(delay, self._go_on)
         elif self._untaken or self._peer.behind:
@@ -114,11 +132,20 @@ class MeteredTransport(DescriptorTransport):
         self._since = perf_counter()
         self._pause()
 
+    def _unread_delay(self) -> float:
+        """It has asked, and does not read the answers. But it may have to write before it can read."""
+        if self._size > _MOST_UNREAD and (
+            perf_counter() < self._patient_until or self._size > _FAR_TOO_MUCH or len(self._queue) > FLOOD_FRAMES
+        ):
+            return 0.01
+        return 0.0
+
     def _go_on(self) -> None:
         self._again = None
         began = perf_counter()
         self._budget.waited += began - self._since
-        if not self._budget.delay() and self._untaken and not self._peer.behind:
+        delay = self._budget.delay() or self._unread_delay()
+        if not delay and self._untaken and not self._peer.behind:
             self._take_slice()
             self._flush()
             self._account(began)
@@ -135,11 +162,3 @@ class MeteredTransport(DescriptorTransport):
             self._again.cancel()
             self._again = None
         super()._stop()
-
-
-def _bounded(line: bytes | FrameError) -> bytes | FrameError:
-    """The line, or why it is not read."""
-    # Counting takes 0.7 ms a MiB. A shorter line cannot have as many.
-    if type(line) is bytes and len(line) > MOST_BRACKETS and line.count(b"[") + line.count(b"{") > MOST_BRACKETS:
-        return refused_line(line, f"the line has more than {MOST_BRACKETS:,} brackets")
-    return line

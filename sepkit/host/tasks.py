@@ -27,6 +27,7 @@ _log = logging.getLogger("sepkit.host")
 _RUNNING: Final = frozenset({"pending", "running", "restarting"})
 _MOST_TASKS: Final = 20_000  # that are remembered: an extension may invent any number of ids, of any length
 _MOST_BYTES: Final = 8 * 1024 * 1024
+_TOGETHER: Final = 500  # tasks of a dead process that are told of in one turn of the loop
 _LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
 _STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
 
@@ -95,10 +96,16 @@ class ExtensionTasks:
     def died(self, why: str) -> None:
         """The process has ended, and all that ran in it."""
         self._died_at = asyncio.get_running_loop().time()
-        for task_id, health in list(self.known.items()):
-            if health.status in _RUNNING:
-                self.known[task_id] = dead = evolve(health, status="failed", error=why)
+        self._fail([health for health in self.known.values() if health.status in _RUNNING], why)
+
+    def _fail(self, running: list[messages.TaskHealth], why: str) -> None:
+        """So many at once that other work goes on: there may be thousands."""
+        for health in running[:_TOGETHER]:
+            if self.known.get(health.task_id) is health:  # the next life has not told of it yet
+                self.known[health.task_id] = dead = evolve(health, status="failed", error=why)
                 self._lives.budget.inform(self._delegate.task_changed, dead)
+        if rest := running[_TOGETHER:]:
+            asyncio.get_running_loop().call_soon(self._fail, rest, why)
 
     async def start_again(self) -> None:
         """Start what is wanted in a new process, but for what had ended well before the death of the last one."""

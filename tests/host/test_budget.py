@@ -23,7 +23,7 @@ import pytest
 from sepkit import peer as peers
 from sepkit.errors import InternalError
 from sepkit.faces.runner import LoopKind, new_loop
-from sepkit.host import Delegate, Host, KvStore, Manifest, budget
+from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, budget
 from sepkit.host.budget import MOST_BYTES, MOST_LINES, Budget, Neighbours, Telling, weight_of
 from sepkit.host.calls import TakenTooSlowly
 from sepkit.host.kept import Kept
@@ -194,6 +194,54 @@ async def test_one_request_alone_may_be_as_large_as_a_frame(it: Flooded) -> None
 
 @pytest.mark.usefixtures("impatient")
 @flooded()
+async def test_the_ids_of_requests_that_wait_count_too(it: Flooded) -> None:
+    """Of 60 short questions with ids of 256 KiB no more than 8 MiB wait."""
+    ask = 'ask(f"{n}" + "x" * 2**18, "ui/request", {"kind": "confirm", "prompt": "?"})'
+    await it.flood(f"({ask} for n in range(60))")
+    assert 25 < len(it.program.asked) < 33
+    assert it.status().counts["refused requests"] == 60 - len(it.program.asked)
+
+
+@flooded()
+async def test_answers_that_are_not_read_are_bounded_in_bytes(it: Flooded) -> None:
+    """600 pings with ids of 256 KiB, and no answer is read until all of them are sent: 8 MiB of answers wait."""
+    path = Path(it.host.workspace) / f"reads-{id(it)}"
+    sending = asyncio.ensure_future(
+        it.flood(
+            """(ask(f"{n}" + "x" * 2**18, "ping", {}) for n in range(100))""",
+        )
+    )
+    stopping = asyncio.ensure_future(it.host.call_tool("flooder.stop", {"until": str(path)}))
+    life = it.host._extension("flooder").lives.current
+    assert life is not None
+    transport: Any = life.peer.transport
+    try:
+        await stopping
+        most, since = 0, it.status().waited
+        for _ in range(40):
+            most = max(most, transport._size)
+            await asyncio.sleep(0.005)
+        assert most < 12 * MIB
+        assert it.status().waited >= since
+    finally:
+        path.touch()
+    try:
+        await sending
+        assert (await it.seen())["results"] == 100
+    finally:
+        path.unlink()
+
+
+@flooded()
+async def test_a_request_with_a_list_of_too_many_items_is_refused(it: Flooded) -> None:
+    """All of them would be looked at in one turn of the loop."""
+    await it.flood('[ask("a", "tools/set_active", {"tools": ["t"] * 100_001})]')
+    (error,) = (await it.seen())["errors"]
+    assert (error["code"], error["message"]) == (-32602, "tools/set_active: over 100,000 tools")
+
+
+@pytest.mark.usefixtures("impatient")
+@flooded()
 async def test_answers_free_what_waited(it: Flooded) -> None:
     """64 values of 1 MiB, all asked for at once, are all stored: its pipe waits until the ones before are."""
     await it.flood('(ask(f"s{n}", "kv/set", {"key": "k", "value": "x" * 2**20}) for n in range(64))')
@@ -277,6 +325,16 @@ async def test_what_it_tells_of_its_tasks_is_bounded_in_bytes(it: Flooded) -> No
     assert known[-1].task_id == "299"
     assert it.status().counts["shed tasks"] == 300 - len(known)
     assert it.program.tasks == 300
+
+
+@flooded()
+async def test_the_tasks_of_a_dead_process_fail_some_at_a_time(it: Flooded) -> None:
+    """3,000 running tasks of a process that dies: all have failed, and the program is told of each."""
+    await it.flood(f'(note("task/update", {TASK}) for n in range(3_000))')
+    with pytest.raises(ExtensionDied):
+        await it.flood("(os._exit(0) for _ in range(1))")
+    await until(lambda: it.program.tasks == 6_000)
+    assert {task.status for task in it.host.tasks()["flooder"]} == {"failed"}
 
 
 @flooded(flooder(), flooder("stopped"))
@@ -667,7 +725,7 @@ async def test_what_it_says_last_is_heard_although_it_waits(it: Flooded) -> None
     sending = asyncio.ensure_future(
         it.flood(f'(note("task/update", {task}) if n < 900 else os._exit(0) for n in range(901))')
     )
-    with pytest.raises(Exception, match="has ended"):
+    with pytest.raises(ExtensionDied):
         await sending
     assert it.program.tasks >= 900
 
