@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/host.py
 	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python benchmarks/floods.py
 
 # All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)

@@ -14,7 +14,7 @@ from sepkit.errors import FrameError
 from sepkit.host.budget import LONG, Budget
 from sepkit.peer import Peer
 from sepkit.transports.base import Receiver
-from sepkit.transports.descriptors import FLOOD_FRAMES, DescriptorTransport
+from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import refused_line
 
 MOST_BRACKETS: Final = 500_000
@@ -23,9 +23,8 @@ MOST_BRACKETS: Final = 500_000
 _SLICE: Final = 0.003  # seconds of a turn of the loop
 _TOGETHER: Final = 32  # lines between two looks at the clock
 _ANSWERS: Final = 256  # lines that are taken at once where as many answers may come
-_MOST_UNREAD: Final = 8 * 1024 * 1024  # bytes that it has not read, above which it is not read for a moment
-_FAR_TOO_MUCH: Final = 80 * 1024 * 1024  # or until it reads
-_MOMENT: Final = 1.0
+_MOST_UNREAD: Final = 8 * 1024 * 1024  # bytes of answers that it has not read, above which it is not read
+_POLL: Final = 0.01
 
 
 class MeteredTransport(DescriptorTransport):
@@ -44,7 +43,7 @@ class MeteredTransport(DescriptorTransport):
         self._since = 0.0  # when it was last looked at whether the pipe may be read
         self._lines = 0  # in the piece that is being taken in
         self._unasked = 0  # of them
-        self._patient_until = 0.0
+        self._owed = 0  # bytes of answers that it has not read; at most as many as wait for it
 
     def start(self, receiver: Receiver) -> None:
         """Begin to deliver to a peer."""
@@ -62,7 +61,7 @@ class MeteredTransport(DescriptorTransport):
         if not data or self._lost or self._input_over:
             super()._feed(data)
             return
-        lines, peer = self._splitter.feed(data), self._peer
+        lines, peer, size = self._splitter.feed(data), self._peer, self._size
         self._lines = count = len(lines)
         if count > _TOGETHER and (count > _ANSWERS or count > peer.pending):
             self._untaken.extend(lines)
@@ -75,8 +74,8 @@ class MeteredTransport(DescriptorTransport):
             self._budget.lines = lines
             peer.frames_received(lines)
             self._unasked += len(lines) - peer.answered + answered
-        if self._queue:  # what was answered at once leaves at once
-            self._flush()
+        if self._queue:
+            self._owe(self._size - size)
         if self._unasked or self._untaken or not count:
             self._account(began)
 
@@ -106,6 +105,11 @@ class MeteredTransport(DescriptorTransport):
             if perf_counter() >= end:
                 break
 
+    def _owe(self, answers: int) -> None:
+        """So many bytes were answered at once, and leave at once."""
+        self._owed = max(0, min(self._owed, self._size) + answers)
+        self._flush()
+
     def _account(self, began: float) -> None:
         now = perf_counter()
         part = self._unasked / self._lines if self._lines else 1.0
@@ -113,7 +117,6 @@ class MeteredTransport(DescriptorTransport):
         self._budget.charge((now - began) * part + self._peer.behind * 50e-6)
         self._unasked = 0
         self._budget.lines = ()
-        self._patient_until = now + _MOMENT
         self._wait()
 
     def _wait(self) -> None:
@@ -133,12 +136,10 @@ class MeteredTransport(DescriptorTransport):
         self._pause()
 
     def _unread_delay(self) -> float:
-        """It has asked, and does not read the answers. But it may have to write before it can read."""
-        if self._size > _MOST_UNREAD and (
-            perf_counter() < self._patient_until or self._size > _FAR_TOO_MUCH or len(self._queue) > FLOOD_FRAMES
-        ):
-            return 0.01
-        return 0.0
+        """It asks and asks, and does not read the answers."""
+        # What waits for it because the host asks does not count: two that send each other much must both go on reading.
+        self._owed = min(self._owed, self._size)
+        return _POLL if self._owed > _MOST_UNREAD else 0.0
 
     def _go_on(self) -> None:
         self._again = None
@@ -146,8 +147,9 @@ class MeteredTransport(DescriptorTransport):
         self._budget.waited += began - self._since
         delay = self._budget.delay() or self._unread_delay()
         if not delay and self._untaken and not self._peer.behind:
+            size = self._size
             self._take_slice()
-            self._flush()
+            self._owe(self._size - size)
             self._account(began)
         else:
             self._wait()

@@ -22,7 +22,7 @@ from sepkit.wire.frames import MAX_FRAME_BYTES, LineSplitter
 _CHUNK: Final = 65_536
 # A peer that asks and asks, and reads no answer, is no longer read from. Counted in frames, not only in bytes: two
 # peers that each send something huge must both go on reading.
-FLOOD_FRAMES: Final = 10_000
+_FLOOD_FRAMES: Final = 10_000
 _FLOOD_BYTES: Final = 8 * 1024 * 1024
 _EARLY: Final = 16_384  # bytes that wait for the end of the turn; more of them go at once
 _NOTHING: Final = memoryview(b"")
@@ -197,7 +197,7 @@ class DescriptorTransport(BufferedTransport):
             self._mark = _EARLY
         else:
             self._flush_due = False  # what is queued goes out behind the rest
-            if len(self._queue) > FLOOD_FRAMES and self._size > _FLOOD_BYTES:
+            if len(self._queue) > _FLOOD_FRAMES and self._size > _FLOOD_BYTES:
                 self._pause()
 
     def _push(self, data: bytes) -> None:

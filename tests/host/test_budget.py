@@ -233,6 +233,16 @@ async def test_answers_that_are_not_read_are_bounded_in_bytes(it: Flooded) -> No
 
 
 @flooded()
+async def test_two_that_send_each_other_much_both_go_on_reading(it: Flooded) -> None:
+    """The host calls with 40 MiB of arguments in all, while a log record of 4 MiB and answers of 1 MiB come."""
+    sending = asyncio.ensure_future(it.flood('[note("log", {"level": "info", "message": "x" * 2**21})] * 2'))
+    calls = [it.host.call_tool("flooder.echo", {"text": "x" * MIB}, timeout=PATIENCE) for _ in range(40)]
+    async with asyncio.timeout(PATIENCE):
+        assert {len(result.content) for result in await asyncio.gather(*calls)} == {MIB}
+        await sending
+
+
+@flooded()
 async def test_a_request_with_a_list_of_too_many_items_is_refused(it: Flooded) -> None:
     """All of them would be looked at in one turn of the loop."""
     await it.flood('[ask("a", "tools/set_active", {"tools": ["t"] * 100_001})]')
