@@ -6,7 +6,6 @@ Answers to what the host has asked are free, unless they are long: the host asks
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from time import perf_counter
 from typing import Final
 
@@ -21,8 +20,8 @@ MOST_BRACKETS: Final = 500_000
 """Brackets in a line; one with more is refused. Each is an object: 33 MiB of empty lists are 12 s and gigabytes."""
 
 _SLICE: Final = 0.003  # seconds of a turn of the loop
-_TOGETHER: Final = 32  # lines between two looks at the clock
-_ANSWERS: Final = 256  # lines that are taken at once where as many answers may come
+_TOGETHER: Final = 64  # lines between two looks at the clock
+_BYTES_TOGETHER: Final = 6144  # bytes of them
 _MOST_UNREAD: Final = 8 * 1024 * 1024  # bytes of answers that it has not read, above which it is not read
 _POLL: Final = 0.01
 
@@ -38,7 +37,7 @@ class MeteredTransport(DescriptorTransport):
     def __init__(self, read_fd: int | None, write_fd: int | None, *, max_frame_bytes: int, budget: Budget) -> None:
         super().__init__(read_fd, write_fd, max_frame_bytes=max_frame_bytes)
         self._budget = budget
-        self._untaken: deque[bytes | FrameError] = deque()
+        self._untaken: list[bytes | FrameError] = []
         self._again: asyncio.Handle | None = None  # set exactly while the pipe is not read because of the budget
         self._since = 0.0  # when it was last looked at whether the pipe may be read
         self._lines = 0  # in the piece that is being taken in
@@ -61,22 +60,14 @@ class MeteredTransport(DescriptorTransport):
         if not data or self._lost or self._input_over:
             super()._feed(data)
             return
-        lines, peer, size = self._splitter.feed(data), self._peer, self._size
-        self._lines = count = len(lines)
-        if count > _TOGETHER and (count > _ANSWERS or count > peer.pending):
-            self._untaken.extend(lines)
+        lines, size = self._splitter.feed(data), self._size
+        self._lines = len(lines)
+        if lines:
+            self._untaken = lines
             self._take_slice()
-        elif count:
-            if type(first := lines[0]) is not bytes or len(first) > LONG:
-                self._take_long(first)
-                del lines[0]
-            answered = peer.answered
-            self._budget.lines = lines
-            peer.frames_received(lines)
-            self._unasked += len(lines) - peer.answered + answered
         if self._queue:
             self._owe(self._size - size)
-        if self._unasked or self._untaken or not count:
+        if self._unasked or self._untaken or not lines:
             self._account(began)
 
     def _take_long(self, line: bytes | FrameError) -> None:
@@ -89,21 +80,33 @@ class MeteredTransport(DescriptorTransport):
         self._unasked += 1
 
     def _take_slice(self) -> None:
-        end = perf_counter() + _SLICE
-        untaken, peer = self._untaken, self._peer
-        self._lines = self._unasked = 0
-        while untaken and not peer.behind:
-            if type(first := untaken[0]) is not bytes or len(first) > LONG:
-                self._take_long(untaken.popleft())
-                self._lines += 1
+        """Take lines for as long as a slice lasts: a few short ones between two looks at the clock, or one long one."""
+        peer, untaken = self._peer, self._untaken
+        at, end = 0, 0.0
+        while True:
+            lines = untaken[at : at + _TOGETHER] if at or len(untaken) > _TOGETHER else untaken
+            try:
+                are_short = sum(map(len, lines)) <= _BYTES_TOGETHER  # type: ignore[arg-type]  # an error has no length
+            except TypeError:
+                are_short = False
+            if not are_short:
+                lines = lines[:1]
+            at += len(lines)
+            if type(first := lines[0]) is not bytes or len(first) > LONG:
+                self._take_long(first)
             else:
                 answered = peer.answered
-                self._budget.lines = lines = [untaken.popleft() for _ in range(min(_TOGETHER, len(untaken)))]
+                self._budget.lines = lines
                 peer.frames_received(lines)
-                self._lines += len(lines)
                 self._unasked += len(lines) - peer.answered + answered
-            if perf_counter() >= end:
+            if at >= len(untaken):
                 break
+            now = perf_counter()
+            end = end or now + _SLICE
+            if now >= end or peer.behind:
+                break
+        self._lines = at
+        self._untaken = untaken[at:]
 
     def _owe(self, answers: int) -> None:
         """So many bytes were answered at once, and leave at once."""
