@@ -99,12 +99,12 @@ class Fault:
 
 
 # Where looking for faults ends, in each array and object: of a list with a million wrong items nobody reads all, and a
-# million exceptions are 15 s and a gigabyte. Arrays within arrays have the product of it, in one turn of a host's loop.
-MOST_FAULTS: Final = 50
+# million exceptions are 15 s and a gigabyte.
+MOST_FAULTS: Final = 1000
 
 
 class InvalidData(SepkitError):
-    """Data does not fit its type. ``faults`` holds all its faults, not only the first; of an array, at most 50."""
+    """Data does not fit its type. ``faults`` holds all its faults, not only the first; of an array, at most 1,000."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)

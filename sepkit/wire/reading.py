@@ -16,13 +16,16 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, override
 
-from sepkit.errors import MOST_FAULTS
 from sepkit.wire.faults import Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import ABSENT, REST, TAG, HasText, Record, Usage
 from sepkit.wire.methods import OPEN
 from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_union, tag_of, without_null
 
 Hook = Callable[[Any, Any], Any]
+
+_MOST_FAULTS: Final = 50
+"""Of the items of an array or an object: as many as are told. Arrays within arrays have the product of it, and all of it is
+looked at in one turn of a host's loop."""
 
 
 # ------------------------------------------------------------------------------------------------------------- scalars
@@ -184,7 +187,7 @@ def _list_hook(t: Any, conv: cattrs.Converter) -> Hook:
 
 
 def _each(wanted: Any, conv: cattrs.Converter, places: Callable[[Any], Iterable[tuple[Any, Any]]]) -> Hook:
-    """The items of an array or an object, all of one type: like cattrs', but it stops after ``MOST_FAULTS`` faults."""
+    """The items of an array or an object, all of one type: like cattrs', but it stops after ``_MOST_FAULTS`` faults."""
     try:
         fit = conv.get_structure_hook(wanted)
     except RecursionError:  # its hook is being made, further up the stack
@@ -198,7 +201,7 @@ def _each(wanted: Any, conv: cattrs.Converter, places: Callable[[Any], Iterable[
             except Exception as error:
                 error.add_note(IterableValidationNote("", place, wanted))
                 errors.append(error)
-                if len(errors) == MOST_FAULTS:
+                if len(errors) == _MOST_FAULTS:
                     break
         if errors:
             raise IterableValidationError("", errors, t)
