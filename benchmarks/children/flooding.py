@@ -151,6 +151,7 @@ KINDS: dict[str, Callable[[], Pieces]] = {
         f"large request: {name}": lambda name=name: asked(name.split()[0], LARGER[name]())  # type: ignore[misc]
         for name in LARGER
     },
+    "requests with many wrong items": lambda: asked("tools/set_active", {"tools": [5] * 1000}),
     "malformed requests": lambda: asked("ui/request", {"kind": 5}),
     "requests whose answers are not read": lambda: asked("ping", {}),
     "requests with long ids": lambda: long_ids("ui/request", REQUESTS["ui/request"]()),
@@ -185,6 +186,9 @@ KINDS: dict[str, Callable[[], Pieces]] = {
         for kind in LISTS
     },
     "registry/update: malformed": lambda: again(notification("registry/update", {"tools": [*filled(TOOL), 5]})),
+    "registry/update: wrong within wrong": lambda: again(
+        notification("registry/update", {"providers": [{"name": 5, "models": [{"id": 5}] * 100}] * 10})
+    ),
     "registry/update: new tools": lambda: numbered("registry/update", lambda n: {"tools": [{**TOOL, "name": f"t{n}"}]}),
     "registry/update: tools with long texts": lambda: numbered(
         "registry/update", lambda n: {"tools": [{**TOOL, "name": f"t{n}", "description": TEXT}]}

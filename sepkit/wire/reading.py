@@ -24,8 +24,8 @@ from sepkit.wire.shapes import admits_null, bounds_in, fields_of, is_choice, is_
 Hook = Callable[[Any, Any], Any]
 
 _MOST_FAULTS: Final = 50
-"""Of the items of an array or an object: as many as are told. Arrays within arrays have the product of it, and all of it is
-looked at in one turn of a host's loop."""
+"""Of the items of an array or an object: as many as are told. Arrays within arrays have the product of it, all of it in
+one turn of a host's loop."""
 
 
 # ------------------------------------------------------------------------------------------------------------- scalars
