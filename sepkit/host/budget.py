@@ -38,7 +38,7 @@ LONG: Final = 65_536
 """Bytes of a line above which it is taken by itself, and costs also where the host has asked for it."""
 
 _MOST_ITEMS: Final = 100_000  # of a list in a request: all of them are looked at in one turn of the loop
-_SHARE: Final = 0.1  # of the loop's time, for all extensions together that use more of it, while others are active
+_SHARE: Final = 0.08  # of the loop's time, for all extensions together that use more of it, while others are active
 _BURST: Final = 0.02  # seconds of work that may come at once
 _MOST_DEBT: Final = 0.5  # seconds of work for which an extension waits afterwards
 _ACTIVE: Final = 0.25  # seconds for which an extension counts as active after it was heard
