@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/tasks.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/floods.py
 
 # All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)

@@ -178,6 +178,8 @@ class Peer:
         self._ended = False
         self._closed = False
         self._bad_lines = 0
+        self.answered = 0
+        """How many answers have come that this side was waiting for."""
 
     @property
     def routes(self) -> Routes:
@@ -240,6 +242,7 @@ class Peer:
             # A well-formed frame of a known method is told in one go; whatever is not takes the long way, which finds
             # out what it is. One dictionary look-up for each fact saves 0.6 µs a call.
             is_request = is_notification = False
+            frame = None
             try:
                 frame = loads(item)  # type: ignore[arg-type]  # what is not bytes raises
                 # A fast path for answers: it saves an exception and a second `loads`, 2 µs each.
@@ -263,7 +266,7 @@ class Peer:
                     self._notified(method, params)
                     request = None
                 else:
-                    request = self._receive(item)
+                    request = self._receive(item, frame)
                 if request is None:
                     if self._starter.paused or not (await self._begin_own(item, seat)):
                         return
@@ -371,8 +374,8 @@ class Peer:
         """Called by what is being taken in: all that came after it is taken in the next turn of the loop."""
         self._starter.paused = True
 
-    def _receive(self, line: _Item) -> _Request | None:
-        """Take in any line at all. The request in it, where there is one that is to be begun."""
+    def _receive(self, line: _Item, frame: Any) -> _Request | None:
+        """Take in any line at all; ``frame`` is what it holds, where that is known. The request that is to be begun."""
         if isinstance(line, _Own):
             return None
         if callable(line):
@@ -384,7 +387,7 @@ class Peer:
         try:
             if isinstance(line, FrameError):
                 raise line
-            frame = frames.decode(line, self.notifications)
+            frame = frames.decode(line, self.notifications, frame)
         except FrameError as error:
             self._refuse(line, error)
             return None
@@ -508,6 +511,7 @@ class Peer:
             # Its asker has given up, or there never was one.
             _log.debug("ignored an answer that nobody waits for (id %r)", rid)
             return
+        self.answered += 1
         error = frame.get("error")
         if frame.get("jsonrpc") != "2.0" or (error is None and "result" not in frame):
             future.set_exception(InternalError("the peer's answer is no JSON-RPC 2.0 response"))
@@ -676,6 +680,11 @@ class Peer:
         return bool(self._inbound or self._items)
 
     @property
+    def behind(self) -> int:
+        """How much of what has come is still to be taken in, in the next turns of the loop."""
+        return len(self._items)
+
+    @property
     def pending(self) -> int:
         """How many requests of this side wait for their answer."""
         return len(self._pending)
@@ -715,7 +724,7 @@ class Peer:
 
 def unknown_method(method: str) -> RequestHandler:
     """The fallback of a peer: no method is known but those in its routes."""
-    raise MethodNotFound(f"no method {method!r}")
+    raise MethodNotFound(f"no method {method[:200]!r}")
 
 
 def _taken_apart(handler: RequestHandler | Route) -> _Route:

@@ -16,7 +16,7 @@ INTRODUCTION = {
             {"name": "echo", "description": "Return the text.", "parameters": TOOL},
             {"name": "heard", "description": "How many events have come.", "parameters": {"type": "object"}},
         ],
-        "subscriptions": ["turn_start"],
+        "subscriptions": ["turn_start", *sys.argv[1:]],
         "hooks": ["session_before_tree"],
     },
 }

@@ -64,6 +64,7 @@ class Services:
         room: The host.
         told: Takes the notifications that change what the host knows of the extension: method and record.
         drained: Waits while the extension does not read its answers; None where it always does.
+        complain: Told of what could not be taken: what kind of thing it is, and a message with its arguments.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Services:
         room: Room,
         told: Callable[[str, Any], None],
         drained: Callable[[], Awaitable[None]] | None = None,
+        complain: Callable[..., None] | None = None,
     ) -> None:
+        self._complain = complain or self._warn
         self._drained = drained
         self._reading = asyncio.Semaphore(_READ_TOGETHER)
         self._extension = extension
@@ -159,11 +162,14 @@ class Services:
             try:
                 record = structure(params, cls)
             except InvalidData as error:
-                _log.warning("%s: ignored a malformed %s: %s", self._extension, method, error)
+                self._complain(f"malformed {method}", "ignored a malformed %s: %s", method, error)
                 return
             self._told(method, record)
 
         return take
+
+    def _warn(self, what: str, message: str, *args: object) -> None:
+        _log.warning(f"%s: {message}", self._extension, *args)
 
     # -- the methods ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ class Services:
             self._check_grant(methods.BUS_PUBLISH, "bus")
             request: messages.BusPublishParams = structure(params, messages.BusPublishParams)
         except (RpcError, InvalidData) as error:
-            _log.warning("%s: nothing was published: %s", self._extension, error)
+            self._complain(f"malformed {methods.BUS_PUBLISH}", "nothing was published: %s", error)
             return
         self._room.publish(self._extension, request.topic, request.payload)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.kv import StoreError
 from sepkit.capabilities.store import KvStore
-from sepkit.host.calls import CompletionStream, UnknownEvent
+from sepkit.host.calls import CompletionStream, TakenTooSlowly, UnknownEvent
 from sepkit.host.fold import Folded
 from sepkit.host.host import Host, HostTool
 from sepkit.host.life import ExtensionDied
@@ -30,6 +30,7 @@ __all__ = [
     "Problem",
     "Status",
     "StoreError",
+    "TakenTooSlowly",
     "UnknownEvent",
     "discover",
     "read",

@@ -8,13 +8,13 @@ Source: docs/protocol.md, section 3.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import attrs
 
-from sepkit.errors import InvalidData
+from sepkit.errors import InvalidData, SepkitError
+from sepkit.host.budget import MOST_BYTES, Budget, weight_of
 from sepkit.host.life import Life, fitted
 from sepkit.host.lives import Lives
 from sepkit.wire import messages, methods
@@ -32,9 +32,8 @@ class UnknownEvent:
 
 
 StreamedEvent = messages.StreamEvent | UnknownEvent
-OnEvent = Callable[[StreamedEvent], None]
-
-_log = logging.getLogger("sepkit.host")
+OnEvent = Callable[[StreamedEvent, int], None]
+"""Told of an event, and of how many bytes it takes."""
 
 
 class RunningCalls:
@@ -74,27 +73,73 @@ class RunningCalls:
 
     def updated(self, life: Life, params: dict[str, Any]) -> None:
         """A tool has told how far it is (``tool/update``)."""
-        on_update = self._updates.get(params.get("call_id", ""))
+        call_id = params.get("call_id")
+        on_update = self._updates.get(call_id) if isinstance(call_id, str) else None
         if on_update is None or life is not self._lives.current:
             return
         try:
             update: messages.ToolUpdateParams = structure(params, messages.ToolUpdateParams)
         except InvalidData as error:
-            _log.warning("%s: ignored a malformed tool/update: %s", life.name, error)
+            self._lives.budget.complain("malformed tool/update", "ignored a malformed tool/update: %s", error)
             return
-        on_update(update)
+        try:
+            on_update(update)
+        except Exception as error:
+            self._lives.budget.complain("on_update failed", "the on_update of a call failed", error=error)
 
     def streamed(self, life: Life, params: dict[str, Any]) -> None:
         """A completion has told its next event (``provider/delta``)."""
-        on_event = self._events.get(params.get("request_id", ""))
+        request_id = params.get("request_id")
+        on_event = self._events.get(request_id) if isinstance(request_id, str) else None
         if on_event is None or life is not self._lives.current:
             return
         try:
             event = _event_of(structure(params, messages.DeltaParams).event)
         except InvalidData as error:
-            _log.warning("%s: ignored a malformed provider/delta: %s", life.name, error)
+            self._lives.budget.complain("malformed provider/delta", "ignored a malformed provider/delta: %s", error)
             return
-        on_event(event)
+        on_event(event, weight_of(params))
+
+
+class TakenTooSlowly(SepkitError):
+    """The events of a completion came faster than they were taken, and more of them waited than a host holds."""
+
+
+class _Waiting:
+    """The events of a completion that have not been taken, as far as there is room for them."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.overflown = False
+        """Whether some of them are lost: then no more are taken in."""
+        self._budget = budget
+        self._events: asyncio.Queue[tuple[StreamedEvent, int] | None] = asyncio.Queue()
+
+    def put(self, event: StreamedEvent, weight: int) -> None:
+        if self.overflown:
+            return
+        if self._budget.hold(weight):
+            self._events.put_nowait((event, weight))
+        else:
+            self._budget.counts["overflown streams"] += 1
+            self.overflown = True
+            self.end()
+
+    def end(self) -> None:
+        self._events.put_nowait(None)
+
+    async def get(self) -> StreamedEvent | None:
+        """The next one; None after the last."""
+        found = await self._events.get()
+        if found is None:
+            return None
+        event, weight = found
+        self._budget.release(weight)
+        return event
+
+    def drop(self) -> None:
+        while not self._events.empty():
+            if (found := self._events.get_nowait()) is not None:
+                self._budget.release(found[1])
 
 
 def _event_of(told: dict[str, Any]) -> StreamedEvent:
@@ -130,16 +175,18 @@ class CompletionStream:
         return self._events()
 
     async def _events(self) -> AsyncIterator[StreamedEvent]:
-        events: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
         lives = self._lives
+        events = _Waiting(lives.budget)
         params = {"request_id": self._request_id, "context": lives.context, **self._params}
-        self._following[self._request_id] = events.put_nowait
+        self._following[self._request_id] = events.put
         try:
             asking = asyncio.ensure_future(lives.ask(methods.PROVIDER_COMPLETE, params, self._timeout))
-            asking.add_done_callback(lambda _: events.put_nowait(None))
+            asking.add_done_callback(lambda _: events.end())
             try:
                 while (event := await events.get()) is not None:
                     yield event
+                if events.overflown:
+                    raise TakenTooSlowly(f"{lives.name}: over {MOST_BYTES:,} bytes of events waited to be taken")
                 self.result = fitted(lives.name, asking.result(), messages.ProviderCompleteResult)
             finally:
                 if not asking.done():
@@ -147,3 +194,4 @@ class CompletionStream:
                     await asyncio.wait([asking])
         finally:
             del self._following[self._request_id]
+            events.drop()

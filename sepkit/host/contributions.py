@@ -8,20 +8,22 @@ Source: docs/protocol.md, section 8.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final
 
-from attrs import evolve
+import attrs
 
-from sepkit.capabilities.registrations import merged
+from sepkit.capabilities.registrations import MOST_ENTRIES
+from sepkit.host.budget import weight_of
 from sepkit.host.life import Life
 from sepkit.host.lives import Lives
 from sepkit.wire import messages
 
-_log = logging.getLogger("sepkit.host")
-
-_MOST_NAMES: Final = 2_000  # tools, and commands, of one extension: each update costs as much as all of them
+_MOST_BYTES: Final = 16 * 1024 * 1024  # of all that one extension has registered
+_KINDS: Final = tuple(field.name for field in attrs.fields(messages.Registrations))
+_GROUPS: Final = {"tools": "tools", "commands": "commands", "shortcuts": "commands", "providers": "providers"}
+"""The grant that a kind of registration needs."""
 
 
 class Contributions:
@@ -38,11 +40,14 @@ class Contributions:
         self._lives = lives
         self._changed = changed
         self._due: list[messages.RegistryUpdateParams] = []  # of this turn of the loop
-        self._too_many: set[str] = set()  # kinds whose bound has been logged
+        self._entries: dict[str, dict[object, tuple[Any, int]]] = {}  # by kind and name, each with its weight
+        self._weight = 0
 
     def introduced(self, said: messages.Registrations) -> None:
         """Take what a new life says of itself, in place of all that an earlier one did."""
-        self.registrations = self._granted(said)
+        self._entries = {kind: {} for kind in _KINDS}
+        self._weight = 0
+        self._take(said)
 
     def update(self, life: Life, said: messages.RegistryUpdateParams) -> None:
         """Take more, together with all that comes in this turn of the loop: each look at all tools costs."""
@@ -54,47 +59,41 @@ class Contributions:
         due, self._due = self._due, []
         if life is not self._lives.current:
             return
-        update = messages.RegistryUpdateParams(
-            tools=[one for each in due for one in each.tools],
-            commands=[one for each in due for one in each.commands],
-            flags=[one for each in due for one in each.flags],
-            subscriptions=[one for each in due for one in each.subscriptions],
-            providers=[one for each in due for one in each.providers],
-        )
-        self.registrations = self._granted(merged(self.registrations, update))
+        began = perf_counter()
+        self._take(*due)
         self._changed()
+        self._lives.budget.charge(perf_counter() - began)
 
-    def _granted(self, said: messages.Registrations) -> messages.Registrations:
-        """What the manifest allows of what the extension says that it contributes."""
-        name, allowed = self._lives.name, self._lives.manifest.capabilities
-        bound = set(allowed.events)
-        kept = evolve(
-            said,
-            tools=said.tools if allowed.tools else [],
-            commands=said.commands if allowed.commands else [],
-            shortcuts=said.shortcuts if allowed.commands else [],
-            providers=said.providers if allowed.providers else [],
-            subscriptions=[event for event in said.subscriptions if not bound or event in bound],
-        )
-        for kind in ("tools", "commands", "providers", "subscriptions"):
-            before, after = getattr(said, kind), getattr(kept, kind)
-            if len(after) < len(before):
-                _log.warning("%s: its manifest does not grant all of its %s", name, kind)
-        for kind in ("tools", "commands"):
-            if len(getattr(kept, kind)) > _MOST_NAMES and kind not in self._too_many:
-                self._too_many.add(kind)
-                _log.warning("%s: it has over %d %s; the others are not taken", name, _MOST_NAMES, kind)
-        return evolve(
-            kept,
-            tools=_last(kept.tools)[:_MOST_NAMES],
-            commands=_last(kept.commands)[:_MOST_NAMES],
-            providers=_last(kept.providers)[:_MOST_NAMES],
+    def _take(self, *said: messages.Registrations | messages.RegistryUpdateParams) -> None:
+        """Merge by name: the last one wins, and keeps the place of the first. The manifest says what is granted."""
+        for each in said:
+            for kind in _KINDS:
+                entries = getattr(each, kind, ())
+                granted = [entry for entry in entries if self._is_granted(kind, entry)]
+                if len(granted) < len(entries):
+                    what = f"{kind} that are not granted"
+                    self._lives.budget.complain(what, "its manifest does not grant all of its %s", kind)
+                for entry in granted:
+                    self._keep(kind, entry)
+        self._lives.budget.registered = self._weight
+        self.registrations = messages.Registrations(
+            **{kind: [entry for entry, _ in entries.values()] for kind, entries in self._entries.items()}
         )
 
+    def _is_granted(self, kind: str, entry: Any) -> bool:
+        allowed = self._lives.manifest.capabilities
+        if kind == "subscriptions":
+            return not allowed.events or entry in allowed.events
+        group = _GROUPS.get(kind)
+        return group is None or bool(getattr(allowed, group))
 
-Named = TypeVar("Named", messages.ToolRegistration, messages.CommandRegistration, messages.ProviderRegistration)
-
-
-def _last(registered: Iterable[Named]) -> list[Named]:
-    """The last one of each name."""
-    return list({one.name: one for one in registered}.values())
+    def _keep(self, kind: str, entry: Any) -> None:
+        known = self._entries[kind]
+        name = entry if isinstance(entry, str) else getattr(entry, "name", len(known))
+        weight = weight_of(entry)
+        _, before = known.get(name, (None, 0))
+        if (name not in known and len(known) >= MOST_ENTRIES) or self._weight + weight - before > _MOST_BYTES:
+            self._lives.budget.over(kind)
+            return
+        self._weight += weight - before
+        known[name] = (entry, weight)

@@ -8,16 +8,18 @@ Source: docs/protocol.md, sections 2 to 4 and 8.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sepkit.capabilities.services import Services
+from sepkit.host.budget import weight_of
 from sepkit.host.calls import RunningCalls
 from sepkit.host.contributions import Contributions
 from sepkit.host.life import Life
 from sepkit.host.lives import Lives
 from sepkit.host.manifest import Manifest
-from sepkit.host.setting import Setting, inform
+from sepkit.host.setting import Setting
 from sepkit.host.tasks import ExtensionTasks
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages, methods
@@ -40,18 +42,19 @@ class Extension:
         self.tasks = ExtensionTasks(self.lives, setting.delegate)
         self._setting = setting
         self._on_registered = on_registered
+        self._early = 0  # how many notifications came too early
 
-    def tell(self, event: str, payload: dict[str, Any]) -> None:
+    def tell(self, event: str, payload: Any, size: int | None = None) -> None:
         """Dispatch an event to it, if it is there. Never waits."""
         life = self.lives.current
         if life is not None and life.lane is not None:
-            life.lane.dispatch(event, payload)
+            life.lane.dispatch(event, payload, size)
 
     # -- told of each life ---------------------------------------------------------------------------------------------
 
     def spawned(self, life: Life) -> tuple[Mapping[str, RequestHandler], Mapping[str, NotificationHandler]]:
         """There is a new process: what it may ask, and what it may tell."""
-        setting = self._setting
+        setting, budget = self._setting, self.lives.budget
         services = Services(
             self.name,
             life.contexts["command"]["token"],
@@ -61,13 +64,21 @@ class Extension:
             setting.room,
             functools.partial(self._told, life),
             life.peer.drain,
+            budget.complain,
         )
         notifications: dict[str, NotificationHandler] = {
             **services.notifications(),
             methods.TOOL_UPDATE: functools.partial(self.calls.updated, life),
             methods.PROVIDER_DELTA: functools.partial(self.calls.streamed, life),
         }
-        return services.routes(), notifications
+        update = notifications[methods.REGISTRY_UPDATE]
+        notifications[methods.REGISTRY_UPDATE] = lambda params: update(budget.bounded(params))
+        routes = services.routes()
+        ping = routes.pop(methods.PING)
+        return (
+            {methods.PING: ping, **{method: budget.admitted(method, route) for method, route in routes.items()}},
+            {method: budget.guarded(method, notified) for method, notified in notifications.items()},
+        )
 
     def introduced(self, said: messages.Registrations) -> None:
         """It has shaken hands, and is ready when this returns."""
@@ -75,7 +86,7 @@ class Extension:
 
     async def ready(self, life: Life) -> None:
         """It is ready: what it told too early counts now, and its tasks come back."""
-        early = list(life.early)
+        early = list(life.early.values())
         life.early.clear()
         for method, record in early:
             self._told(life, method, record)
@@ -89,6 +100,7 @@ class Extension:
     def ended(self, why: str) -> None:
         """Its process has ended."""
         self.tasks.died(why)
+        self._log_untold(self.lives.budget.log.take_untold())
 
     # -- what a life tells ---------------------------------------------------------------------------------------------
 
@@ -96,10 +108,24 @@ class Extension:
         if life is not self.lives.current:  # the last words of an earlier life
             return
         if method == methods.LOG:  # at once: it may tell why the start fails
-            inform(self._setting.delegate.log, self.name, record)
+            self._log(record)
         elif self.lives.state == "starting":
-            life.early.append((method, record))
+            self._early += 1
+            life.early.keep(self._early, (method, record), weight_of(record))
         elif method == methods.REGISTRY_UPDATE:
             self.contributions.update(life, record)
         elif method == methods.TASK_UPDATE:
             self.tasks.told(record)
+
+    def _log(self, record: messages.LogParams) -> None:
+        budget = self.lives.budget
+        self._log_untold(budget.log.begin(time.monotonic()))
+        if budget.log.admits(weight_of(record)):
+            budget.inform(self._setting.delegate.log, record)
+        else:
+            budget.counts["log records"] += 1
+
+    def _log_untold(self, count: int) -> None:
+        if count:
+            record = messages.LogParams("warn", f"(and {count:,} records more than can be told)")
+            self.lives.budget.inform(self._setting.delegate.log, record)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,20 +20,23 @@ from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidParams, NotTrusted, SepkitError, sayable_path
 from sepkit.host import hooks
+from sepkit.host.budget import Budget, Neighbours
 from sepkit.host.calls import CompletionStream, OnUpdate
 from sepkit.host.extension import Extension
 from sepkit.host.fold import Folded, Outcome
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
-from sepkit.host.setting import Setting, inform
+from sepkit.host.setting import Setting
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
-_log = logging.getLogger("sepkit.host")
-
 _MOST_WIDGETS: Final = 1000  # that are remembered, the newest: an extension may invent any number of ids
+
+# What publishing costs for each receiver, itself included, which has to read it: seconds, and seconds a byte.
+_TELLING: Final = 100e-6
+_TELLING_BYTE: Final = 5e-9
 
 TOOL_TIMEOUT: Final = 120.0
 COMMAND_TIMEOUT: Final = 120.0
@@ -234,14 +236,17 @@ class Host:
 
     def _registered(self, extension: Extension) -> None:
         self._forget_tools(extension)
+        budget = extension.lives.budget
+        longer = [f"{other}." for other in self._extensions if other.startswith(f"{extension.name}.")]
         for tool in extension.contributions.registrations.tools:
             name = f"{extension.name}.{tool.name}"
             # Names have dots: what begins with the longer name of another extension is the other's.
-            if any(name.startswith(f"{other}.") and len(other) > len(extension.name) for other in self._extensions):
-                _log.warning("%s: its tool %r has a name that belongs to another extension", extension.name, tool.name)
+            if any(name.startswith(other) for other in longer):
+                message = "its tool %r has a name that belongs to another extension"
+                budget.complain("names of others", message, tool.name)
                 continue
             self._tools[name] = (extension, tool)
-        inform(self.delegate.registered, extension.name)
+        extension.lives.budget.inform(self.delegate.registered)
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -385,18 +390,20 @@ class Host:
         Raises:
             TypeError: ``payload`` is not plain JSON data.
         """
-        said = self._payload(payload)
+        said, size = self._payload(payload)
         for extension in self._extensions.values():
             if event in extension.contributions.registrations.subscriptions:
-                extension.tell(event, said)
+                extension.tell(event, said, size)
 
     def publish(self, sender: str, topic: str, payload: dict[str, Any]) -> None:
         """Publish on the bus: all extensions but ``sender`` that listen to it are told."""
-        said = self._payload({"from": sender, "topic": topic, "payload": payload})
+        said, size = self._payload({"from": sender, "topic": topic, "payload": payload})
+        budget = self._extensions[sender].lives.budget if sender in self._extensions else Budget(sender, Neighbours())
         for extension in self._extensions.values():
             if extension.name != sender and "bus/event" in extension.contributions.registrations.subscriptions:
-                extension.tell("bus/event", said)
-        inform(self.delegate.published, sender, topic, payload)
+                extension.tell("bus/event", said, size)
+                budget.charge(_TELLING + size * _TELLING_BYTE)
+        budget.inform(self.delegate.published, topic, payload)
 
     def press_key(self, widget: str, key: str) -> None:
         """Tell an extension of a key: ``widget`` is the id of a widget that it has shown, or its own name.
@@ -412,9 +419,10 @@ class Host:
         extension.tell("widget/key", payload)
 
     @staticmethod
-    def _payload(payload: Mapping[str, Any] | None) -> Any:
+    def _payload(payload: Mapping[str, Any] | None) -> tuple[Any, int]:
         # Serialized once for all receivers; a later change to the caller's dict has no effect.
-        return orjson.Fragment(orjson.dumps(dict(payload or {})))
+        data = orjson.dumps(dict(payload or {}))
+        return orjson.Fragment(data), len(data)
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
-from sepkit.errors import ConnectionClosed, FrameError, InternalError, InvalidData, RequestTimeout, RpcError
+from sepkit.errors import ConnectionClosed, InternalError, InvalidData, RequestTimeout, RpcError
+from sepkit.host.budget import Budget
+from sepkit.host.intake import MeteredTransport
+from sepkit.host.kept import Kept
 from sepkit.host.lane import EventLane
 from sepkit.host.stderr import StderrReader
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
@@ -35,8 +39,10 @@ PING_AFTER: Final = 60.0
 PING_TIMEOUT: Final = 10.0
 _MISSED_PONGS: Final = 2
 
+_MOST_ANSWERED: Final = 10_000  # items of a list in an answer: each becomes a record, in one turn of the loop
 _LAST_BYTES: Final = 0.25  # seconds that a dead process's last output may take, before its pipe is closed on our side
 _MOST_EARLY: Final = 1_000
+_MOST_EARLY_BYTES: Final = 4 * 1024 * 1024
 
 
 class ExtensionDied(ConnectionClosed):
@@ -57,16 +63,6 @@ class ExtensionDied(ConnectionClosed):
         super().__init__(f"{extension} {reason}{how}{last}")
 
 
-class _ListeningPeer(Peer):
-    """A peer that notes that something came in: only a silent extension is asked for a sign of life."""
-
-    heard = False
-
-    def frames_received(self, lines: list[bytes | FrameError]) -> None:
-        self.heard = True
-        super().frames_received(lines)
-
-
 class Life:
     """One process of an extension. Made by :meth:`begin`, over when ``died`` is done.
 
@@ -78,6 +74,7 @@ class Life:
         env: Its whole environment.
         on_death: Called once when it has died, unless it was stopped.
         on_stderr: Told of each line of its stderr, as far as they are not too many.
+        budget: What it may cost.
         ping_after: Seconds of silence after which it is asked for a sign of life.
         ping_timeout: Seconds for its answer; two missed ones are a death.
 
@@ -96,6 +93,7 @@ class Life:
         on_death: Callable[[Life], None],
         on_stderr: Callable[[str], None],
         max_frame_bytes: int,
+        budget: Budget,
         ping_after: float = PING_AFTER,
         ping_timeout: float = PING_TIMEOUT,
     ) -> None:
@@ -110,12 +108,20 @@ class Life:
         self._ping_timeout = ping_timeout
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
-        self._child = ChildProcess(command, cwd=cwd, env=env, stderr=subprocess.PIPE, max_frame_bytes=max_frame_bytes)
-        self.stderr = StderrReader(self._child.process, on_stderr)
-        self.peer = _ListeningPeer(self._child.transport, on_end=self._input_ended)
+        self._budget = budget
+        self._child = ChildProcess(
+            command,
+            cwd=cwd,
+            env=env,
+            stderr=subprocess.PIPE,
+            max_frame_bytes=max_frame_bytes,
+            transport=functools.partial(MeteredTransport, budget=budget),
+        )
+        self.stderr = StderrReader(self._child.process, on_stderr, budget)
+        self.peer = Peer(self._child.transport, on_end=self._input_ended)
         self.lane: EventLane | None = None
         """The way of its events; None before the handshake."""
-        self.early: deque[tuple[str, Any]] = deque(maxlen=_MOST_EARLY)
+        self.early: Kept[int, tuple[str, Any]] = budget.table("early", _MOST_EARLY, _MOST_EARLY_BYTES)
         """Notifications from before the handshake was looked at, with their methods. Of more the oldest are lost."""
         self.died: asyncio.Future[ExtensionDied] = self._loop.create_future()
         self._ending: asyncio.Task[None] | None = None
@@ -157,11 +163,13 @@ class Life:
         self._watch_exit()
         try:
             answer = await self.request(methods.INITIALIZE, unstructure(handshake), timeout=timeout)
+            if type(answer) is dict:
+                answer = {**answer, "registrations": self._budget.bounded(answer.get("registrations"))}
             introduction: messages.InitializeResult = fitted(self.name, answer, messages.InitializeResult)
         except BaseException:
             await self.kill()
             raise
-        self.lane = EventLane(self.peer, self.contexts["event"])
+        self.lane = EventLane(self.peer, self.contexts["event"], self._budget)
         self._watching.append(self._loop.create_task(self._ping_the_silent(), name=f"sepkit ping {self.name}"))
         return introduction
 
@@ -268,9 +276,9 @@ class Life:
         missed = 0
         while missed < _MISSED_PONGS:
             if not missed:
-                self.peer.heard = False
+                since = perf_counter()
                 await asyncio.sleep(self._ping_after)
-                if self.peer.heard:
+                if self._budget.heard_at > since:  # only a silent one is asked for a sign of life
                     continue
             try:
                 await self.peer.request(methods.PING, {}, timeout=self._ping_timeout)
@@ -291,6 +299,10 @@ def fitted(name: str, answer: object, cls: Any) -> Any:
     Raises:
         InternalError: It does not fit the protocol.
     """
+    if type(answer) is dict:
+        for field, value in answer.items():
+            if type(value) is list and len(value) > _MOST_ANSWERED:
+                raise InternalError(f"the answer of {name} has over {_MOST_ANSWERED:,} {field[:100]}")
     try:
         return structure(answer, cls)
     except InvalidData as error:

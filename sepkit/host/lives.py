@@ -20,10 +20,11 @@ from typing import Any, Literal, Protocol
 import attrs
 
 from sepkit.errors import SepkitError
+from sepkit.host.budget import Budget, short
 from sepkit.host.launch import command_of
 from sepkit.host.life import Life
 from sepkit.host.manifest import Manifest
-from sepkit.host.setting import Setting, inform
+from sepkit.host.setting import Setting
 from sepkit.host.supervision import Restarts
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages
@@ -59,6 +60,12 @@ class Status:
     """What it, or its last life, wrote to its stderr last."""
     exit_code: int | None = None
     """How its last process ended, negative for a signal; None while it runs, and where there was none."""
+    held: int = 0
+    """Bytes that the host holds for it: what waits for an answer or a reader, and what is remembered of it."""
+    waited: float = 0.0
+    """For how long its pipe was not read, so that its neighbours were."""
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    """What was shed, refused, or said only once, by what it was."""
 
 
 class Lifecycle(Protocol):
@@ -92,6 +99,7 @@ class Lives:
     def __init__(self, manifest: Manifest, setting: Setting, lifecycle: Lifecycle) -> None:
         self.name = manifest.name
         self.manifest = manifest
+        self.budget = Budget(self.name, setting.neighbours)
         self.state: State = "stopped"
         self.epoch = 0
         self.current: Life | None = None
@@ -120,9 +128,12 @@ class Lives:
             restarts=self._restarts.count,
             uptime=0.0 if life is None else asyncio.get_running_loop().time() - life.began,
             pending=0 if life is None else life.peer.pending,
-            error=None if self._last_error is None else str(self._last_error),
+            error=None if self._last_error is None else short(self._last_error),
             stderr="" if self._latest is None else self._latest.stderr.tail,
             exit_code=None if self._latest is None else self._latest.exit_code,
+            held=self.budget.held,
+            waited=self.budget.waited,
+            counts=dict(self.budget.counts),
         )
 
     def alive(self) -> Life:
@@ -201,6 +212,7 @@ class Lives:
             await self._leaving.stop(self._setting.shutdown_grace)
             self._leaving = None
         self._lifecycle.ended("the extension was stopped")
+        self.budget.sum_up()
 
     async def _begin_or_fail(self) -> None:
         try:
@@ -226,9 +238,10 @@ class Lives:
         except BaseException:
             self.current = None
             life.early.clear()  # the error's traceback keeps the life
+            self.budget.sum_up()
             raise
         if introduction.extension.name != self.name:
-            _log.info("%s calls itself %s", self.name, introduction.extension.name)
+            _log.info("%s calls itself %s", self.name, short(introduction.extension.name))
         self._lifecycle.introduced(introduction.registrations or messages.Registrations())
         self._become("ready")
         try:
@@ -249,7 +262,8 @@ class Lives:
             cwd=manifest.root,
             env=environment,
             on_death=self._died,
-            on_stderr=functools.partial(inform, setting.delegate.stderr, self.name),
+            on_stderr=functools.partial(self.budget.inform, setting.delegate.stderr),
+            budget=self.budget,
             max_frame_bytes=setting.max_frame_bytes,
             ping_after=setting.ping_after,
             ping_timeout=setting.ping_timeout,
@@ -258,7 +272,7 @@ class Lives:
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            inform(self._setting.delegate.state_changed, self.name, state)
+            self.budget.inform(self._setting.delegate.state_changed, state)
 
     def _fail(self, error: Exception) -> None:
         self._last_error = error
@@ -275,6 +289,7 @@ class Lives:
         error = life.died.result()
         _log.warning("%s", error)
         self._lifecycle.ended(f"its process has ended: {error}".partition("\n")[0])
+        self.budget.sum_up()
         if self.state != "starting":  # else the start that waits for the handshake fails with it
             self._start_again(error, asyncio.get_running_loop().time() - life.began)
 
@@ -299,5 +314,5 @@ class Lives:
                 self._fail(SepkitError(f"the restart of {self.name} was given up"))
                 raise
             except Exception as error:  # no caller waits for it: it is logged here, or lost
-                _log.warning("%s could not be restarted: %s", self.name, error)
+                _log.warning("%s could not be restarted: %s", self.name, short(error))
                 self._start_again(error, asyncio.get_running_loop().time() - began)

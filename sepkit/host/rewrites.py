@@ -7,6 +7,7 @@ Source: docs/protocol.md, section 6.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -14,9 +15,18 @@ from urllib.parse import unquote
 from sepkit.host.extension import Extension
 from sepkit.wire.messages import ToolRegistration
 
-_MOST_PARTS: Final = 10_000
+_MOST_PARTS: Final = 5_000
 """So many parts a schema may have, with what each ``$ref`` points to in its place. The library follows references on
 this thread, with the GIL held: 26 definitions, each twice the one before, held up the host for 5 s."""
+
+
+_MOST_WORK: Final = 500_000
+"""So many pairs of a part of the schema and a value of the arguments, or of a state of a pattern and a character, are
+looked at: up to 50 ns each, on this thread."""
+
+_MULTIPLE: Final = 600  # parts that a `multipleOf` counts as: the library divides exactly, however small the divisor
+_COUNTED: Final = re.compile(r"\{\d*,?(\d*)\}")
+_BACKTRACKS: Final = re.compile(r"\(\?(?:[=!>(]|<[=!])|\\[1-9kKGg]|[*+?}]\+")
 
 
 class _NoEnd(Exception):
@@ -61,44 +71,69 @@ def faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
     except ImportError:
         return "nothing here can check the tool's schema; install sepkit[host]"
     try:
-        _Parts(schema).count(schema)
+        parts, states = _Parts(schema).count(schema)
     except (_NoEnd, RecursionError):
         return "the tool's schema refers to itself, elsewhere, or to too much: that is not followed"
+    values, characters = _size_of(arguments)
+    if parts * values + states * (values + characters) > _MOST_WORK:
+        return "to check the arguments against the tool's schema takes too long"
     try:
-        validator = jsonschema_rs.validator_for(schema, retriever=_retrieve)
+        validator = jsonschema_rs.validator_for(schema, retriever=_retrieve, validate_formats=False)
     except Exception as error:
         return f"the tool's schema cannot be checked: {error}"
     return next((str(fault.message) for fault in validator.iter_errors(arguments)), None)
 
 
 class _Parts:
-    """Counts the parts of a schema as a validator meets them, each reference as what it points to."""
+    """Counts the parts of a schema as a validator meets them, each reference as what it points to.
+
+    The states of its patterns are counted on their own: each of them meets each character.
+    """
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
-        self._known: dict[str, int] = {}
+        self._known: dict[str, tuple[int, int]] = {}
         self._following: set[str] = set()
+        self._unevaluated = 0
 
-    def count(self, part: object) -> int:
-        """How many there are in ``part``.
+    def count(self, part: object) -> tuple[int, int]:
+        """How many there are in ``part``, and how many states its patterns have.
 
         Raises:
             _NoEnd: More than are followed, or where that is not known.
         """
-        found = 1
+        found, states = 1, 0
         if isinstance(part, dict):
             if isinstance(part.get("$id"), str) and part is not self._schema:
                 raise _NoEnd  # `#/…` would start from here within it
             for word, value in part.items():
-                refers = word in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str)
-                found += self._behind(value) if refers else self.count(value)
+                if word in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
+                    more = self._behind(value)
+                else:
+                    more = self.count(value)
+                found, states = found + more[0], states + more[1] + self._states_of(word, value)
+                if word == "multipleOf":
+                    found += _MULTIPLE
         elif isinstance(part, list):
-            found += sum(map(self.count, part))
-        if found > _MOST_PARTS:
+            for one in part:
+                more = self.count(one)
+                found, states = found + more[0], states + more[1]
+        if found + states > _MOST_PARTS:
             raise _NoEnd
-        return found
+        return found, states
 
-    def _behind(self, reference: str) -> int:
+    def _states_of(self, word: str, value: object) -> int:
+        if word.startswith("unevaluated"):
+            self._unevaluated += 1
+            if self._unevaluated > 1:  # within each other, each looks at all within it again: 20 of them took 28 s
+                raise _NoEnd
+        if word == "pattern" and isinstance(value, str):
+            return _states_of_pattern(value)
+        if word == "patternProperties" and isinstance(value, dict):
+            return sum(map(_states_of_pattern, value))
+        return 0
+
+    def _behind(self, reference: str) -> tuple[int, int]:
         if reference in self._following:
             raise _NoEnd
         if reference not in self._known:
@@ -118,6 +153,41 @@ class _Parts:
             except (KeyError, IndexError, ValueError, TypeError):
                 return None  # the library says so
         return found
+
+
+def _states_of_pattern(pattern: str) -> int:
+    """About how many states a pattern has, rather too many.
+
+    Raises:
+        _NoEnd: The library tries it out, which has no bound.
+    """
+    if _BACKTRACKS.search(pattern):
+        raise _NoEnd
+    states = len(pattern)
+    for counted in _COUNTED.finditer(pattern):
+        states *= max(1, *(int(number) for number in re.findall(r"\d{1,9}", counted[0])), 1)
+        if states > _MOST_PARTS:
+            raise _NoEnd
+    return states
+
+
+def _size_of(arguments: object) -> tuple[int, int]:
+    """How many values there are in arguments, and how many characters; not counted on where they are too many."""
+    values, characters = 1, 0
+    left = [arguments]
+    while left and values <= _MOST_WORK:
+        one = left.pop()
+        if isinstance(one, dict):
+            characters += sum(map(len, one))
+            within = list(one.values())
+        elif isinstance(one, list):
+            within = one
+        else:
+            continue
+        values += len(within)
+        characters += sum([len(text) for text in within if type(text) is str])
+        left += [part for part in within if type(part) in (dict, list)]
+    return values, characters
 
 
 def _retrieve(uri: str) -> Any:

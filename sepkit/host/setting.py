@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import attrs
@@ -10,13 +9,12 @@ import attrs
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.services import Room
 from sepkit.capabilities.store import KvStore
+from sepkit.host.budget import Neighbours
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE
 from sepkit.host.manifest import Manifest
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages
 from sepkit.wire.frames import MAX_FRAME_BYTES
-
-_log = logging.getLogger("sepkit.host")
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +25,7 @@ class Setting:
     delegate: Delegate
     store: KvStore
     room: Room
+    neighbours: Neighbours = attrs.field(factory=Neighbours)
     isolation: bool = False
     initialize_timeout: float = INITIALIZE_TIMEOUT
     shutdown_grace: float = SHUTDOWN_GRACE
@@ -35,11 +34,3 @@ class Setting:
     restart_delays: tuple[float, ...] = DELAYS
     healthy_after: float = HEALTHY_AFTER
     max_frame_bytes: int = MAX_FRAME_BYTES
-
-
-def inform(tell: Callable[..., None], extension: str, *said: object) -> None:
-    """Tell the program around the host. An error of its delegate is logged: no extension may live or die by it."""
-    try:
-        tell(extension, *said)
-    except Exception:
-        _log.exception("the host's delegate failed when it was told of %s", extension)

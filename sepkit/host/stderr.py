@@ -6,12 +6,12 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
-TAIL_BYTES: Final = 16 * 1024
-MOST_LINES: Final = 1000
-"""Lines a second that are passed on. More are counted, and their number is passed on; the tail keeps the last ones."""
+from sepkit.host.budget import Budget
 
+TAIL_BYTES: Final = 16 * 1024
 _CHUNK: Final = 65_536
 _LONGEST_LINE: Final = 8192
 
@@ -21,21 +21,21 @@ class StderrReader:
 
     Args:
         process: Whose stderr is a pipe.
-        on_line: Called with each line, without its end.
+        on_line: Called with each line, without its end. Of more than its budget allows, their number is passed on.
+        budget: Its process's.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None], budget: Budget) -> None:
         assert process.stderr is not None
         self._file = process.stderr
         self._on_line = on_line
         self._loop = asyncio.get_running_loop()
         self._kept = b""
         self._rest = b""
-        self._second = 0.0
-        self._told = 0
-        self._untold = 0  # lines that were not passed on, since their number was last said
+        self._budget = budget
+        self._again: asyncio.TimerHandle | None = None  # set while it is not read because of the budget
         os.set_blocking(self._file.fileno(), False)
-        self._loop.add_reader(self._file.fileno(), self._read)
+        self._loop.add_reader(self._file.fileno(), self._on_readable)
 
     @property
     def tail(self) -> str:
@@ -50,6 +50,21 @@ class StderrReader:
             if not self._read():
                 break
         self._end()
+
+    def _on_readable(self) -> None:
+        began = perf_counter()
+        self._read()
+        self._budget.charge(perf_counter() - began)
+        if not self._file.closed and (delay := self._budget.delay()):
+            self._loop.remove_reader(self._file.fileno())
+            self._again = self._loop.call_later(delay, self._go_on)
+
+    def _go_on(self) -> None:
+        self._again = None
+        if delay := self._budget.delay():
+            self._again = self._loop.call_later(delay, self._go_on)
+        else:
+            self._loop.add_reader(self._file.fileno(), self._on_readable)
 
     def _read(self) -> bool:
         try:
@@ -66,32 +81,44 @@ class StderrReader:
         return True
 
     def _tell(self, data: bytes) -> None:
-        now = self._loop.time()
-        if now - self._second >= 1:
-            self._second, self._told = now, 0
-            self._tell_of_untold()
-        if self._told >= MOST_LINES:
-            self._untold += data.count(b"\n")
+        telling = self._budget.stderr
+        self._tell_of(telling.begin(self._loop.time()))
+        if telling.full:
+            self._skip(data.count(b"\n"))
             self._rest = b""
             return
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-_LONGEST_LINE:]
-        for line in lines[: MOST_LINES - self._told]:
-            self._on_line(line[-_LONGEST_LINE:].decode("utf-8", "replace").rstrip("\r"))
-        self._untold += max(0, len(lines) - (MOST_LINES - self._told))
-        self._told += len(lines)
+        for number, line in enumerate(lines):
+            if not self._tell_line(line[-_LONGEST_LINE:]):
+                self._skip(len(lines) - number - 1)
+                break
 
-    def _tell_of_untold(self) -> None:
-        if self._untold:
-            untold, self._untold = self._untold, 0
+    def _tell_line(self, line: bytes) -> bool:
+        if not self._budget.stderr.admits(len(line)):
+            self._budget.counts["lines of stderr"] += 1
+            return False
+        self._on_line(line.decode("utf-8", "replace").rstrip("\r"))
+        return True
+
+    def _skip(self, lines: int) -> None:
+        if lines:
+            self._budget.stderr.skip(lines)
+            self._budget.counts["lines of stderr"] += lines
+
+    def _tell_of(self, untold: int) -> None:
+        if untold:
             self._on_line(f"(and {untold:,} lines more than can be told)")
 
     def _end(self) -> None:
         if self._file.closed:
             return
-        self._loop.remove_reader(self._file.fileno())
+        if self._again is None:
+            self._loop.remove_reader(self._file.fileno())
+        else:
+            self._again.cancel()
         self._file.close()
         if self._rest:
             rest, self._rest = self._rest, b""
-            self._on_line(rest.decode("utf-8", "replace"))
-        self._tell_of_untold()
+            self._tell_line(rest)
+        self._tell_of(self._budget.stderr.take_untold())

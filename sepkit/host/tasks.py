@@ -15,16 +15,19 @@ from attrs import evolve
 
 from sepkit.capabilities.delegate import Delegate
 from sepkit.errors import SepkitError
+from sepkit.host.budget import short
+from sepkit.host.kept import Kept
 from sepkit.host.life import fitted
 from sepkit.host.lives import Lives
-from sepkit.host.setting import inform
 from sepkit.wire import messages, methods
 from sepkit.wire.writing import unstructure
 
 _log = logging.getLogger("sepkit.host")
 
 _RUNNING: Final = frozenset({"pending", "running", "restarting"})
-_MOST_TASKS: Final = 20_000  # that are remembered: an extension may invent any number of ids
+_MOST_TASKS: Final = 20_000  # that are remembered: an extension may invent any number of ids, of any length
+_MOST_BYTES: Final = 8 * 1024 * 1024
+_TOGETHER: Final = 500  # tasks of a dead process that are told of in one turn of the loop
 _LAST_ACTS: Final = 5.0  # seconds before a death in which an orderly end stops its tasks
 _STARTED_AGAIN: Final = 10.0  # seconds for the answer to a task/start after a restart
 
@@ -38,12 +41,13 @@ class ExtensionTasks:
     """
 
     def __init__(self, lives: Lives, delegate: Delegate) -> None:
-        self.known: dict[str, messages.TaskHealth] = {}
-        """Those that it has told of, by id; at most 20,000."""
+        self.known: Kept[str, messages.TaskHealth] = lives.budget.table("tasks", _MOST_TASKS, _MOST_BYTES)
+        """Those that it has told of, by id; at most 20,000, and 8 MiB."""
         self._lives = lives
         self._delegate = delegate
         self._wanted: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
-        self._ended: dict[str, float] = {}  # when the extension told that they have ended
+        # When the extension told that they have ended.
+        self._ended: Kept[str, float] = lives.budget.table("ended tasks", _MOST_TASKS, _MOST_BYTES)
         self._died_at = 0.0  # when its last life ended
 
     async def start(self, params: messages.TaskStartParams) -> messages.TaskHealth:
@@ -76,14 +80,10 @@ class ExtensionTasks:
     def told(self, task: messages.TaskHealth) -> None:
         """A task has begun, ended, or reported how it is. An orderly end of the process tells of their ends, too."""
         self.known[task.task_id] = task
-        if len(self.known) > _MOST_TASKS:
-            del self.known[next(iter(self.known))]
         self._ended.pop(task.task_id, None)
         if task.status not in _RUNNING:
             self._ended[task.task_id] = asyncio.get_running_loop().time()
-            if len(self._ended) > _MOST_TASKS:
-                del self._ended[next(iter(self._ended))]
-        inform(self._delegate.task_changed, self._lives.name, task)
+        self._lives.budget.inform(self._delegate.task_changed, task)
 
     # -- over the lives of the extension -------------------------------------------------------------------------------
 
@@ -96,17 +96,24 @@ class ExtensionTasks:
     def died(self, why: str) -> None:
         """The process has ended, and all that ran in it."""
         self._died_at = asyncio.get_running_loop().time()
-        for task_id, health in self.known.items():
-            if health.status in _RUNNING:
-                self.known[task_id] = dead = evolve(health, status="failed", error=why)
-                inform(self._delegate.task_changed, self._lives.name, dead)
+        self._fail([health for health in self.known.values() if health.status in _RUNNING], why)
+
+    def _fail(self, running: list[messages.TaskHealth], why: str) -> None:
+        """So many at once that other work goes on: there may be thousands."""
+        for health in running[:_TOGETHER]:
+            if self.known.get(health.task_id) is health:  # the next life has not told of it yet
+                self.known[health.task_id] = dead = evolve(health, status="failed", error=why)
+                self._lives.budget.inform(self._delegate.task_changed, dead)
+        if rest := running[_TOGETHER:]:
+            asyncio.get_running_loop().call_soon(self._fail, rest, why)
 
     async def start_again(self) -> None:
         """Start what is wanted in a new process, but for what had ended well before the death of the last one."""
         if not self._wanted:
             return
-        ended, self._ended = self._ended, {}
-        for task_id, when in ended.items():
+        ended = list(self._ended.items())
+        self._ended.clear()
+        for task_id, when in ended:
             if when < self._died_at - _LAST_ACTS:
                 self._wanted.pop(task_id, None)
         await asyncio.gather(*(self._start_again(params) for params in self._wanted.values()))
@@ -115,4 +122,4 @@ class ExtensionTasks:
         try:
             await self._lives.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
         except SepkitError as error:
-            _log.warning("%s: its task %r did not come back: %s", self._lives.name, params.task_id, error)
+            _log.warning("%s: its task %r did not come back: %s", self._lives.name, params.task_id, short(error))

@@ -59,6 +59,11 @@ class DescriptorTransport(BufferedTransport):
         self._mark = _EARLY
         self._output_over = False
 
+    @property
+    def behind(self) -> bool:
+        """Whether lines have been read that are still to be delivered."""
+        return False
+
     def _start_reading(self) -> None:
         assert self._loop is not None
         if self._polls_writing:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -16,6 +16,7 @@ from sepkit.errors import SepkitError
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
+_LAST_LINES: Final = 0.25  # seconds for what it has said last to be taken in, where that is done in turns
 _LAST_OF_THE_SESSION: Final = 2.0  # seconds that killed processes may take to be gone
 
 
@@ -31,6 +32,7 @@ class ChildProcess:
         cwd: Where it starts.
         env: Its whole environment; this process's by default.
         stderr: Where its stderr goes; where this process's goes by default.
+        transport: Makes the transport over its pipes.
 
     Raises:
         SpawnError: It could not be started.
@@ -44,6 +46,7 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         stderr: int | IO[bytes] | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        transport: Callable[..., DescriptorTransport] = DescriptorTransport,
     ) -> None:
         environment = dict(os.environ if env is None else env)
         try:
@@ -66,7 +69,7 @@ class ChildProcess:
             with self.process.stdout as stdout, self.process.stdin as stdin:
                 reads = os.dup(stdout.fileno())
                 try:
-                    self.transport = DescriptorTransport(reads, os.dup(stdin.fileno()), max_frame_bytes=max_frame_bytes)
+                    self.transport = transport(reads, os.dup(stdin.fileno()), max_frame_bytes=max_frame_bytes)
                 except BaseException:
                     os.close(reads)
                     raise
@@ -104,6 +107,9 @@ class ChildProcess:
         await self._kill_session()
         for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
             await asyncio.sleep(0)
+        deadline = asyncio.get_running_loop().time() + _LAST_LINES
+        while self.transport.behind and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  (nothing tells)
+            await asyncio.sleep(0.001)
         # Nobody reads any more what still waits; but a grandchild may hold the pipe, and never take it.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0):

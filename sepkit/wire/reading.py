@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, get_args, get_origin
 
-from sepkit.errors import MOST_FAULTS
 from sepkit.records import MANY, declared
 from sepkit.wire.faults import Mismatch, Nothing, describe, one_of
 from sepkit.wire.messages import ABSENT, REST, TAG, HasText, Record, Usage
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
     import cattrs
 
 Hook = Callable[[Any, Any], Any]
+
+_MOST_FAULTS: Final = 50
+"""Of the items of an array or an object: as many as are told. Arrays within arrays have the product of it, all of it in
+one turn of a host's loop."""
 
 
 class Reader(Protocol):
@@ -298,7 +301,7 @@ def _copied(value: Any, _: Any) -> Any:
 
 
 def _each(wanted: Any, conv: Reader, places: Callable[[Any], Iterable[tuple[Any, Any]]]) -> Hook:
-    """The items of an array or an object, all of one type: like cattrs', but it stops after ``MOST_FAULTS`` faults."""
+    """The items of an array or an object, all of one type: like cattrs', but it stops after ``_MOST_FAULTS`` faults."""
     from cattrs.errors import IterableValidationError, IterableValidationNote
 
     try:
@@ -314,7 +317,7 @@ def _each(wanted: Any, conv: Reader, places: Callable[[Any], Iterable[tuple[Any,
             except Exception as error:
                 error.add_note(IterableValidationNote("", place, wanted))
                 errors.append(error)
-                if len(errors) == MOST_FAULTS:
+                if len(errors) == _MOST_FAULTS:
                     break
         if errors:
             raise IterableValidationError("", errors, t)

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from sepkit.host import Host, KvStore, Manifest, hooks
+from sepkit.host.budget import Budget, Neighbours
 from sepkit.host.fold import Failed, Folded, MayModify, Outcome, step
 from sepkit.host.manifest import Capabilities, Run
 from sepkit.host.rewrites import refusal
@@ -148,7 +149,12 @@ def test_no_extension_takes_a_tool_of_another_by_a_name_with_dots(order: list[st
     for name, names in tools.items():
         said = Registrations(tools=[ToolRegistration(tool, "", {}) for tool in names])
         host._extensions[name] = cast(
-            Any, SimpleNamespace(name=name, contributions=SimpleNamespace(registrations=said))
+            Any,
+            SimpleNamespace(
+                name=name,
+                contributions=SimpleNamespace(registrations=said),
+                lives=SimpleNamespace(budget=Budget(name, Neighbours())),
+            ),
         )
     for name in order:
         host._registered(host._extensions[name])

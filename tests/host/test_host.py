@@ -260,7 +260,7 @@ def test_a_stream_event_that_the_host_does_not_know_reaches_the_caller(
             ]
             assert stream.result is not None
             assert stream.result.usage == messages.Usage(prompt_tokens=1), "a host reads more than it may be sent"
-        assert caplog.text.count("streaming: ignored a malformed provider/delta") == 5
+        assert caplog.text.count("streaming: ignored a malformed provider/delta") == 1, "said once"
 
     on(loop_kind, main)
 

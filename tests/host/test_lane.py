@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sepkit.host.budget import Budget, Neighbours
 from sepkit.host.lane import MOST_UNSENT, EventLane
 from sepkit.peer import Peer
 from sepkit.transports import HIGH_WATER
@@ -32,7 +33,7 @@ class Reader:
         self.got: list[dict[str, Any]] = []
         self._ours, self.wire = memory_pair()
         self.host = Peer(self._ours)
-        self.lane = EventLane(self.host, CONTEXT)
+        self.lane = EventLane(self.host, CONTEXT, Budget("reader", Neighbours()))
         self._peer = Peer(self.wire, notifications={"event": self.got.append})
 
     def start(self) -> Reader:
@@ -302,7 +303,7 @@ def test_a_payload_that_is_written_already_goes_out_as_it_is(run: Run) -> None:
 
     async def main() -> None:
         reader = Reader().start()
-        reader.lane.dispatch("turn_start", orjson.Fragment(b'{"a":1}'))  # type: ignore[arg-type]
+        reader.lane.dispatch("turn_start", orjson.Fragment(b'{"a":1}'))
         await reader.settle()
         assert reader.got[0]["payload"] == {"a": 1}
         await reader.aclose()

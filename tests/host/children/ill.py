@@ -48,7 +48,7 @@ def fault(rid: object, what: str) -> None:
             log = json.dumps(
                 {"jsonrpc": "2.0", "method": "log", "params": {"level": "info", "message": "x" * 100}}
             ).encode()
-            write((update + b"\n" + log + b"\n" + b'{"jsonrpc":"2.0","method":"hm","params":{}}\n') * 10_000)
+            write((update + b"\n" + log + b"\n" + b'{"jsonrpc":"2.0","method":"hm","params":{}}\n') * 4_000)
         case "wrong id":
             for wrong in (10**9, "1", None, -1, 1.5, True):
                 send(id=wrong, result={"content": "to nobody"})
@@ -61,7 +61,7 @@ def fault(rid: object, what: str) -> None:
             os._exit(3)
         case "stderr":
             line = b"e" * 79 + b"\n"
-            for _ in range(1600):
+            for _ in range(400):
                 os.write(2, line * 819)
         case "grandchild":
             # It keeps the pipes, and takes itself out of the session.
