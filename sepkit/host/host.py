@@ -24,6 +24,7 @@ from sepkit.host import hooks
 from sepkit.host.calls import CompletionStream, OnUpdate
 from sepkit.host.extension import Extension
 from sepkit.host.fold import Folded, Outcome
+from sepkit.host.guard import Guard
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
@@ -119,6 +120,7 @@ class Host:
             delegate=self.delegate,
             store=self.store,
             room=self,
+            guard=Guard(shutdown_grace),
             isolation=isolation,
             initialize_timeout=initialize_timeout,
             shutdown_grace=shutdown_grace,
@@ -148,6 +150,7 @@ class Host:
         self._closed = True
         try:
             await asyncio.gather(*(extension.lives.stop(for_good=True) for extension in self._extensions.values()))
+            self._setting.guard.close()
         finally:
             await self.store.aclose()
 

@@ -75,7 +75,8 @@ class Life:
         epoch: Which life this is, from 1.
         command: What to spawn.
         cwd: Where.
-        env: Its whole environment.
+        env: Its whole environment, but for its mark.
+        mark: What its processes are known by.
         on_death: Called once when it has died, unless it was stopped.
         on_stderr: Told of each line of its stderr, as far as they are not too many.
         ping_after: Seconds of silence after which it is asked for a sign of life.
@@ -93,6 +94,7 @@ class Life:
         *,
         cwd: Path,
         env: Mapping[str, str],
+        mark: str,
         on_death: Callable[[Life], None],
         on_stderr: Callable[[str], None],
         max_frame_bytes: int,
@@ -110,7 +112,9 @@ class Life:
         self._ping_timeout = ping_timeout
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
-        self._child = ChildProcess(command, cwd=cwd, env=env, stderr=subprocess.PIPE, max_frame_bytes=max_frame_bytes)
+        self._child = ChildProcess(
+            command, cwd=cwd, env=env, mark=mark, stderr=subprocess.PIPE, max_frame_bytes=max_frame_bytes
+        )
         self.stderr = StderrReader(self._child.process, on_stderr)
         self.peer = _ListeningPeer(self._child.transport, on_end=self._input_ended)
         self.lane: EventLane | None = None

@@ -248,6 +248,7 @@ class Lives:
             command,
             cwd=manifest.root,
             env=environment,
+            mark=setting.guard.mark(),
             on_death=self._died,
             on_stderr=functools.partial(inform, setting.delegate.stderr, self.name),
             max_frame_bytes=setting.max_frame_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,15 @@ from sepkit.errors import SepkitError
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
-_LAST_OF_THE_SESSION: Final = 2.0  # seconds that killed processes may take to be gone
+MARK: Final = "SEPKIT_LIFE"
+"""The variable by which the processes of a child are known, also those that have left its session.
+
+Its value has the form ``/…/`` and is part of one child's only. What a child starts inherits it; the system shows what a
+process was started with, whatever that process makes of its variables afterwards.
+"""
+
+_LAST_OF_THE_FAMILY: Final = 2.0  # seconds that killed processes may take to be gone
+_LOOKED_AT_TOGETHER: Final = 200  # processes in one turn of the loop: about 2 ms
 
 
 class SpawnError(SepkitError):
@@ -29,7 +38,8 @@ class ChildProcess:
     Args:
         command: The program and its arguments.
         cwd: Where it starts.
-        env: Its whole environment; this process's by default.
+        env: Its whole environment, but for its mark; this process's by default.
+        mark: The value of ``SEPKIT_LIFE`` in its environment; a new one by default.
         stderr: Where its stderr goes; where this process's goes by default.
 
     Raises:
@@ -42,10 +52,14 @@ class ChildProcess:
         *,
         cwd: Path | str | None = None,
         env: Mapping[str, str] | None = None,
+        mark: str | None = None,
         stderr: int | IO[bytes] | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
-        environment = dict(os.environ if env is None else env)
+        mark = mark or f"{os.environ.get(MARK, '/')}{secrets.token_hex(8)}/"
+        environment = {**(os.environ if env is None else env), MARK: mark}
+        self._mark = f"/{mark.split('/')[-2]}/".encode()
+        self._is_over = False
         try:
             self.process = subprocess.Popen(
                 list(command),
@@ -101,7 +115,9 @@ class ChildProcess:
             if code is None:
                 self._signal(number)
                 code = await self.wait(seconds)
-        await self._kill_session()
+        if not self._is_over:
+            await self._kill_family()
+            self._is_over = True  # from now on its id may be another's
         for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
             await asyncio.sleep(0)
         # Nobody reads any more what still waits; but a grandchild may hold the pipe, and never take it.
@@ -114,32 +130,39 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
-    async def _kill_session(self) -> None:
-        """Kill what it left behind in its session, its group and, where the system tells of them, the others."""
+    async def _kill_family(self) -> None:
+        """Kill what it left behind: in its group, its session, and elsewhere, where the system tells of processes."""
         self._signal(signal.SIGKILL)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LAST_OF_THE_SESSION
-        # Who is killed is not gone yet, and may have forked in between.
-        while left := _members(self.process.pid):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            if loop.time() >= deadline:
-                break
+        deadline = loop.time() + _LAST_OF_THE_FAMILY
+        # What is killed is not gone yet, and may have forked in between.
+        while await self._kill_what_is_there() and loop.time() < deadline:  # noqa: ASYNC110  (nothing tells of it)
             await asyncio.sleep(0.005)
 
+    async def _kill_what_is_there(self) -> bool:
+        """Kill what is there of it now; whether there was anything."""
+        found = False
+        for number, pid in enumerate(_processes(), 1):
+            if number % _LOOKED_AT_TOGETHER == 0:
+                await asyncio.sleep(0)
+            if _is_in_session(pid, self.process.pid) or _is_marked(pid, self._mark):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+                    found = True
+        return found
 
-def _members(session: int) -> list[int]:
-    """The processes of a session that are not dead, where the system tells of them."""
+
+def _processes() -> list[int]:
+    """All processes, where the system tells of them."""
     try:
-        entries = os.listdir("/proc")
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
     except OSError:
         return []
-    return [int(entry) for entry in entries if entry.isdecimal() and _lives_in(int(entry), session)]
 
 
-def _lives_in(pid: int, session: int) -> bool:
-    # The cheap question first: there may be thousands of processes, and few are ours. One that nobody reaps stays.
+def _is_in_session(pid: int, session: int) -> bool:
+    """Whether a process is in a session, and has not ended; one that is never reaped stays."""
+    # The cheap question first: there may be thousands of processes, and few are ours.
     try:
         if os.getsid(pid) != session:
             return False
@@ -147,6 +170,15 @@ def _lives_in(pid: int, session: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def _is_marked(pid: int, mark: bytes) -> bool:
+    """Whether a process was started with this mark in its environment, and has not ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return mark in file.read()
+    except OSError:  # another user's, or gone
+        return False
 
 
 def _reason(error: OSError, command: str, environment: Mapping[str, str]) -> str:

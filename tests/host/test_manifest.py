@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sepkit.errors import NotTrusted
 from sepkit.host import Host, Manifest, ManifestError, discover, read
 from sepkit.host.manifest import GROUPS, expand, home_folder
+from sepkit.transports.process import MARK
 from sepkit.wire import messages
 
 PLAIN = Path(__file__).with_name("children") / "plain.py"
@@ -505,6 +506,7 @@ def test_a_planted_secret_does_not_reach_the_child(home: Path, monkeypatch: pyte
         named = {"TOKEN": "given", "EMPTY": ""}
         allowed = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM")
         expected = {**named, **{name: os.environ[name] for name in allowed if name in os.environ}}
+        assert about["env"].pop(MARK)
         # Python itself sets LC_CTYPE in the C locale.
         assert {**about["env"], "LC_CTYPE": ""} == {**expected, "LC_CTYPE": ""}
         assert Path(about["cwd"]) == folder.resolve()

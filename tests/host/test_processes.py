@@ -23,6 +23,7 @@ from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, Problem, discover, read
 from sepkit.host.lives import ExtensionUnavailable
 from sepkit.host.manifest import GROUPS, Capabilities, Run
+from sepkit.transports.process import MARK
 from sepkit.wire import messages
 
 PLUGINS: Final = Path(__file__).parents[2] / "plugins"
@@ -607,7 +608,7 @@ def test_ten_slow_extensions_are_ready_in_two_seconds_and_a_hanging_one_fails_al
 
 
 def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's environment is the allow-list and what its manifest names."""
+    """The child's environment is the allow-list, what its manifest names, and its mark."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("TOKEN", "t")
     monkeypatch.setenv("LANG", "C.UTF-8")
@@ -621,7 +622,7 @@ def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monke
             assert environment["MINE"] == "t-"
             assert environment["LANG"] == "C.UTF-8"
             assert "planted" not in str(environment)
-            known = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SystemRoot", "MINE"}
+            known = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SystemRoot", "MINE", MARK}
             assert set(environment) <= known
 
     on_a_loop(main)
