@@ -16,12 +16,13 @@ import secrets
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sepkit.errors import ConnectionClosed, FrameError, InternalError, InvalidData, RequestTimeout, RpcError
 from sepkit.host.lane import EventLane
+from sepkit.host.launch import Launch
 from sepkit.host.stderr import StderrReader
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
 from sepkit.transports.process import ChildProcess
@@ -73,9 +74,8 @@ class Life:
     Args:
         name: The extension's.
         epoch: Which life this is, from 1.
-        command: What to spawn.
+        launch: What to spawn.
         cwd: Where.
-        env: Its whole environment, but for its mark.
         mark: What its processes are known by.
         on_death: Called once when it has died, unless it was stopped.
         on_stderr: Told of each line of its stderr, as far as they are not too many.
@@ -90,10 +90,9 @@ class Life:
         self,
         name: str,
         epoch: int,
-        command: Sequence[str],
+        launch: Launch,
         *,
         cwd: Path,
-        env: Mapping[str, str],
         mark: str,
         on_death: Callable[[Life], None],
         on_stderr: Callable[[str], None],
@@ -113,7 +112,13 @@ class Life:
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
         self._child = ChildProcess(
-            command, cwd=cwd, env=env, mark=mark, stderr=subprocess.PIPE, max_frame_bytes=max_frame_bytes
+            launch.command,
+            executable=launch.executable,
+            cwd=cwd,
+            env=launch.environment,
+            mark=mark,
+            stderr=subprocess.PIPE,
+            max_frame_bytes=max_frame_bytes,
         )
         self.stderr = StderrReader(self._child.process, on_stderr)
         self.peer = _ListeningPeer(self._child.transport, on_end=self._input_ended)
@@ -213,6 +218,8 @@ class Life:
         await self._end("was killed", 0.5)
 
     def _signal(self, number: int) -> None:
+        if self.exit_code is not None:  # its id may be another's by now
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 

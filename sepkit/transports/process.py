@@ -37,6 +37,7 @@ class ChildProcess:
 
     Args:
         command: The program and its arguments.
+        executable: The program's file; by default it is looked up by its name.
         cwd: Where it starts.
         env: Its whole environment, but for its mark; this process's by default.
         mark: The value of ``SEPKIT_LIFE`` in its environment; a new one by default.
@@ -50,6 +51,7 @@ class ChildProcess:
         self,
         command: Sequence[str],
         *,
+        executable: Path | None = None,
         cwd: Path | str | None = None,
         env: Mapping[str, str] | None = None,
         mark: str | None = None,
@@ -63,6 +65,7 @@ class ChildProcess:
         try:
             self.process = subprocess.Popen(
                 list(command),
+                executable=None if executable is None else str(executable),
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -72,7 +75,9 @@ class ChildProcess:
                 bufsize=0,
             )
         except OSError as error:
-            raise SpawnError(f"cannot start {command[0]!r}: {_reason(error, command[0], environment)}") from None
+            raise SpawnError(
+                f"cannot start {command[0]!r}: {_reason(error, str(executable or command[0]), environment)}"
+            ) from None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         # The transport closes what it reads and writes; Popen's own files must not do so a second time.
