@@ -47,7 +47,7 @@ while [ $turns -gt 0 ] && send KILL; do sleep 0.01; turns=$((turns - 1)); done
 
 
 class Guard:
-    """Outlives a host that is killed, to end its extensions. It is started with the first one.
+    """Outlives a host that is killed, to end its extensions. It is there as long as one of them is.
 
     Args:
         grace: Seconds that the extensions have to end by themselves, once their host is gone.
@@ -61,9 +61,11 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
         self._is_missing = False
+        self._running = 0
 
-    def mark(self) -> str:
-        """What the next process is known by; the guard is there when this returns."""
+    def begin(self) -> str:
+        """A process is about to be started: what it is known by. The guard is there when this returns."""
+        self._running += 1
         self._start()
         return f"{self._family}{next(self._numbers)}/"
 
@@ -97,13 +99,15 @@ class Guard:
         finally:
             os.close(end)
 
-    def close(self) -> None:
-        """End it. Nothing is left of the extensions: they have been stopped."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-        self._let_go_of_the_pipe()
+    def end(self) -> None:
+        """A process has ended, with all that it had started. With the last one the guard goes."""
+        self._running -= 1
+        if not self._running:
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                process.wait()
+            self._let_go_of_the_pipe()
 
     def let_go(self) -> None:
         """In a forked child: the pipe ends with the host alone."""

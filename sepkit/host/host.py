@@ -150,7 +150,6 @@ class Host:
         self._closed = True
         try:
             await asyncio.gather(*(extension.lives.stop(for_good=True) for extension in self._extensions.values()))
-            self._setting.guard.close()
         finally:
             await self.store.aclose()
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 from sepkit.errors import ConnectionClosed, FrameError, InternalError, InvalidData, RequestTimeout, RpcError
 from sepkit.host.lane import EventLane
 from sepkit.host.launch import Launch
-from sepkit.host.stderr import StderrReader
+from sepkit.host.stderr import StderrReader, last_lines
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
 from sepkit.transports.process import ChildProcess
 from sepkit.wire import messages, methods
@@ -46,7 +46,7 @@ class ExtensionDied(ConnectionClosed):
     Attributes:
         extension: Its name.
         exit_code: How it ended; negative for a signal, None where it is not known yet.
-        stderr: What it said last.
+        stderr: What it said last. The error's own text has the last 20 lines of it, of 200 characters each.
     """
 
     def __init__(self, extension: str, reason: str, exit_code: int | None, stderr: str) -> None:
@@ -54,8 +54,8 @@ class ExtensionDied(ConnectionClosed):
         self.exit_code = exit_code
         self.stderr = stderr
         how = "" if exit_code is None else f" ({_said(exit_code)})"
-        last = f"; it said last:\n{stderr.rstrip()}" if stderr.strip() else ""
-        super().__init__(f"{extension} {reason}{how}{last}")
+        last = last_lines(stderr)
+        super().__init__(f"{extension} {reason}{how}" + (f"; it said last:\n{last}" if last else ""))
 
 
 class _ListeningPeer(Peer):

@@ -246,23 +246,30 @@ class Lives:
             raise
 
     def _spawn(self, launch: Launch) -> Life:
-        self.epoch += 1
-        try:
-            life = self._new_life(launch)
-        except BaseException:
+        guard = self._setting.guard
+
+        def ended(_: object = None) -> None:
+            guard.end()
             launch.close()
+
+        self.epoch += 1
+        mark = guard.begin()
+        try:
+            life = self._new_life(launch, mark)
+        except BaseException:
+            ended()
             raise
-        life.died.add_done_callback(lambda _: launch.close())
+        life.died.add_done_callback(ended)
         return life
 
-    def _new_life(self, launch: Launch) -> Life:
+    def _new_life(self, launch: Launch, mark: str) -> Life:
         manifest, setting = self.manifest, self._setting
         return Life(
             self.name,
             self.epoch,
             launch,
             cwd=manifest.root,
-            mark=setting.guard.mark(),
+            mark=mark,
             on_death=self._died,
             on_stderr=functools.partial(inform, setting.delegate.stderr, self.name),
             max_frame_bytes=setting.max_frame_bytes,

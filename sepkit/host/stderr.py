@@ -8,9 +8,14 @@ import subprocess
 from collections.abc import Callable
 from typing import Final
 
+from sepkit.terminal import one_line
+
 TAIL_BYTES: Final = 16 * 1024
 MOST_LINES: Final = 1000
 """Lines a second that are passed on. More are counted, and their number is passed on; the tail keeps the last ones."""
+
+_MOST_LAST_LINES: Final = 20
+_LONGEST_LAST_LINE: Final = 200
 
 _CHUNK: Final = 65_536
 _LONGEST_LINE: Final = 8192
@@ -95,3 +100,19 @@ class StderrReader:
             rest, self._rest = self._rest, b""
             self._on_line(rest.decode("utf-8", "replace"))
         self._tell_of_untold()
+
+
+def last_lines(stderr: str) -> str:
+    """The last lines that say something, at most 20 of 200 characters, for a log line. Control characters are escaped.
+
+    A line has its beginning and its end: the one tells what kind of line it is, the other is nearest to the death.
+    """
+    lines = [line.rstrip() for line in stderr.splitlines() if line.strip()]
+    return "\n".join(_shortened(one_line(line)) for line in lines[-_MOST_LAST_LINES:])
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LAST_LINE:
+        return line
+    half = _LONGEST_LAST_LINE // 2
+    return f"{line[: half - 1]}…{line[-half:]}"

@@ -286,8 +286,8 @@ def test_the_extensions_of_a_host_within_an_extension_end_with_that(folder: Path
 # -- the guard ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_host_has_one_guard_and_only_while_it_has_had_extensions(folder: Path, run: Run) -> None:
-    """One for all extensions, started with the first; when the host is closed it is gone, its descriptor too."""
+def test_a_host_has_one_guard_and_only_while_it_has_extensions(folder: Path, run: Run) -> None:
+    """One for all of them: started with the first, and gone with the last, its descriptor too."""
 
     async def main() -> None:
         before = set(os.listdir("/proc/self/fd"))
@@ -296,6 +296,12 @@ def test_a_host_has_one_guard_and_only_while_it_has_had_extensions(folder: Path,
             assert await host.load([leaver(folder), leaver(folder, name="second")]) == []
             assert len(guards()) == 1
             await host.unload("second")
+            assert len(guards()) == 1
+            await host.unload("leaver")
+            assert guards() == []
+            assert len(await host.load([Manifest("none", "1", folder, Command("no-such-command"))])) == 1
+            assert guards() == []
+            assert await host.load([leaver(folder)]) == []
             assert len(guards()) == 1
         assert guards() == []
         assert set(os.listdir("/proc/self/fd")) == before
@@ -331,7 +337,7 @@ def test_a_host_that_can_have_no_guard_says_so_once_and_works(
         async with hosting() as host:
             with monkeypatch.context() as patch:
                 patch.setattr("sepkit.host.guard.subprocess.Popen", refuse)
-                host._setting.guard.mark()
+                host._setting.guard.begin()
             assert await host.load([leaver(folder), leaver(folder, "setsid", name="second")]) == []
             await eventually(lambda: len(living(folder)) == 1)
             await host.unload("second")

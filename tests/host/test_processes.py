@@ -979,3 +979,37 @@ def test_the_store_is_an_extension_s_own(tmp_path: Path) -> None:
                 assert (await host.call_tool("b.get")).content == "None"
 
     on_a_loop(main)
+
+
+@ON_BOTH_LOOPS
+def test_the_log_of_a_death_has_the_last_lines_of_stderr_and_no_more(
+    loop_kind: LoopKind, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most 20 lines of 200 characters, and a terminal obeys none of them; ``stderr`` of the error has more."""
+    source = r"""
+        import os, sys
+        os.write(2, b"first\n" + b"x" * 40_000 + b"\n")
+        for number in range(30):
+            os.write(2, b"line %d " % number + b"y" * 500 + b" end\n\n")
+        os.write(2, b"a\rb\x0bc\xe2\x80\xa8d\n")
+        os.write(2, b"\x1b[2Jlast \xff words\n\n \n")
+        sys.exit(3)
+    """
+
+    async def main() -> None:
+        async with hosting(restart_delays=()) as host:
+            (problem,) = await host.load([plain("talks", source, tmp_path)])
+            died = problem.error
+            assert isinstance(died, ExtensionDied)
+            assert len(died.stderr) > 10_000
+            for text in (str(problem), str(host.status()[0].error), caplog.records[-1].getMessage()):
+                head, *lines = text.splitlines()
+                assert head.endswith("(exit code 3); it said last:")
+                assert len(lines) == 20
+                assert max(map(len, lines)) == 200
+                assert lines[-1] == r"\x1b[2Jlast � words"
+                assert lines[-5:-1] == ["a", "b", "c", "d"]
+                assert lines[-6].startswith("line 29 yy")
+                assert lines[-6].endswith("yy end")
+
+    on_a_loop(main, loop_kind)
