@@ -25,7 +25,8 @@ from sepkit.transports.process import MARK
 _log = logging.getLogger("sepkit.host")
 
 # $1 is what the environment of each process of the host's extensions contains; $2, how many tenths of a second they
-# have after the end of the host. `send` is true while there is one to send a signal to.
+# have after the end of the host. `send` is true while there is one to send a signal to. What forks on and on may be missed
+# by one look.
 _SCRIPT: Final = """
 trap '' HUP INT TERM
 mark=$1
@@ -41,8 +42,12 @@ read -r end
 turns=$2
 while [ $turns -gt 0 ] && send 0; do sleep 0.1; turns=$((turns - 1)); done
 if send TERM; then sleep 1; fi
-turns=200
-while [ $turns -gt 0 ] && send KILL; do sleep 0.01; turns=$((turns - 1)); done
+turns=200 looks=5
+while [ $turns -gt 0 ] && [ $looks -gt 0 ]; do
+    if send KILL; then looks=5; else looks=$((looks - 1)); fi
+    sleep 0.01
+    turns=$((turns - 1))
+done
 """
 
 

@@ -140,21 +140,31 @@ class ChildProcess:
         self._signal(signal.SIGKILL)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _LAST_OF_THE_FAMILY
-        # What is killed is not gone yet, and may have forked in between.
-        while await self._kill_what_is_there() and loop.time() < deadline:  # noqa: ASYNC110  (nothing tells of it)
-            await asyncio.sleep(0.005)
-
-    async def _kill_what_is_there(self) -> bool:
-        """Kill what is there of it now; whether there was anything."""
-        found = False
-        for number, pid in enumerate(_processes(), 1):
-            if number % _LOOKED_AT_TOGETHER == 0:
-                await asyncio.sleep(0)
-            if _is_in_session(pid, self.process.pid) or _is_marked(pid, self._mark):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        strangers: set[int] = set()
+        # What is killed is not gone yet, and what forks on and on is another process by the time that one is looked at:
+        # it is over when all processes that there are have been looked at, and are none of ours.
+        while (left := [pid for pid in _processes() if pid not in strangers]) and loop.time() < deadline:
+            found = False
+            for number, pid in enumerate(left, 1):
+                if number % _LOOKED_AT_TOGETHER == 0:
+                    await asyncio.sleep(0)
+                if self._kill_relative(pid):
                     found = True
-        return found
+                else:
+                    strangers.add(pid)
+            if found:
+                strangers.clear()  # one that is about to become another program shows no mark for a moment
+            await asyncio.sleep(0.002 if found else 0)
+
+    def _kill_relative(self, pid: int) -> bool:
+        """Kill a process if it belongs to the child, and can be killed; whether that is so."""
+        if not (_is_in_session(pid, self.process.pid) or _is_marked(pid, self._mark)):
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
 
 
 def _processes() -> list[int]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import pytest
 
 from sepkit.host import Host, KvStore, Manifest
@@ -128,6 +129,53 @@ def test_what_has_left_the_session_of_an_extension_that_cannot_be_started_ends_t
         async with hosting(initialize_timeout=1.0) as host:
             (problem,) = await host.load([Manifest("silent", "1", folder, Command("sh", ["-c", silent, str(folder)]))])
             assert "no answer" in str(problem)
+            await eventually(lambda: living(folder) == [])
+
+    run(main())
+
+
+def test_a_process_that_forks_on_and_on_does_not_get_away(folder: Path, run: Run) -> None:
+    """Its child goes on in a session of its own before it is found, again and again."""
+    hops = """
+import os, sys, time
+if os.fork() == 0:
+    while True:
+        os.setsid()
+        open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
+        time.sleep(0.003)
+        if os.fork():
+            os._exit(0)
+"""
+    answer = (
+        'import json; rid = json.loads(sys.stdin.readline())["id"]; print(json.dumps({"jsonrpc": "2.0", "id": rid, '
+    )
+    answer += '"result": {"protocol_version": 1, "extension": {"name": "h", "version": "1"}}}), flush=True); '
+    answer += "sys.stdin.read()"
+
+    async def main() -> None:
+        async with hosting(shutdown_grace=0.1) as host:
+            source = ["-c", hops + answer, str(folder)]
+            assert await host.load([Manifest("hops", "1", folder, Command(sys.executable, source))]) == []
+            await eventually(lambda: len(os.listdir(folder)) > 10)
+            await host.unload("hops")
+            await eventually(lambda: living(folder) == [])
+            before = os.listdir(folder)
+            await asyncio.sleep(0.05)
+            assert sorted(os.listdir(folder)) == sorted(before)
+
+    run(main())
+
+
+def test_a_manifest_does_not_take_the_mark_away(folder: Path, run: Run) -> None:
+    """The variable's value is the host's, whatever the manifest says."""
+
+    async def main() -> None:
+        async with hosting() as host:
+            found = leaver(folder, "setsid")
+            found = attrs.evolve(found, run=attrs.evolve(found.run, env={MARK: "/another/"}))
+            assert await host.load([found]) == []
+            await eventually(lambda: len(living(folder)) == 1)
+            await host.unload("leaver")
             await eventually(lambda: living(folder) == [])
 
     run(main())
