@@ -25,8 +25,8 @@ from sepkit.transports.process import MARK
 _log = logging.getLogger("sepkit.host")
 
 # $1 is what the environment of each process of the host's extensions contains; $2, how many tenths of a second they
-# have after the end of the host. `send` is true while there is one to send a signal to. What forks on and on may be missed
-# by one look.
+# have after the end of the host. `send` is true while there is one to send a signal to. What forks on and on may be
+# missed by one look.
 _SCRIPT: Final = """
 trap '' HUP INT TERM
 mark=$1
