@@ -1062,11 +1062,11 @@ def test_killed_in_a_storm_of_changes_it_misses_nothing(memory: Memory, folder: 
     }
 
 
-# -- what is no folder to watch ----------------------------------------------------------------------------------------
+# -- what cannot be watched ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "path", ["", " ", "\t\n", "/tmp/\0x", "\0", "~/\0", "x" * 5_000, "/" + "x/" * 3_000, "~nobody-here/x"]
+    "path", ["", " ", "\t\n", "/tmp/\0x", "\0", "~/\0", "x" * 5_000, "/" + "x/" * 3_000, "~unknown-user/x"]
 )
 def test_a_path_that_leads_to_no_folder_is_refused_and_said(host: Host, path: str) -> None:
     """An answer for the model, and not an unexpected error; nothing is watched."""

@@ -272,7 +272,7 @@ def _check_regular(status: os.stat_result, most_bytes: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise OSError("is a folder")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("is no regular file")
+        raise OSError("is not a regular file")
     if status.st_size > most_bytes:
         raise OSError(f"has more than {most_bytes} bytes")
 

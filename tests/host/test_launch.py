@@ -1,4 +1,4 @@
-"""The command of an extension: what is looked at is what runs, and what is no program is said before it is opened.
+"""The command of an extension: what is looked at is what runs, and what is not a program is said before it is opened.
 
 Source: docs/protocol.md, section 10.
 """
@@ -253,7 +253,7 @@ def test_a_large_command_is_hashed_off_the_loop_and_a_start_that_is_given_up_lea
     run(main())
 
 
-# -- what is no program ------------------------------------------------------------------------------------------------
+# -- what is not a program ---------------------------------------------------------------------------------------------
 
 
 def a_folder(place: Path) -> None:
@@ -289,16 +289,16 @@ def what_is_sparse_and_huge(place: Path) -> None:
     os.truncate(place, 1 << 42)
 
 
-NO_PROGRAMS: Final = [
+NOT_PROGRAMS: Final = [
     *(a_folder, a_pipe, an_endless_device, a_dangling_link, a_link_to_itself, nothing, what_may_not_be_run),
     what_is_sparse_and_huge,
 ]
 
 
 @pytest.mark.parametrize("sha256", [None, "0" * 64])
-@pytest.mark.parametrize("make", NO_PROGRAMS)
+@pytest.mark.parametrize("make", NOT_PROGRAMS)
 @pytest.mark.timeout(10)
-def test_what_is_no_program_is_said_and_not_opened(
+def test_what_is_not_a_program_is_said_and_not_opened(
     tmp_path: Path, make: Callable[[Path], None], sha256: str | None, run: Run
 ) -> None:
     """A pipe, a device, a folder or a file of 4 TiB: the start fails at once, with the command's name."""
