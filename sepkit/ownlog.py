@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
@@ -30,11 +31,11 @@ class OwnLog:
     """A logger of sepkit's: as one of ``logging``, but that it never raises, and that its errors always arrive.
 
     Args:
-        name: The logger's name in ``logging``.
+        logger: The logger in ``logging``, or its name.
     """
 
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+    def __init__(self, logger: str | logging.Logger) -> None:
+        self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
 
     def debug(self, message: str, *args: object) -> None:
         """What is of use to those who work on sepkit itself."""
@@ -48,9 +49,15 @@ class OwnLog:
         """What may be a fault; ``sure`` where it must arrive like an error."""
         self.log(logging.WARNING, message, *args, sure=sure)
 
-    def error(self, message: str, *args: object, exc_info: ExcInfo | BaseException | None = None) -> None:
-        """A failure."""
-        self.log(logging.ERROR, message, *args, exc_info=exc_info)
+    def error(
+        self,
+        message: str,
+        *args: object,
+        exc_info: ExcInfo | BaseException | None = None,
+        exc_text: Callable[[], str] | None = None,
+    ) -> None:
+        """A failure; ``exc_text`` formats its traceback, in place of what `logging` would make of it."""
+        self.log(logging.ERROR, message, *args, exc_info=exc_info, exc_text=exc_text)
 
     def exception(self, message: str, *args: object) -> None:
         """A failure, by the exception that is being handled."""
@@ -62,16 +69,19 @@ class OwnLog:
         message: str,
         *args: object,
         exc_info: ExcInfo | BaseException | None = None,
+        exc_text: Callable[[], str] | None = None,
         sure: bool = False,
     ) -> None:
         """Log a record; from ``ERROR`` on, or where it is ``sure``, past all that an author has configured."""
         sure = sure or level >= logging.ERROR
         is_enabled = self._logger.isEnabledFor(level)
-        if not (is_enabled or sure):
+        if not (is_enabled or (sure and sure_handlers)):
             return
         if isinstance(exc_info, BaseException):
             exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
         record = self._record(level, message, args, exc_info)
+        if exc_text is not None:
+            record.exc_text = exc_text()
         # Where there is no handler at all, `logging` prints to stderr by itself, and so does a sure one.
         if is_enabled and (not sure or self._logger.hasHandlers()):
             if sure:

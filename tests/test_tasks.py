@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 
 from sepkit.errors import RegistrationError, SepkitError
+from sepkit.ownlog import OwnLog
 from sepkit.tasks import (
     MIN_DELAY,
     RestartPolicy,
@@ -1083,7 +1084,7 @@ async def test_health_is_a_text() -> None:
 async def test_a_report_is_text_that_can_be_sent() -> None:
     """One task's text, such as a file name that is not UTF-8, must not fail the list of all tasks."""
     desk = Desk()
-    desk.supervisor._log = logging.Logger("elsewhere")  # pytest-xdist cannot send such text either
+    desk.supervisor._log = OwnLog(logging.Logger("elsewhere"))  # pytest-xdist cannot send such text either
 
     async def body(run: TaskRun) -> None:
         run.report_health("file \udcff")

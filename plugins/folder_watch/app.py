@@ -19,6 +19,7 @@ import uuid
 import zlib
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from types import TracebackType
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ app = App("folder-watch", version="0.1.0")
 
 TOPIC: Final = "folder-watch/change"
 MAX_WATCHES: Final = 32  # each keeps a thread waiting; watchfiles gets 40, and past that they would take turns
+MAX_ENTRIES: Final = 20_000  # files and folders of one watch: what is known of more does not fit into the host's lines
 EVERY: Final = 10.0  # seconds between two looks where the system tells of nothing: it does not for each kind of drive
 GONE_EVERY: Final = 0.5
 AT_REST: Final = 0.05  # so many seconds old, a time of the file system will not be given again to a later write
@@ -78,10 +80,18 @@ class Told(NamedTuple):
     stamp: str  # "" of what is deleted
 
 
+class TooMuch(OSError):
+    """There is more in a folder than one watch takes."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(f"{root} has more than {MAX_ENTRIES:,} files and folders; watch a smaller one")
+
+
 def look(root: str) -> Sight:
     """See what is in a folder. Links are files, and nothing else; sub-folders are told of by what is in them.
 
     Raises:
+        TooMuch: It has more than MAX_ENTRIES in it; no more of them were looked at.
         OSError: The folder cannot be read, or is not the same any more at the end.
     """
     before = os.stat(root)
@@ -90,16 +100,20 @@ def look(root: str) -> Sight:
     folders: set[str] = set()
     hidden: list[str] = []
     left = [""]
+    seen = 0
     while left:
         below = left.pop()
         try:
             with os.scandir(os.path.join(root, below)) as listed:
-                entries = list(listed)
+                entries = list(islice(listed, MAX_ENTRIES + 1 - seen))
         except (FileNotFoundError, NotADirectoryError):
             continue  # it has gone since its parent was listed
         except OSError:
             hidden.append(below)
             continue
+        seen += len(entries)
+        if seen > MAX_ENTRIES:
+            raise TooMuch(root)
         folders.add(os.path.join(root, below) if below else root)
         for entry in entries:
             path = os.path.join(below, entry.name)
@@ -341,7 +355,7 @@ class Watch:
 
     def __init__(self, ctx: TaskContext) -> None:
         path = ctx.payload.get("path") if isinstance(ctx.payload, dict) else None
-        if not isinstance(path, str) or not os.path.isabs(path):
+        if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
             raise ValueError(f'the payload is {{"path": "/an/absolute/folder"}}, not {ctx.payload!r}')
         self._ctx = ctx
         self._root = path
@@ -352,7 +366,11 @@ class Watch:
         """Watch, until it is asked to stop."""
         ctx = self._ctx
         if not await self._cursor.load():  # started by the host, and not by the tool
-            await self._cursor.begin(await look_at_rest(self._root))
+            try:
+                await self._cursor.begin(await look_at_rest(self._root))
+            except TooMuch as error:
+                ctx.report_health(f"not watched: {error}")
+                raise
         wake = asyncio.Event()
         stopping = asyncio.create_task(ctx.wait_stop())
         stopping.add_done_callback(lambda _: wake.set())
@@ -370,7 +388,7 @@ class Watch:
                         await notices.stop()
                         place = None
                         ctx.report_health(f"waiting: {error}")
-                        await ctx.sleep(GONE_EVERY)
+                        await ctx.sleep(EVERY if isinstance(error, TooMuch) else GONE_EVERY)
                         continue
                     took = time.monotonic() - began
                     has_bus = await self._tell(sight)
@@ -537,6 +555,10 @@ def find_folder(workspace: str, path: str) -> str:
     Raises:
         ToolError: It is not there, or cannot be watched.
     """
+    if not path.strip():
+        raise ToolError("The path is empty; name the folder to watch, or . for the workspace.")
+    if "\0" in path:
+        raise ToolError(f"{path!r} is not a path: it has a NUL in it.")
     root = os.path.realpath(os.path.join(workspace, os.path.expanduser(path)))
     if not os.path.isdir(root):
         raise ToolError(f"There is no folder {root}.")
@@ -558,6 +580,8 @@ async def start_watch(path: str, user: User, ctx: ToolContext) -> dict[str, Any]
     root = await asyncio.to_thread(find_folder, ctx.workspace.root, path)
     try:
         files = await look_at_rest(root)  # what changes from here on is told
+    except TooMuch as error:
+        raise ToolError(f"{error}.") from None
     except OSError as error:
         raise ToolError(f"{root} cannot be watched: {error}.") from None
     watch = await in_full(begin_watch(ctx.kv, Entry(user, root, on=True), files))

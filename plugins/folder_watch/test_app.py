@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 
 from plugins.folder_watch import app as plugin
+from sepkit.testing import TestHost
 from tests.driver import HANDSHAKE, PATIENCE, Extension
 
 HERE = Path(__file__).parent
@@ -1059,6 +1060,105 @@ def test_killed_in_a_storm_of_changes_it_misses_nothing(memory: Memory, folder: 
     assert {path: of_path[path] for path in storm.once} == {
         path: [("added", size)] for path, size in storm.once.items()
     }
+
+
+# -- what cannot be watched ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["", " ", "\t\n", "/tmp/\0x", "\0", "~/\0", "x" * 5_000, "/" + "x/" * 3_000, "~unknown-user/x"]
+)
+def test_a_path_that_leads_to_no_folder_is_refused_and_said(host: Host, path: str) -> None:
+    """An answer for the model, and not an unexpected error; nothing is watched."""
+    result = host.tool("start_watch", path=path, user="ada")
+    assert result["is_error"]
+    assert "unexpected" not in result["content"]
+    assert host.watches() == []
+
+
+def test_the_payload_of_a_watch_that_a_host_starts_is_looked_at_too(folder: Path) -> None:
+    """What cannot be a path is refused before it reaches the system."""
+    for path in ("", "relative", f"{folder}/\0x", 5, None):
+        ctx = Context(Kv(Memory()), folder)
+        ctx.payload = {"path": path}  # type: ignore[dict-item]
+        with pytest.raises(ValueError, match="an/absolute/folder"):
+            plugin.Watch(ctx)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", ["in one folder", "in many folders", "folders alone"])
+def test_a_folder_with_too_much_in_it_is_refused_and_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """As a home folder with 250,000 files: it is not read to its end."""
+    for number in range(60):
+        place = folder if shape == "in one folder" else folder / f"d{number}"
+        place.mkdir(exist_ok=True)
+        if shape != "folders alone":
+            (place / f"f{number}").touch()
+    monkeypatch.setattr(plugin, "MAX_ENTRIES", 50)
+    looked = 0
+    real = os.scandir
+
+    def counted(path: str) -> Any:
+        nonlocal looked
+        looked += 1
+        return real(path)
+
+    async def main() -> None:
+        async with TestHost(plugin.app, kv={}) as host:
+            refused = await host.call_tool("start_watch", {"path": str(folder), "user": "ada"})
+            assert refused.is_error
+            assert "has more than 50 files and folders; watch a smaller one" in refused.content
+            assert (await host.call_tool("list_watches", {"user": "ada"})).details == []
+
+    asyncio.run(main())
+    monkeypatch.setattr(os, "scandir", counted)
+    with pytest.raises(plugin.TooMuch):
+        plugin.look(str(folder))
+    assert looked == 1 or shape == "in many folders"
+    monkeypatch.setattr(plugin, "MAX_ENTRIES", 120)
+    assert len(plugin.look(str(folder)).place.folders) in (1, 61)
+
+
+def test_a_folder_that_grows_past_the_bound_says_so_and_is_told_of_when_it_is_smaller(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch goes on, looks now and then, and calls nothing deleted meanwhile."""
+    monkeypatch.setattr(plugin, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(plugin, "EVERY", 0.02)
+    said: list[str] = []
+
+    class Running(Context):
+        def report_health(self, text: str) -> None:
+            said.append(text)
+
+        async def wait_stop(self) -> None:
+            await asyncio.Event().wait()
+
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+
+    async def heard(text: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not any(text in one for one in said):  # noqa: ASYNC110  (nothing would set an event)
+                await asyncio.sleep(0.005)
+        said.clear()
+
+    async def main() -> None:
+        kv = Kv(Memory())
+        (folder / "first").touch()
+        watching = asyncio.create_task(plugin.Watch(Running(kv, folder)).run())  # type: ignore[arg-type]
+        await heard("1 files in 1 folders; 0 changes told")
+        for number in range(20):
+            (folder / f"f{number}").touch()
+        await heard("has more than 10 files and folders")
+        for number in range(19):
+            (folder / f"f{number}").unlink()
+        await heard("2 files in 1 folders")
+        watching.cancel()
+        assert "deleted" not in {change for change, path in kv.memory.changes() if path == "first"}
+
+    asyncio.run(main())
 
 
 # -- the program -------------------------------------------------------------------------------------------------------

@@ -33,8 +33,17 @@ from sepkit.wire.writing import unstructure
 
 _log = logging.getLogger("sepkit.host")
 
-_READ_TOGETHER: Final = 4
 _MOST_AT_ONCE: Final = 1024  # requests of one extension; more are refused as overload
+
+# A request of 60 bytes may ask for 64 MiB: few of these answers are in memory at once if it does not read them. What it
+# asks a person is bounded by the program, which shows one question after another.
+_AT_ONCE: Final = {
+    methods.KV_GET: 4,
+    methods.KV_LIST: 4,
+    methods.SESSION_STATE: 4,
+    methods.TOOLS_SET_ACTIVE: 4,
+    methods.EXEC_RUN: 64,
+}
 
 Serve = Callable[[Any], Awaitable[object]]
 
@@ -81,7 +90,6 @@ class Services:
     ) -> None:
         self._complain = complain or self._warn
         self._drained = drained
-        self._reading = asyncio.Semaphore(_READ_TOGETHER)
         self._extension = extension
         self._token = token
         self._grants = grants
@@ -124,6 +132,7 @@ class Services:
 
     def _route(self, method: str, serve: Serve) -> RequestHandler:
         cls, group = messages.PARAMS[method], methods.GROUP_OF.get(method)
+        few = asyncio.Semaphore(_AT_ONCE.get(method, _MOST_AT_ONCE))
 
         async def handle(params: dict[str, Any]) -> object:
             self._check_grant(method, group)
@@ -137,13 +146,24 @@ class Services:
                 raise InternalError(f"{method}: too many requests at once", data={"reason": "overloaded"})
             self._serving += 1
             try:
-                return await serve(request)
+                if method == methods.PING:
+                    return await serve(request)
+                async with few:
+                    await self._until_it_reads()
+                    answer = await serve(request)
+                    await self._until_it_reads()
+                    return answer
             except StoreError as error:
                 raise InternalError(str(error)) from None
             finally:
                 self._serving -= 1
 
         return handle
+
+    async def _until_it_reads(self) -> None:
+        """Wait while the extension does not read what it was answered: its requests are worked on no further then."""
+        if self._drained is not None:
+            await self._drained()
 
     def _check_grant(self, method: str, group: str | None) -> None:
         if group is not None and not self._grants[group]:
@@ -186,11 +206,7 @@ class Services:
         return _written(result, messages.UiResult)
 
     async def _kv_get(self, request: messages.KvGetParams) -> object:
-        # A request of 60 bytes may ask for 64 MiB. Few values are in memory at once if it does not read them.
-        async with self._reading:
-            if self._drained is not None:
-                await self._drained()
-            return {"value": await self._store.get(self._extension, request.key)}
+        return {"value": await self._store.get(self._extension, request.key)}
 
     async def _kv_set(self, request: messages.KvSetParams) -> object:
         try:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Final
 
 from sepkit.ownlog import OwnLog
@@ -37,6 +38,7 @@ class LoopWatch:
         self._named: set[str] = set()
         self._last = 0.0
         self._awake = threading.Event()
+        self._context = Context()  # not that of the call which happened to wake it
         self._stopped = False
         self._loop_thread = 0
 
@@ -58,12 +60,12 @@ class LoopWatch:
     def _beat(self) -> None:
         self._last = time.monotonic()
         if self._busy() and not self._stopped:
-            asyncio.get_running_loop().call_later(_BEAT, self._beat)
+            asyncio.get_running_loop().call_later(_BEAT, self._beat, context=self._context)
         elif not self.asleep and self._awake.is_set():
             self._awake.clear()
             self.asleep = True
         else:  # just woken: what is about to run does not show yet
-            asyncio.get_running_loop().call_later(_BEAT, self._beat)
+            asyncio.get_running_loop().call_later(_BEAT, self._beat, context=self._context)
 
     def _look(self) -> None:
         while not self._stopped:

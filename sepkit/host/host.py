@@ -24,6 +24,7 @@ from sepkit.host.budget import Budget, Neighbours
 from sepkit.host.calls import CompletionStream, OnUpdate
 from sepkit.host.extension import Extension
 from sepkit.host.fold import Folded, Outcome
+from sepkit.host.guard import Guard
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
@@ -121,6 +122,7 @@ class Host:
             delegate=self.delegate,
             store=self.store,
             room=self,
+            guard=Guard(shutdown_grace),
             isolation=isolation,
             initialize_timeout=initialize_timeout,
             shutdown_grace=shutdown_grace,

@@ -16,7 +16,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -26,7 +26,8 @@ from sepkit.host.budget import Budget
 from sepkit.host.intake import MeteredTransport
 from sepkit.host.kept import Kept
 from sepkit.host.lane import EventLane
-from sepkit.host.stderr import StderrReader
+from sepkit.host.launch import Launch
+from sepkit.host.stderr import StderrReader, last_lines
 from sepkit.peer import NotificationHandler, Peer, RequestHandler
 from sepkit.transports.process import ChildProcess
 from sepkit.wire import messages, methods
@@ -51,7 +52,7 @@ class ExtensionDied(ConnectionClosed):
     Attributes:
         extension: Its name.
         exit_code: How it ended; negative for a signal, None where it is not known yet.
-        stderr: What it said last.
+        stderr: What it said last. The error's own text has the last 20 lines of it, of 200 characters each.
     """
 
     def __init__(self, extension: str, reason: str, exit_code: int | None, stderr: str) -> None:
@@ -59,8 +60,8 @@ class ExtensionDied(ConnectionClosed):
         self.exit_code = exit_code
         self.stderr = stderr
         how = "" if exit_code is None else f" ({_said(exit_code)})"
-        last = f"; it said last:\n{stderr.rstrip()}" if stderr.strip() else ""
-        super().__init__(f"{extension} {reason}{how}{last}")
+        last = last_lines(stderr)
+        super().__init__(f"{extension} {reason}{how}" + (f"; it said last:\n{last}" if last else ""))
 
 
 class Life:
@@ -69,9 +70,9 @@ class Life:
     Args:
         name: The extension's.
         epoch: Which life this is, from 1.
-        command: What to spawn.
+        launch: What to spawn.
         cwd: Where.
-        env: Its whole environment.
+        mark: What its processes are known by.
         on_death: Called once when it has died, unless it was stopped.
         on_stderr: Told of each line of its stderr, as far as they are not too many.
         budget: What it may cost.
@@ -86,10 +87,10 @@ class Life:
         self,
         name: str,
         epoch: int,
-        command: Sequence[str],
+        launch: Launch,
         *,
         cwd: Path,
-        env: Mapping[str, str],
+        mark: str,
         on_death: Callable[[Life], None],
         on_stderr: Callable[[str], None],
         max_frame_bytes: int,
@@ -110,9 +111,11 @@ class Life:
         self.began = self._loop.time()
         self._budget = budget
         self._child = ChildProcess(
-            command,
+            launch.command,
+            executable=launch.executable,
             cwd=cwd,
-            env=env,
+            env=launch.environment,
+            mark=mark,
             stderr=subprocess.PIPE,
             max_frame_bytes=max_frame_bytes,
             transport=functools.partial(MeteredTransport, budget=budget),
@@ -217,6 +220,8 @@ class Life:
         await self._end("was killed", 0.5)
 
     def _signal(self, number: int) -> None:
+        if self.exit_code is not None:  # its id may be another's by now
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 

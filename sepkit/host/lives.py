@@ -21,7 +21,7 @@ import attrs
 
 from sepkit.errors import SepkitError
 from sepkit.host.budget import Budget, short
-from sepkit.host.launch import command_of
+from sepkit.host.launch import Launch, prepared
 from sepkit.host.life import Life
 from sepkit.host.manifest import Manifest
 from sepkit.host.setting import Setting
@@ -225,7 +225,7 @@ class Lives:
         if self._over:
             raise ExtensionUnavailable(f"{self.name} was unloaded meanwhile")
         self._become("starting")
-        life = self._spawn()
+        life = self._spawn(await self._prepared())
         self.current = self._latest = life
         routes, notifications = self._lifecycle.spawned(life)
         try:
@@ -250,17 +250,39 @@ class Lives:
             await life.kill()
             raise
 
-    def _spawn(self) -> Life:
-        manifest, setting = self.manifest, self._setting
-        manifest.check_hash(manifest.environment())
-        command, environment = command_of(manifest, isolation=setting.isolation)
+    async def _prepared(self) -> Launch:
+        preparing = asyncio.ensure_future(asyncio.to_thread(prepared, self.manifest, isolation=self._setting.isolation))
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:  # its thread goes on all the same
+            preparing.add_done_callback(_unused)
+            raise
+
+    def _spawn(self, launch: Launch) -> Life:
+        guard = self._setting.guard
+
+        def ended(_: object = None) -> None:
+            guard.end()
+            launch.close()
+
         self.epoch += 1
+        mark = guard.begin()
+        try:
+            life = self._new_life(launch, mark)
+        except BaseException:
+            ended()
+            raise
+        life.died.add_done_callback(ended)
+        return life
+
+    def _new_life(self, launch: Launch, mark: str) -> Life:
+        manifest, setting = self.manifest, self._setting
         return Life(
             self.name,
             self.epoch,
-            command,
+            launch,
             cwd=manifest.root,
-            env=environment,
+            mark=mark,
             on_death=self._died,
             on_stderr=functools.partial(self.budget.inform, setting.delegate.stderr),
             budget=self.budget,
@@ -316,3 +338,8 @@ class Lives:
             except Exception as error:  # no caller waits for it: it is logged here, or lost
                 _log.warning("%s could not be restarted: %s", self.name, short(error))
                 self._start_again(error, asyncio.get_running_loop().time() - began)
+
+
+def _unused(preparing: asyncio.Future[Launch]) -> None:
+    if not preparing.cancelled() and preparing.exception() is None:
+        preparing.result().close()

@@ -5,14 +5,13 @@ Source: docs/protocol.md, section 10.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
 from attrs import field, frozen
 
@@ -47,7 +46,7 @@ class Run:
     args: list[str] = field(factory=list)
     env: dict[str, str] = field(factory=dict, repr=False)  # may hold secrets
     sha256: str | None = None
-    """What the command's file must hash to."""
+    """What the command's file must hash to. A private copy of what was hashed is what runs."""
 
 
 @frozen
@@ -111,7 +110,7 @@ class Manifest:
     disabled: bool = False
     capabilities: Capabilities = field(factory=Capabilities)
     resources: dict[str, Path] = field(factory=dict)
-    """Folders of skills, prompts and themes."""
+    """Folders of skills, prompts and themes: in its own folder, and without links on the way."""
     sandbox: Sandbox | None = None
 
     def environment(self, host: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -122,34 +121,6 @@ class Manifest:
         """The variables that the manifest names."""
         host = os.environ if host is None else host
         return {name: expand(value, host) for name, value in self.run.env.items()}
-
-    def check_hash(self, environment: Mapping[str, str]) -> None:
-        """Check the command's file against ``sha256``, if the manifest has it.
-
-        Raises:
-            ManifestError: Its hash is another, or it cannot be found.
-        """
-        if self.run.sha256 is None:
-            return
-        try:
-            path = self._command_file(environment)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ManifestError(f"{self.name}: the command's sha256 cannot be checked: {error}") from None
-        if digest != self.run.sha256.lower():
-            raise ManifestError(f"{self.name}: {path} has sha256 {digest}, and the manifest allows {self.run.sha256}")
-
-    def _command_file(self, environment: Mapping[str, str]) -> Path:
-        """The file that the child will run: relative places on PATH are looked up in its own folder."""
-        command = self.run.command
-        if os.sep in command:
-            return self.root / command
-        for place in os.get_exec_path(environment):
-            path = self.root / place / command
-            if path.is_file() and os.access(path, os.X_OK):
-                return path
-        raise FileNotFoundError(f"no {command!r} on PATH {environment.get('PATH', '')!r}")
 
 
 @frozen
@@ -247,6 +218,8 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
     except (ValueError, RecursionError) as error:  # also for bad UTF-8, a number of 5,000 digits, 1,000 brackets
         raise ManifestError(f"{path}: no TOML: {error}") from None
     faults = _faults(data)
+    resources, outside = _resources(root, data.get("resources"))
+    faults += outside
     try:
         said: _File = structure(data, _File)
     except InvalidData as error:
@@ -263,7 +236,7 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
         hook_timeout=None if said.hook_timeout_ms is None else said.hook_timeout_ms / 1000,
         disabled=said.disabled,
         capabilities=said.capabilities,
-        resources={kind: root / place for kind, place in said.resources.items() if isinstance(place, str)},
+        resources=resources,
         sandbox=said.sandbox,
     )
 
@@ -271,6 +244,63 @@ def read(folder: Path | str, *, scope: Scope = "global") -> Manifest:
 def expand(value: str, environ: Mapping[str, str]) -> str:
     """``value`` with each ``${env:NAME}`` replaced, by nothing where it is not set; an unclosed one stays as it is."""
     return _ENV.sub(lambda found: environ.get(found[1], ""), value)
+
+
+def variables_in(value: str) -> list[str]:
+    """The names in each ``${env:NAME}`` of ``value``."""
+    return _ENV.findall(value)
+
+
+def open_regular(path: Path, most_bytes: int) -> BinaryIO:
+    """Open a regular file for reading. Anything else might never end, or do something when it is opened.
+
+    Raises:
+        OSError: It is not a regular file, has more than ``most_bytes``, or cannot be opened.
+    """
+    _check_regular(path.stat(), most_bytes)
+    # It may be another one by now: what is opened does not wait for a writer, and is looked at again.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(fd), most_bytes)
+        return open(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _check_regular(status: os.stat_result, most_bytes: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("is not a regular file")
+    if status.st_size > most_bytes:
+        raise OSError(f"has more than {most_bytes} bytes")
+
+
+def _resources(root: Path, said: object) -> tuple[dict[str, Path], list[Fault]]:
+    """The places that ``[resources]`` names, and those that are not in the extension's folder."""
+    found: dict[str, Path] = {}
+    faults = []
+    for kind, place in said.items() if isinstance(said, dict) else ():
+        if isinstance(place, str):
+            try:
+                found[kind] = _inside(root, place)
+            except (OSError, ValueError, RuntimeError):  # a NUL, too long, links that go round
+                faults.append(Fault(f"$.resources{step(kind)}", "a place in the extension's folder", repr(place)))
+    return found, faults
+
+
+def _inside(root: Path, place: str) -> Path:
+    path = (root / place).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError("leads out of the folder")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return path
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise ValueError("is neither a folder nor a regular file")
+    return path
 
 
 def _folders(place: Path) -> Sequence[Path]:
@@ -295,15 +325,12 @@ def _is_meant(folder: Path) -> bool:
 
 
 def _text(path: Path) -> str:
-    # A project's manifests are read before it is trusted: a pipe or a device might never end.
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise OSError("is a folder")
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("is no regular file")
-    if status.st_size > _MOST_BYTES:
+    # A project's manifests are read before it is trusted.
+    with open_regular(path, _MOST_BYTES) as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:  # it has grown meanwhile
         raise OSError(f"has more than {_MOST_BYTES} bytes")
-    return path.read_text(encoding="utf-8")
+    return data.decode("utf-8")
 
 
 def _faults(data: Mapping[str, Any]) -> list[Fault]:

@@ -10,6 +10,7 @@ from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.services import Room
 from sepkit.capabilities.store import KvStore
 from sepkit.host.budget import Neighbours
+from sepkit.host.guard import Guard
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE
 from sepkit.host.manifest import Manifest
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
@@ -25,6 +26,7 @@ class Setting:
     delegate: Delegate
     store: KvStore
     room: Room
+    guard: Guard
     neighbours: Neighbours = attrs.field(factory=Neighbours)
     isolation: bool = False
     initialize_timeout: float = INITIALIZE_TIMEOUT

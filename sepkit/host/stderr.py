@@ -10,8 +10,13 @@ from time import perf_counter
 from typing import Final
 
 from sepkit.host.budget import Budget
+from sepkit.terminal import one_line
 
 TAIL_BYTES: Final = 16 * 1024
+
+_MOST_LAST_LINES: Final = 20
+_LONGEST_LAST_LINE: Final = 200
+
 _CHUNK: Final = 65_536
 _LONGEST_LINE: Final = 8192
 
@@ -122,3 +127,19 @@ class StderrReader:
             rest, self._rest = self._rest, b""
             self._tell_line(rest)
         self._tell_of(self._budget.stderr.take_untold())
+
+
+def last_lines(stderr: str) -> str:
+    """The last lines that say something, at most 20 of 200 characters, for a log line. Control characters are escaped.
+
+    A line has its beginning and its end: the one tells what kind of line it is, the other is nearest to the death.
+    """
+    lines = [line.rstrip() for line in stderr.splitlines() if line.strip()]
+    return "\n".join(_shortened(one_line(line)) for line in lines[-_MOST_LAST_LINES:])
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LAST_LINE:
+        return line
+    half = _LONGEST_LAST_LINE // 2
+    return f"{line[: half - 1]}…{line[-half:]}"

@@ -10,15 +10,24 @@ import os
 import queue
 import select
 import threading
-from typing import Final
+from typing import Any, Final
 
 from sepkit.forks import let_go_in_children
 from sepkit.ownlog import is_on_its_way, sure_handlers
+from sepkit.tracebacks import formatted
 
 _MAX_WAITING_BYTES: Final = 1024 * 1024
 
 TRACE: Final = 5
 """What the wire calls ``trace`` is below ``logging.DEBUG``; ``logging`` has no name for it."""
+
+
+class _Formatter(logging.Formatter):
+    """Cuts the texts of exceptions that are too long."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (the name in `logging`)
+        """The traceback."""
+        return super().formatException(ei) if ei[1] is None else formatted(ei[1], ei[2])
 
 
 class StderrHandler(logging.Handler):
@@ -43,7 +52,7 @@ class StderrHandler(logging.Handler):
         self._dead = False
         self._at_once = False
         let_go_in_children(self)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        self.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         # Not at the first record: `logging` holds the handler's lock then, which the thread may need to get going.
         threading.Thread(target=self._write, name="sepkit-stderr", daemon=True).start()
 

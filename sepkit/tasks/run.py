@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 _LAST_NAP: Final = 0.01
@@ -35,7 +36,11 @@ class Latch:
         if self._waiters is None:
             self._waiters = set()
         self._waiters.add(waiter)
-        timer = None if timeout is None or timeout == math.inf else loop.call_later(timeout, _wake, waiter)
+        timer = (
+            None
+            if timeout is None or timeout == math.inf
+            else loop.call_later(timeout, _wake, waiter, context=Context())
+        )
         try:
             await waiter
         finally:

@@ -12,6 +12,8 @@ it is silent           past ``heartbeat_timeout`` it is cancelled; however it en
 it is asked to stop    signal, ``stop_grace``, cancel, CANCEL_GRACE; however it ends then, it is ``stopped``
 it ignores all that    it is named in the log and left behind; ``stopped`` once it does end, and refused a second run
 =====================  =============================================================================================
+
+However it ends, asyncio tasks that it has started and left behind end with it (``leftovers``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import asyncio
 import logging
 import math
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
@@ -29,9 +32,10 @@ from typing import Any, Final, Literal
 
 from sepkit.errors import SepkitError, sayable
 from sepkit.ownlog import OwnLog
+from sepkit.tasks.leftovers import Leftovers, Owner
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
-from sepkit.tracebacks import authors_part
+from sepkit.tracebacks import Told, authors_part, cut
 from sepkit.wire.messages import TaskHealth
 from sepkit.wire.methods import TaskStatus
 
@@ -69,8 +73,8 @@ class _Entry:
     # One timer serves all: backing off, listening for heartbeats and stopping never happen at the same time.
     __slots__ = (
         "began", "cancel_at", "cancelled", "delay", "ended", "error", "give_up_at", "heard", "id", "last_health_status",
-        "last_health_time", "name", "number", "payload", "restarts", "run", "settled", "silent", "spared", "spec",
-        "status", "task", "timer", "user_id", "wish",
+        "last_health_time", "name", "number", "owner", "payload", "restarts", "run", "settled", "silent", "spared",
+        "spec", "status", "task", "timer", "user_id", "wish",
     )  # fmt: skip
 
     def __init__(self, spec: TaskSpec, task_id: str, user_id: str | None, payload: Any, name: str) -> None:
@@ -90,6 +94,7 @@ class _Entry:
         self.number = 0
         self.run: TaskRun | None = None
         self.task: asyncio.Task[BaseException | None] | None = None
+        self.owner: weakref.ref[Owner] | None = None  # of what the present run starts
         self.began: float | None = None
         self.heard = 0.0  # when it last reported, or began
         self.silent = False  # whether it was cancelled for having reported nothing
@@ -165,7 +170,7 @@ class Supervisor:
         on_report: Told of each health report, likewise; by default ``on_change`` is.
         random: Gives numbers in [0, 1) for the jitter.
         logger: Gets what tasks raise, and the names of those that do not end.
-        context: The context variables of which each run gets a copy; by default those of whatever starts it.
+        context: The context variables of which each run gets a copy; by default none at all.
     """
 
     def __init__(
@@ -178,12 +183,13 @@ class Supervisor:
         logger: logging.Logger | None = None,
         context: Context | None = None,
     ) -> None:
-        self._context = context
+        self._context = Context() if context is None else context
         self._launch = launch
         self._on_change = on_change
         self._on_report = on_report or on_change
         self._random = random
-        self._log = logger or OwnLog("sepkit.tasks")
+        self._log = OwnLog(logger or "sepkit.tasks")
+        self._leftovers = Leftovers(self._log, CANCEL_GRACE)
         self._entries: dict[str, _Entry] = {}  # the newest start of each id
         self._over: OrderedDict[str, None] = OrderedDict()  # the ids in `_entries` that have ended, oldest first
         self._closing = False
@@ -287,6 +293,10 @@ class Supervisor:
                     self._ask_to_stop(entry, within=grace)
             for entry in living:
                 await entry.settled.wait()
+            if living:
+                self._leftovers.look(self._loop)
+            if left := self._leftovers.living:
+                await asyncio.wait(set(left), timeout=_LAST_GRACE)
         finally:
             self._closed = True
             for entry in living:  # any are left only where this very call was cancelled
@@ -310,12 +320,14 @@ class Supervisor:
             number=entry.number,
             report=self._reported,
         )
+        context = self._context.copy()
+        entry.owner = self._leftovers.owned(context, f"task {entry.id!r}: run {entry.number}")
         # Not `create_task`: an eager task factory would call the task within `start`, before there is anything to stop.
         entry.task = asyncio.Task(
             self._contain(entry, entry.run),
             loop=self._loop,
             name=f"sepkit task {entry.id}",
-            context=None if self._context is None else self._context.copy(),
+            context=context,
         )
         # A callback and not the coroutine's last act: only now has it really ended; and a run that is cancelled before
         # its first turn never acts at all.
@@ -340,6 +352,8 @@ class Supervisor:
             entry.run.signal_stop()  # for whatever it left behind: a thread, a child
         entry.run = entry.task = None
         self._disarm(entry)
+        if entry.owner is not None:
+            self._leftovers.run_ended(entry.owner, self._loop)
         error: BaseException | None
         try:
             error = task.exception() or task.result()
@@ -347,17 +361,19 @@ class Supervisor:
             error = cancelled
         # That it was cancelled is no news where that was our doing; else it awaited what somebody cancelled.
         expected = isinstance(error, asyncio.CancelledError) and (entry.wish == "stop" or entry.silent)
-        if error is not None and not expected:
+        said = None if error is None or expected else Told(error)
+        if error is not None and said is not None:
             what = (type(error), error, authors_part(error))
-            self._log.error("task %r: run %d raised", entry.id, entry.number, exc_info=what)
+            place = entry.id, entry.number
+            self._log.error("task %r: run %d raised", *place, exc_info=what, exc_text=said.traceback)
         if entry.wish == "stop":
             self._end(entry, "stopped", None)
             return
         reason: str | None = None
         if entry.silent:
             reason = f"no health report for {entry.spec.heartbeat_timeout:g} s"
-        elif error is not None:
-            reason = _text(error)
+        elif said is not None:
+            reason = sayable(said.line)
         policy = entry.spec.policy
         follows = policy.after_run(failed=reason is not None, restarts=restarts)
         if follows == "restart":
@@ -477,7 +493,7 @@ class Supervisor:
             return
         entry.heard = self._loop.time()
         entry.spared = False
-        entry.last_health_status = sayable(_cut(text))  # a file name may be no UTF-8
+        entry.last_health_status = sayable(cut(text, _MAX_TEXT))  # a file name may be no UTF-8
         entry.last_health_time = moment
         self._tell(entry, self._on_report)
 
@@ -531,17 +547,3 @@ class Supervisor:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and sayable(value) == value
-
-
-def _cut(text: str) -> str:
-    missing = len(text) - _MAX_TEXT
-    return text if missing <= 0 else f"{text[:_MAX_TEXT]}… ({missing} more characters)"
-
-
-def _text(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except Exception:  # the user's own class may fail at this, too
-        text = ""
-    return sayable(_cut(f"{name}: {text}")) if text else name

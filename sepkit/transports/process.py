@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,16 @@ from sepkit.errors import SepkitError
 from sepkit.transports.descriptors import DescriptorTransport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
+MARK: Final = "SEPKIT_LIFE"
+"""The variable by which the processes of a child are known, also those that have left its session.
+
+Its value has the form ``/…/`` and is part of one child's only. What a child starts inherits it; the system shows what a
+process was started with, whatever that process makes of its variables afterwards.
+"""
+
 _LAST_LINES: Final = 0.25  # seconds for what it has said last to be taken in, where that is done in turns
-_LAST_OF_THE_SESSION: Final = 2.0  # seconds that killed processes may take to be gone
+_LAST_OF_THE_FAMILY: Final = 2.0  # seconds that killed processes may take to be gone
+_LOOKED_AT_TOGETHER: Final = 200  # processes in one turn of the loop: about 2 ms
 
 
 class SpawnError(SepkitError):
@@ -29,8 +38,10 @@ class ChildProcess:
 
     Args:
         command: The program and its arguments.
+        executable: The program's file; by default it is looked up by its name.
         cwd: Where it starts.
-        env: Its whole environment; this process's by default.
+        env: Its whole environment, but for its mark; this process's by default.
+        mark: The value of ``SEPKIT_LIFE`` in its environment; a new one by default.
         stderr: Where its stderr goes; where this process's goes by default.
         transport: Makes the transport over its pipes.
 
@@ -42,16 +53,22 @@ class ChildProcess:
         self,
         command: Sequence[str],
         *,
+        executable: Path | None = None,
         cwd: Path | str | None = None,
         env: Mapping[str, str] | None = None,
+        mark: str | None = None,
         stderr: int | IO[bytes] | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         transport: Callable[..., DescriptorTransport] = DescriptorTransport,
     ) -> None:
-        environment = dict(os.environ if env is None else env)
+        mark = mark or f"{os.environ.get(MARK, '/')}{secrets.token_hex(8)}/"
+        environment = {**(os.environ if env is None else env), MARK: mark}
+        self._mark = f"/{mark.split('/')[-2]}/".encode()
+        self._is_over = False
         try:
             self.process = subprocess.Popen(
                 list(command),
+                executable=None if executable is None else str(executable),
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -61,7 +78,9 @@ class ChildProcess:
                 bufsize=0,
             )
         except OSError as error:
-            raise SpawnError(f"cannot start {command[0]!r}: {_reason(error, command[0], environment)}") from None
+            raise SpawnError(
+                f"cannot start {command[0]!r}: {_reason(error, str(executable or command[0]), environment)}"
+            ) from None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         # The transport closes what it reads and writes; Popen's own files must not do so a second time.
@@ -104,7 +123,9 @@ class ChildProcess:
             if code is None:
                 self._signal(number)
                 code = await self.wait(seconds)
-        await self._kill_session()
+        if not self._is_over:
+            await self._kill_family()
+            self._is_over = True  # from now on its id may be another's
         for _ in range(3):  # what it said last is in the pipe, which holds no more than one turn of the loop reads
             await asyncio.sleep(0)
         deadline = asyncio.get_running_loop().time() + _LAST_LINES
@@ -120,32 +141,49 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
-    async def _kill_session(self) -> None:
-        """Kill what it left behind in its session, its group and, where the system tells of them, the others."""
+    async def _kill_family(self) -> None:
+        """Kill what it left behind: in its group, its session, and elsewhere, where the system tells of processes."""
         self._signal(signal.SIGKILL)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LAST_OF_THE_SESSION
-        # Who is killed is not gone yet, and may have forked in between.
-        while left := _members(self.process.pid):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            if loop.time() >= deadline:
-                break
-            await asyncio.sleep(0.005)
+        deadline = loop.time() + _LAST_OF_THE_FAMILY
+        strangers: set[int] = set()
+        # What is killed is not gone yet, and what forks on and on is another process by the time that one is looked at:
+        # it is over when all processes that there are have been looked at, and are none of ours.
+        while (left := [pid for pid in _processes() if pid not in strangers]) and loop.time() < deadline:
+            found = False
+            for number, pid in enumerate(left, 1):
+                if number % _LOOKED_AT_TOGETHER == 0:
+                    await asyncio.sleep(0)
+                if self._kill_relative(pid):
+                    found = True
+                else:
+                    strangers.add(pid)
+            if found:
+                strangers.clear()  # one that is about to become another program shows no mark for a moment
+            await asyncio.sleep(0.002 if found else 0)
+
+    def _kill_relative(self, pid: int) -> bool:
+        """Kill a process if it belongs to the child, and can be killed; whether that is so."""
+        if not (_is_in_session(pid, self.process.pid) or _is_marked(pid, self._mark)):
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
 
 
-def _members(session: int) -> list[int]:
-    """The processes of a session that are not dead, where the system tells of them."""
+def _processes() -> list[int]:
+    """All processes, where the system tells of them."""
     try:
-        entries = os.listdir("/proc")
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
     except OSError:
         return []
-    return [int(entry) for entry in entries if entry.isdecimal() and _lives_in(int(entry), session)]
 
 
-def _lives_in(pid: int, session: int) -> bool:
-    # The cheap question first: there may be thousands of processes, and few are ours. One that nobody reaps stays.
+def _is_in_session(pid: int, session: int) -> bool:
+    """Whether a process is in a session, and has not ended; one that is never reaped stays."""
+    # The cheap question first: there may be thousands of processes, and few are ours.
     try:
         if os.getsid(pid) != session:
             return False
@@ -153,6 +191,15 @@ def _lives_in(pid: int, session: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def _is_marked(pid: int, mark: bytes) -> bool:
+    """Whether a process was started with this mark in its environment, and has not ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return mark in file.read()
+    except OSError:  # another user's, or gone
+        return False
 
 
 def _reason(error: OSError, command: str, environment: Mapping[str, str]) -> str:

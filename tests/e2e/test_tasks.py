@@ -100,7 +100,7 @@ async def well(ctx: TaskContext) -> None:
 
 RAISED = {
     "value": "ValueError", "exit": "SystemExit", "interrupt": "KeyboardInterrupt", "generator": "GeneratorExit",
-    "own": "Own", "cancelled": "CancelledError", "stop": "StopAsyncIteration", "group": "BaseExceptionGroup",
+    "own": "Own", "cancelled": "CancelledError", "stop": "StopAsyncIteration", "group": "ValueError, Own",
 }  # fmt: skip
 
 

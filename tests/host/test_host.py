@@ -267,10 +267,10 @@ def test_a_stream_event_that_the_host_does_not_know_reaches_the_caller(
 
 @pytest.mark.parametrize("loop_kind", LOOPS)
 def test_an_end_is_not_held_up_by_a_grandchild_with_the_pipes(loop_kind: LoopKind) -> None:
-    """Stopping returns even if a grandchild outside the session holds all pipes and what waits in them."""
+    """Stopping returns even if one that cannot be found, without its mark, holds all pipes and what waits in them."""
     source = """
 import json, subprocess, sys, time
-held = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True)
+held = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True, env={})
 rid = json.loads(sys.stdin.readline())["id"]
 tool = {"name": "t", "description": "", "parameters": {}}
 result = {"protocol_version": 1, "extension": {"name": "h", "version": "1"}, "registrations": {"tools": [tool]}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -19,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepkit.errors import NotTrusted
-from sepkit.host import Host, Manifest, ManifestError, discover, read
+from sepkit.host import Host, ManifestError, discover, read
 from sepkit.host.manifest import GROUPS, expand, home_folder
+from sepkit.transports.process import MARK
 from sepkit.wire import messages
 
 PLAIN = Path(__file__).with_name("children") / "plain.py"
@@ -129,6 +129,96 @@ def test_secrets_are_not_in_the_text_of_a_manifest(tmp_path: Path) -> None:
     """A manifest that is logged tells no variable."""
     said = read(written(tmp_path, "ext", '[run]\ncommand = "true"\nenv = { TOKEN = "planted" }'))
     assert "planted" not in repr(said)
+
+
+def leads_up(root: Path) -> str:
+    return "../other"
+
+
+def is_absolute(root: Path) -> str:
+    return "/etc"
+
+
+def links_out(root: Path) -> str:
+    (root / "skills").symlink_to("/etc")
+    return "skills"
+
+
+def links_out_on_the_way(root: Path) -> str:
+    (root / "to").symlink_to("/")
+    return "to/etc"
+
+
+def comes_back_in_through_a_link(root: Path) -> str:
+    (root / "to").symlink_to("..")
+    return "to/other"
+
+
+def goes_round(root: Path) -> str:
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    return "a/skills"
+
+
+def is_a_pipe(root: Path) -> str:
+    os.mkfifo(root / "pipe")
+    return "pipe"
+
+
+def is_a_device(root: Path) -> str:
+    (root / "zero").symlink_to("/dev/zero")
+    return "zero"
+
+
+def has_a_nul(root: Path) -> str:
+    return "a\\u0000b"
+
+
+def is_too_long(root: Path) -> str:
+    return "x" * 5_000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(leads_up, is_absolute, links_out, links_out_on_the_way, comes_back_in_through_a_link, goes_round),
+        *(is_a_pipe, is_a_device, has_a_nul, is_too_long),
+    ],
+)
+@pytest.mark.timeout(10)
+def test_resources_stay_in_the_folder_of_the_extension(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    """What leads out of it, or is neither a folder nor a file, is a fault of the manifest, with its path."""
+    root = written(tmp_path, "ext")
+    (tmp_path / "other").mkdir()
+    place = make(root)
+    written(tmp_path, "ext", f'{RUN}[resources]\nthemes = "themes"\nskills = "{place}"\n')
+    with pytest.raises(
+        ManifestError, match=r"\$\.resources\.skills: expected a place in the extension's folder"
+    ) as caught:
+        read(root)
+    assert "$.resources.themes" not in str(caught.value)
+
+
+def test_resources_within_the_folder_are_told_without_links(tmp_path: Path) -> None:
+    """A link that stays inside is followed once, when the manifest is read: turned later, it leads nowhere else."""
+    root = written(
+        tmp_path,
+        "ext",
+        f'{RUN}[resources]\nskills = "now"\nthemes = "there/../one.json"\nprompts = "absent"\nown = "."\n',
+    )
+    for name in ("v1", "there"):
+        (root / name).mkdir()
+    (root / "one.json").write_text("{}")
+    (root / "now").symlink_to("v1")
+    said = read(root)
+    (root / "now").unlink()
+    (root / "now").symlink_to("/etc")
+    assert said.resources == {
+        "skills": root / "v1",
+        "themes": root / "one.json",
+        "prompts": root / "absent",
+        "own": root,
+    }
 
 
 # -- where they are found ----------------------------------------------------------------------------------------------
@@ -505,81 +595,10 @@ def test_a_planted_secret_does_not_reach_the_child(home: Path, monkeypatch: pyte
         named = {"TOKEN": "given", "EMPTY": ""}
         allowed = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM")
         expected = {**named, **{name: os.environ[name] for name in allowed if name in os.environ}}
+        assert about["env"].pop(MARK)
         # Python itself sets LC_CTYPE in the C locale.
         assert {**about["env"], "LC_CTYPE": ""} == {**expected, "LC_CTYPE": ""}
         assert Path(about["cwd"]) == folder.resolve()
-
-    asyncio.run(main())
-
-
-# -- sha256 ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def marked(tmp_path: Path) -> Path:
-    """A command that leaves a mark when it is run."""
-    command = tmp_path / "marks"
-    command.write_text(f"#!/bin/sh\ntouch {tmp_path}/mark\n")
-    command.chmod(0o755)
-    return command
-
-
-def hashed(folder: Path, command: str, sha256: str) -> Manifest:
-    return read(written(folder, "ext", f'[run]\ncommand = "{command}"\nsha256 = "{sha256}"\n'))
-
-
-def test_a_command_that_hashes_as_it_should_passes(tmp_path: Path, marked: Path) -> None:
-    """The hash is checked for a command by path, in the folder or on PATH; upper-case digits are accepted.
-
-    Source: docs/protocol.md, section 10.
-    """
-    right = hashlib.sha256(marked.read_bytes()).hexdigest()
-    for text in (right, right.upper()):
-        for command in (str(marked), "../marks", "./../marks", "marks"):
-            hashed(tmp_path, command, text).check_hash({"PATH": str(tmp_path)})
-
-
-def test_the_command_that_is_hashed_is_the_one_that_will_run(
-    tmp_path: Path, marked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The child starts in its own folder: a relative place on PATH is looked for there, not where the host is."""
-    right = hashlib.sha256(marked.read_bytes()).hexdigest()
-    for folder in ("elsewhere/bin", "ext/bin"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "elsewhere" / "bin" / "tool").write_bytes(marked.read_bytes())
-    (tmp_path / "ext" / "bin" / "tool").write_text("another")
-    for folder in ("elsewhere/bin", "ext/bin"):
-        (tmp_path / folder / "tool").chmod(0o755)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ManifestError, match="the manifest allows"):
-        hashed(tmp_path, "tool", right).check_hash({"PATH": "bin"})
-
-
-@pytest.mark.parametrize("sha256", ["00", "", "0" * 64])
-def test_a_command_that_hashes_otherwise_is_refused(tmp_path: Path, marked: Path, sha256: str) -> None:
-    """A command with another hash is refused. Source: docs/protocol.md, section 10."""
-    right = hashlib.sha256(marked.read_bytes()).hexdigest()
-    with pytest.raises(ManifestError, match=right):
-        hashed(tmp_path, str(marked), sha256).check_hash({})
-
-
-def test_a_command_that_cannot_be_hashed_is_refused(tmp_path: Path) -> None:
-    """A command that could not be checked is not run. Source: docs/protocol.md, section 10."""
-    for command in ("no-such-command", "./no-such-command", str(tmp_path)):
-        with pytest.raises(ManifestError, match="sha256 cannot be checked"):
-            hashed(tmp_path, command, "00").check_hash({"PATH": str(tmp_path)})
-
-
-def test_a_refused_command_is_not_run(tmp_path: Path, marked: Path) -> None:
-    """The host does not start a command that it refused. Source: docs/protocol.md, section 10."""
-
-    async def main() -> None:
-        async with Host(store=tmp_path / "kv") as host:
-            problems = await host.load([hashed(tmp_path, str(marked), "0" * 64)])
-            assert [type(one.error) for one in problems] == [ManifestError]
-            (status,) = host.status()
-            assert (status.state, status.epoch, status.pid) == ("failed", 0, None)
-        assert not (tmp_path / "mark").exists()
 
     asyncio.run(main())
 
@@ -730,6 +749,15 @@ def test_a_sandbox_is_passed_to_msb_when_isolation_is_asked_for(
     ]
     assert command.splitlines()[:2] == [sys.executable, str(PLAIN)]
     assert "LD_PRELOAD" not in Path(f"{note}.env").read_text()
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Path:
+    """A command that leaves a mark when it is run."""
+    command = tmp_path / "marks"
+    command.write_text(f"#!/bin/sh\ntouch {tmp_path}/mark\n")
+    command.chmod(0o755)
+    return command
 
 
 @pytest.mark.parametrize("isolation", [False, True])

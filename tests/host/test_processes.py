@@ -23,6 +23,7 @@ from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.host import Delegate, ExtensionDied, Host, KvStore, Manifest, Problem, discover, read
 from sepkit.host.lives import ExtensionUnavailable
 from sepkit.host.manifest import GROUPS, Capabilities, Run
+from sepkit.transports.process import MARK
 from sepkit.wire import messages
 
 PLUGINS: Final = Path(__file__).parents[2] / "plugins"
@@ -607,7 +608,7 @@ def test_ten_slow_extensions_are_ready_in_two_seconds_and_a_hanging_one_fails_al
 
 
 def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child's environment is the allow-list and what its manifest names."""
+    """The child's environment is the allow-list, what its manifest names, and its mark."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("TOKEN", "t")
     monkeypatch.setenv("LANG", "C.UTF-8")
@@ -621,7 +622,7 @@ def test_a_child_knows_what_its_manifest_names_and_no_more(tmp_path: Path, monke
             assert environment["MINE"] == "t-"
             assert environment["LANG"] == "C.UTF-8"
             assert "planted" not in str(environment)
-            known = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SystemRoot", "MINE"}
+            known = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SystemRoot", "MINE", MARK}
             assert set(environment) <= known
 
     on_a_loop(main)
@@ -978,3 +979,37 @@ def test_the_store_is_an_extension_s_own(tmp_path: Path) -> None:
                 assert (await host.call_tool("b.get")).content == "None"
 
     on_a_loop(main)
+
+
+@ON_BOTH_LOOPS
+def test_the_log_of_a_death_has_the_last_lines_of_stderr_and_no_more(
+    loop_kind: LoopKind, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most 20 lines of 200 characters, and a terminal obeys none of them; ``stderr`` of the error has more."""
+    source = r"""
+        import os, sys
+        os.write(2, b"first\n" + b"x" * 40_000 + b"\n")
+        for number in range(30):
+            os.write(2, b"line %d " % number + b"y" * 500 + b" end\n\n")
+        os.write(2, b"a\rb\x0bc\xe2\x80\xa8d\n")
+        os.write(2, b"\x1b[2Jlast \xff words\n\n \n")
+        sys.exit(3)
+    """
+
+    async def main() -> None:
+        async with hosting(restart_delays=()) as host:
+            (problem,) = await host.load([plain("talks", source, tmp_path)])
+            died = problem.error
+            assert isinstance(died, ExtensionDied)
+            assert len(died.stderr) > 10_000
+            for text in (str(problem), str(host.status()[0].error), caplog.records[-1].getMessage()):
+                head, *lines = text.splitlines()
+                assert head.endswith("(exit code 3); it said last:")
+                assert len(lines) == 20
+                assert max(map(len, lines)) == 200
+                assert lines[-1] == r"\x1b[2Jlast � words"
+                assert lines[-5:-1] == ["a", "b", "c", "d"]
+                assert lines[-6].startswith("line 29 yy")
+                assert lines[-6].endswith("yy end")
+
+    on_a_loop(main, loop_kind)

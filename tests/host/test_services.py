@@ -207,6 +207,91 @@ def test_values_do_not_pile_up_for_who_does_not_read_them(run: Run) -> None:
     run(main())
 
 
+LARGE = {
+    "kv/list": "the list of keys",
+    "session/state": "the state of the session",
+    "exec/run": "what a command has written",
+    "tools/set_active": "the tools that are active",
+}
+
+
+@pytest.mark.parametrize("method", LARGE)
+def test_no_answer_piles_up_for_who_does_not_read_it(method: str, run: Run) -> None:
+    """As with values: few large answers wait, the others are made when these have been read, and all of them come."""
+
+    class Program(Everything):
+        async def exec(self, extension: str, request: messages.ExecRunParams) -> messages.ExecRunResult:
+            return messages.ExecRunResult(stdout=large("exec/run"), stderr="", exit_code=0)
+
+        async def session_state(self, extension: str) -> dict[str, Any] | None:
+            return {"transcript": large("session/state")}
+
+    made = 0
+
+    def large(of: str) -> Any:
+        nonlocal made
+        made += 1
+        return "x" * 500_000
+
+    async def main() -> None:
+        async with Setup(Program()) as setup:
+
+            async def keys(extension: str, prefix: str = "") -> list[str]:
+                return [large("kv/list")]
+
+            setup.store.keys = keys  # type: ignore[method-assign,assignment]
+            setup.set_active = lambda names: [large("tools/set_active")]  # type: ignore[method-assign]
+            setup.pipe.pause_reading()
+            asked = [asyncio.ensure_future(setup.ask(method, **right(ASKED[method][1]))) for _ in range(200)]
+            await asyncio.sleep(0.1)
+            most = 68 if method == "exec/run" else 8  # commands that run at once may be more
+            assert 1 < made < most
+            setup.pipe.resume_reading()
+            for answer in await asyncio.gather(*asked):
+                assert "x" * 500_000 in str(answer)
+            assert made == 200
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", [method for method in ASKED if method != "ping"])
+def test_nothing_is_worked_on_for_who_does_not_read_its_answers(method: str, run: Run) -> None:
+    """Each request waits until it reads, 1,024 of them at most; the next ones are refused. A ping is answered."""
+
+    async def main() -> None:
+        async with Setup() as setup:
+            setup.store.set = setup.store.delete = forbidden  # type: ignore[method-assign,assignment]
+            setup.store.get = setup.store.keys = forbidden  # type: ignore[method-assign,assignment]
+            setup.pipe.pause_reading()
+            setup._host.notify("log", {"level": "info", "message": "x" * 1_100_000})
+            setup.delegate.work = forbidden  # type: ignore[attr-defined]
+            setup.publish = setup.set_active = at_once  # type: ignore[method-assign,assignment]
+            asked = [
+                asyncio.ensure_future(setup.extension.request(method, right(ASKED[method][1]))) for _ in range(1100)
+            ]
+            pong = asyncio.ensure_future(setup.ask("ping"))
+            await asyncio.sleep(0.05)
+            assert worked == 0
+            assert setup.services._serving == 1024
+            setup.pipe.resume_reading()
+            assert await pong == {}
+            outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), PATIENCE)
+            refused = [one for one in outcomes if isinstance(one, RpcError) and one.data == {"reason": "overloaded"}]
+            assert len(refused) == 76
+            assert worked > 0
+
+    worked = 0
+
+    def at_once(*_: object) -> None:
+        nonlocal worked
+        worked += 1
+
+    async def forbidden(*_: object) -> None:
+        at_once()
+
+    run(main())
+
+
 def test_no_other_method_is_known(run: Run) -> None:
     """A method that hosts call on extensions is unknown to the host."""
 

@@ -686,3 +686,206 @@ def test_a_loop_that_was_closed_meanwhile_does_not_end_the_store(path: Path) -> 
     with asyncio.Runner() as runner:
         runner.run(ask_and_go())
     asyncio.run(ask())
+
+
+# -- room --------------------------------------------------------------------------------------------------------------
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Of the file, and of its log."""
+    log = Path(f"{path}-wal")
+    return path.stat().st_size, log.stat().st_size if log.exists() else 0
+
+
+async def until(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not found():
+            await asyncio.sleep(0.005)
+
+
+def test_the_log_of_writes_shrinks_again(path: Path, run: Run) -> None:
+    """48 MiB written for 24 bytes that stay: the file and its log are small again, without another request."""
+
+    async def main() -> None:
+        store = KvStore(path)
+        await asyncio.gather(*(store.set("ext", "key", f"{number}" * (4 * MIB)) for number in range(8)))
+        await store.set("ext", "key", "small")
+        await until(lambda: max(size_of(path)) <= 1.5 * MIB)
+        assert await store.get("ext", "key") == "small"
+        await store.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["deleted", "overwritten"])
+def test_deleted_space_comes_back(path: Path, how: str, run: Run) -> None:
+    """Many values, or one that is large; what is left is whole."""
+
+    async def main() -> None:
+        store = KvStore(path)
+        keys = [f"k{number}" for number in range(400)]
+        await asyncio.gather(*(store.set("ext", key, key * 10_000) for key in keys))
+        await store.set("ext", "stays", ["x"] * 100)
+        await until(lambda: size_of(path)[0] > 10 * MIB)
+        if how == "deleted":
+            await asyncio.gather(*(store.delete("ext", key) for key in keys))
+        else:
+            await asyncio.gather(*(store.set("ext", key, 1) for key in keys))
+        await until(lambda: max(size_of(path)) <= 1.5 * MIB)
+        assert await store.get("ext", "stays") == ["x"] * 100
+        await store.aclose()
+
+    run(main())
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_that_is_never_idle_gives_space_back_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little after each transaction, while others wait already."""
+    course: list[str] = []
+    write, give_back = KvStore._write, KvStore._give_back
+
+    def written(store: KvStore, *arguments: Any) -> None:
+        course.append("write")
+        write(store, *arguments)
+
+    def given_back(store: KvStore, *arguments: Any) -> bool:
+        course.append("give back")
+        return give_back(store, *arguments)
+
+    monkeypatch.setattr(KvStore, "_write", written)
+    monkeypatch.setattr(KvStore, "_give_back", given_back)
+    monkeypatch.setattr(store_module, "_MOST_AT_ONCE", 1)
+
+    async def main() -> None:
+        store = KvStore(path)
+        await asyncio.gather(*(store.set("ext", "key", number) for number in range(20)))
+        await store.aclose()
+
+    asyncio.run(main())
+    assert course.count("write") == 20
+    assert "write write" not in " ".join(course)
+
+
+def test_a_file_of_an_earlier_version_gives_space_back_too(path: Path, run: Run) -> None:
+    """It was made without the setting that this needs."""
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(store_module._SCHEMA)
+        database.executemany(
+            "INSERT INTO kv VALUES ('ext', ?, ?)", [(f"k{n}", b'"' + b"x" * 50_000 + b'"') for n in range(80)]
+        )
+        database.commit()
+
+    async def main() -> None:
+        store = KvStore(path)
+        assert await store.get("ext", "k7") == "x" * 50_000
+        await asyncio.gather(*(store.delete("ext", f"k{number}") for number in range(79)))
+        await until(lambda: max(size_of(path)) <= 1.5 * MIB)
+        assert await store.keys("ext") == ["k79"]
+        await store.aclose()
+
+    run(main())
+
+
+def test_giving_space_back_waits_for_no_other_host(path: Path) -> None:
+    """One that reads for long has a lock on the log: it stays long meanwhile, and requests are answered."""
+
+    async def main() -> None:
+        store = KvStore(path)
+        await store.set("ext", "key", 1)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM kv").fetchone()
+            for number in range(4):
+                await asyncio.wait_for(store.set("ext", "key", f"{number}" * (2 * MIB)), 2.0)
+                await asyncio.wait_for(store.delete("ext", "key"), 2.0)
+            assert size_of(path)[1] > 4 * MIB
+            other.execute("COMMIT")
+        await store.set("ext", "key", 2)
+        await until(lambda: max(size_of(path)) <= 1.5 * MIB)
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def fill(path: Path, count: int, key: str = "k{:07}") -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(store_module._SCHEMA)
+        rows = (("ext", key.format(number), b"1") for number in range(count))
+        database.executemany("INSERT INTO kv VALUES (?, ?, ?)", rows)
+        database.commit()
+
+
+def test_a_list_of_200_000_keys_delays_no_neighbour(path: Path, run: Run) -> None:
+    """It is read in pages: each request of a neighbour waits for one page, and not for the list."""
+    fill(path, 200_000)
+    pages: list[int] = []
+    real = store_module._page
+
+    def page(*arguments: Any) -> list[str]:
+        found = real(*arguments)
+        pages.append(len(found))
+        return found
+
+    async def main() -> None:
+        store = KvStore(path)
+        assert await store.get("ext", "k0000001") == 1
+        listing = asyncio.ensure_future(store.keys("ext"))
+        served = 0
+        while not listing.done():
+            before = len(pages)
+            await store.get("neighbour", "key")
+            assert len(pages) - before <= 3
+            served += 1
+        assert await listing == [f"k{number:07}" for number in range(200_000)]
+        assert served > 50
+        assert max(pages) == 1000
+        await store.aclose()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "_page", page)
+        run(main())
+
+
+def test_a_list_has_each_key_that_is_there_all_the_time_once(path: Path) -> None:
+    """Also where others come and go before, behind and at the place that has been read."""
+    fill(path, 5_000)
+
+    async def main() -> None:
+        store = KvStore(path)
+        listing = asyncio.ensure_future(store.keys("ext", "k"))
+        number = 0
+        while not listing.done():
+            number += 1
+            await asyncio.gather(
+                store.set("ext", f"k{number % 5000:07}x", 1),
+                store.delete("ext", f"k{(number - 1) % 5000:07}x"),
+                store.delete("ext", "k0000999y"),
+            )
+        keys = await listing
+        assert [key for key in keys if len(key) == 8] == [f"k{number:07}" for number in range(5_000)]
+        assert len(set(keys)) == len(keys)
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def test_more_keys_than_fit_into_a_list_are_refused_with_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not gathered first: memory is bounded, with long keys, too."""
+    fill(path, 3_000, "k{:04}" + "x" * 1_000)
+    monkeypatch.setattr(store_module, "_MOST_LISTED", MIB)
+    monkeypatch.setattr(store_module, "_PAGE_SIZE", 100_000)
+
+    async def main() -> None:
+        store = KvStore(path)
+        with pytest.raises(StoreError, match="too many for one list: use a longer prefix"):
+            await store.keys("ext")
+        assert len(await store.keys("ext", "k00")) == 100
+        await store.aclose()
+
+    asyncio.run(main())

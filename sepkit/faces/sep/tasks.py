@@ -96,7 +96,10 @@ class TaskCalls:
         self._newest.pop(health.task_id, None)  # it goes to the end, so that updates stay in their order
         self._newest[health.task_id] = health
         if self._waiting is None:
-            self._waiting = asyncio.get_running_loop().create_task(self._catch_up(), name="sepkit task updates")
+            # Not in the context of the run that happens to report: the task is not the run's.
+            self._waiting = asyncio.get_running_loop().create_task(
+                self._catch_up(), name="sepkit task updates", context=self._peer.context.copy()
+            )
 
     async def _catch_up(self) -> None:
         try:
