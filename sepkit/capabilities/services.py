@@ -48,8 +48,8 @@ class Room(Protocol):
     def owns_widget(self, extension: str, widget_id: str) -> None:
         """Keys pressed in this widget are the extension's from now on."""
 
-    def set_active(self, names: list[str]) -> list[str]:
-        """Make these tools the active ones; those that really are."""
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
+        """Make these tools of the extension the active ones; those that really are."""
 
 
 class Services:
@@ -218,7 +218,7 @@ class Services:
         self._room.publish(self._extension, request.topic, request.payload)
 
     async def _set_active(self, request: messages.SetActiveParams) -> object:
-        return {"active": self._room.set_active(request.tools)}
+        return {"active": self._room.set_active(self._extension, request.tools)}
 
     async def _send_message(self, request: messages.SessionSendMessageParams) -> object:
         await self._delegate.send_message(self._extension, request)

@@ -59,6 +59,8 @@ class Status:
     """What it, or its last life, wrote to its stderr last."""
     exit_code: int | None = None
     """How its last process ended, negative for a signal; None while it runs, and where there was none."""
+    notes: tuple[str, ...] = ()
+    """What else is worth knowing: what was not taken of it, and why; whose names it wants; what it does not answer."""
 
 
 class Lifecycle(Protocol):

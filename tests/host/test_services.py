@@ -131,7 +131,7 @@ class Setup:
     def owns_widget(self, extension: str, widget_id: str) -> None:
         self.widgets[widget_id] = extension
 
-    def set_active(self, names: list[str]) -> list[str]:
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
         self.active.append(names)
         return names[:1]
 
@@ -697,12 +697,13 @@ def test_the_active_tools_are_clamped_and_never_widened(
     Source: docs/protocol.md, section 4.
     """
     host = Host(store=KvStore(), active_tools=allowed)
+    host._extensions = {"ext": cast(Any, SimpleNamespace(name="ext"))}
     tool = messages.ToolRegistration("t", "", {})
     host._tools = {name: (cast(Any, SimpleNamespace(name="ext")), tool) for name in ("ext.a", "ext.b")}
-    assert host.set_active(wanted) == active
+    assert host.set_active("ext", wanted) == active
     assert [tool.name for tool in host.tools()] == active
     every = ["ext.a", "ext.b"] if allowed is None else ["ext.a"]
-    assert host.set_active(["ext.a", "ext.b"]) == every
+    assert host.set_active("ext", ["ext.a", "ext.b"]) == every
 
 
 # -- what the program raises -------------------------------------------------------------------------------------------
