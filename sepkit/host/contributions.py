@@ -14,17 +14,17 @@ from typing import Final, TypeVar
 
 from attrs import evolve
 
+from sepkit.capabilities.names import PLAIN_RULE, RULE, is_name, is_plain, quoted
 from sepkit.capabilities.registrations import merged
 from sepkit.host.life import Life
 from sepkit.host.lives import Lives
-from sepkit.host.names import RULE, is_name, is_plain, quoted
 from sepkit.host.notes import Notes
 from sepkit.wire import messages
 
 _log = logging.getLogger("sepkit.host")
 
 _MOST_NAMES: Final = 2_000  # tools, and commands, of one extension: each update costs as much as all of them
-_TOLD: Final = 10  # names of one kind that are not taken
+_TOLD: Final = 8  # names of one kind that are not taken
 
 
 class Contributions:
@@ -111,7 +111,7 @@ class Contributions:
 
     def _named(self, said: messages.Registrations) -> messages.Registrations:
         """What has names that a host can use; the others are told of."""
-        name, plain = (is_name, RULE), (is_plain, "a short text in one line in which nothing is invisible")
+        name, plain = (is_name, RULE), (is_plain, PLAIN_RULE)
         providers = self._kept("provider", said.providers, lambda one: one.name, *name)
         return evolve(
             said,
@@ -140,7 +140,7 @@ class Contributions:
         if not refused:
             return items
         for name in refused[:_TOLD]:
-            self._notes.say(f"its {kind} {quoted(name)} is not taken: a name has {rule}")
+            self._notes.say(f"its {kind} {quoted(name)} is not taken: it must be {rule}")
         if len(refused) > _TOLD:
             self._notes.say(f"it has more of the kind ({kind}) with names that are not taken")
         return [item for item in items if fits(name_of(item))]

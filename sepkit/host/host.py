@@ -22,12 +22,12 @@ from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidParams, NotTrusted, SepkitError, sayable_path
 from sepkit.host import hooks, rounds
 from sepkit.host.calls import CompletionStream, OnUpdate
+from sepkit.host.claims import Claims, claimed
 from sepkit.host.extension import Extension
 from sepkit.host.fold import Folded, Outcome
 from sepkit.host.life import INITIALIZE_TIMEOUT, PING_AFTER, PING_TIMEOUT, SHUTDOWN_GRACE, fitted
 from sepkit.host.lives import Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, home_folder, read
-from sepkit.host.names import Claims, claimed
 from sepkit.host.setting import Setting, inform
 from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods

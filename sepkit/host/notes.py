@@ -8,7 +8,7 @@ from typing import Final
 
 from sepkit.terminal import visible
 
-_MOST: Final = 20
+_MOST: Final = 50
 
 _log = logging.getLogger("sepkit.host")
 

@@ -14,10 +14,10 @@ from typing import Final
 from attrs import evolve
 
 from sepkit.capabilities.delegate import Delegate
+from sepkit.capabilities.names import is_plain, quoted
 from sepkit.errors import InternalError, SepkitError
 from sepkit.host.life import fitted
 from sepkit.host.lives import Lives
-from sepkit.host.names import is_plain, quoted
 from sepkit.host.notes import Notes
 from sepkit.host.setting import inform
 from sepkit.wire import messages, methods

@@ -484,14 +484,13 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
         def widget(name: object, body: object) -> dict[str, Any]:
             return {"kind": "widget", "widget_id": name, "body": body, "keybindings": []}
 
-        inner = widget("in a body", {"kind": "markdown", "text": ""})
-        stack = {"kind": "stack", "children": [widget("in a stack", inner), {"kind": "markdown"}, None, 7]}
+        inner = widget("in-a-body", {"kind": "markdown", "text": ""})
+        stack = {"kind": "stack", "children": [widget("in-a-stack", inner), {"kind": "hologram", "children": [None]}]}
         async with Setup() as setup:
             await setup.ask("ui/request", kind="set_widget", widget=widget("outer", stack))
-            assert setup.widgets == dict.fromkeys(["outer", "in a stack", "in a body"], "ext")
+            assert setup.widgets == dict.fromkeys(["outer", "in-a-stack", "in-a-body"], "ext")
             odd = widget(7, [])
-            odd["children"] = "none"
-            await setup.ask("ui/request", kind="set_widget", widget=odd)
+            assert await setup.code("ui/request", kind="set_widget", widget=odd) == -32602
             assert len(setup.widgets) == 3
 
         async def refuse() -> None:
@@ -500,7 +499,7 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
         delegate = Everything()
         delegate.work = refuse
         async with Setup(delegate) as setup:
-            assert await setup.code("ui/request", kind="set_widget", widget=widget("refused", {})) == -32001
+            assert await setup.code("ui/request", kind="set_widget", widget=widget("refused", {"kind": "markdown", "text": ""})) == -32001
             assert setup.widgets == {}
 
     run(main())

@@ -1,4 +1,4 @@
-"""Whose a name is: what names an extension may use, and which of several that use the same one has it.
+"""Whose a name is: which of several extensions that use the same one has it.
 
 Pure: nothing here waits or asks.
 
@@ -8,41 +8,15 @@ Source: docs/protocol.md, section 8.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Literal
 
 import attrs
 
-from sepkit.terminal import one_line
 from sepkit.wire import messages
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_LONGEST: Final = 256
 
 Kind = Literal["command", "provider", "shortcut", "message renderer"]
 Claim = tuple[Kind, str]
-
-RULE: Final = "1 to 128 letters, digits, '_', '.' and '-'"
-"""What a name is, in words."""
-
-
-def is_name(text: str) -> bool:
-    """Whether it is a name as the APIs of models take it, and as a reader can tell it from others."""
-    return _NAME.fullmatch(text) is not None
-
-
-def is_plain(text: str) -> bool:
-    """Whether it is a short text that looks like what it is: in one line, and nothing in it is invisible.
-
-    For what has a form of its own: chords, ids of models and tasks, names of events.
-    """
-    return 0 < len(text) <= _LONGEST and bool(text.strip()) and one_line(text) == text
-
-
-def quoted(text: str) -> str:
-    """A name that is none, so that it can be told: short, and in ASCII."""
-    return ascii(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def chord(key: str) -> str:
