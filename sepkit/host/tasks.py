@@ -14,7 +14,7 @@ from typing import Final
 from attrs import evolve
 
 from sepkit.capabilities.delegate import Delegate
-from sepkit.capabilities.names import is_plain, quoted
+from sepkit.capabilities.names import PLAIN_RULE, is_plain, quoted
 from sepkit.errors import InternalError, SepkitError
 from sepkit.host.life import fitted
 from sepkit.host.lives import Lives
@@ -97,17 +97,14 @@ class ExtensionTasks:
         inform(self._delegate.task_changed, self._lives.name, task)
 
     def _is_told(self, task: messages.TaskHealth) -> bool:
-        """Whether it can be told by its id and its name."""
-        for text in (task.task_id, task.name):
-            if text in self._wanted:  # the program's own choice
-                continue
-            if not is_plain(text):
-                self._notes.say(f"a task of it is not told: {quoted(text)} is no id and no name in one plain line")
-                return False
+        """Whether it has a name that can be shown. Its id may hold what is the name of a user elsewhere."""
+        if not is_plain(task.name):
+            self._notes.say(f"its task {quoted(task.name)} is not told: its name must be {PLAIN_RULE}")
+            return False
         return True
 
     def _check_id(self, asked: str | None, health: messages.TaskHealth) -> None:
-        if health.task_id != asked and (asked is not None or not is_plain(health.task_id)):
+        if asked is not None and health.task_id != asked:
             raise InternalError(f"{self._lives.name} was asked about {asked!r}, and tells of {quoted(health.task_id)}")
 
     # -- over the lives of the extension -------------------------------------------------------------------------------

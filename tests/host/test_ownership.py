@@ -382,7 +382,7 @@ def test_ids_and_names_that_are_not_plain_are_refused_wherever_they_come_from(ru
     async def main() -> None:
         async with host() as it:
             bad = "a\u202eb\n"
-            health = {"name": "t", "user_id": None, "status": "running", "restart_count": 0}
+            health = {"user_id": None, "status": "running", "restart_count": 0}
             extension = scripted(
                 "ext",
                 providers=[{"name": "p", "models": [{"id": bad}, {"id": "vendor/m:1"}]}],
@@ -397,7 +397,10 @@ def test_ids_and_names_that_are_not_plain_are_refused_wherever_they_come_from(ru
             assert [model.id for model in had.providers[0].models] == ["vendor/m:1"]
             assert (had.flags, had.subscriptions, had.hooks) == (["loud"], ["turn_start"], ["input"])
             assert (had.shortcuts, had.message_renderers) == ([], [])
-            told = [{"method": "task/update", "params": {"task_id": one, **health}} for one in (bad, "t:ada")]
+            told = [
+                {"method": "task/update", "params": {**health, "task_id": name, "name": name}}
+                for name in (bad, "t:ada")
+            ]
             await do(it, "ext", *told)
             await until(lambda: it.tasks()["ext"])
             assert [task.task_id for task in it.tasks()["ext"]] == ["t:ada"]

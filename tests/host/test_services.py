@@ -499,7 +499,8 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
         delegate = Everything()
         delegate.work = refuse
         async with Setup(delegate) as setup:
-            assert await setup.code("ui/request", kind="set_widget", widget=widget("refused", {"kind": "markdown", "text": ""})) == -32001
+            refused = widget("refused", {"kind": "markdown", "text": ""})
+            assert await setup.code("ui/request", kind="set_widget", widget=refused) == -32001
             assert setup.widgets == {}
 
     run(main())
