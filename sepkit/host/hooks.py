@@ -57,10 +57,8 @@ async def run(
     chain = _Chain(hook, value, tools, _time_of(hook, extensions))
     await chain.ask(extensions)
     for _ in range(1, MOST_ROUNDS):
-        if not (again := chain.outdated(extensions)):
-            break
-        await chain.ask(again)
-    if chain.outdated(extensions):
+        await chain.ask(extensions, again=True)
+    if any(map(chain.is_outdated, extensions)):
         chain.give_up()
     for note in chain.folded.notes:
         _log.warning("hook %s: %s", hook, note)
@@ -85,12 +83,15 @@ class _Chain:
         self._deadline = self._clock() + time
         self._answered: dict[str, dict[str, Any]] = {}  # the input that each one has let pass
 
-    async def ask(self, extensions: Iterable[Extension]) -> None:
-        """Ask each of them that has the hook; the first block ends it."""
+    async def ask(self, extensions: Iterable[Extension], *, again: bool = False) -> None:
+        """Ask each that has the hook; ``again``: whose answer was for something else. The first block ends it."""
         for extension in extensions:
             if self.folded.blocked:
                 return
+            if again and not self.is_outdated(extension):
+                continue
             if (how := _has(extension, self._hook)) is None:
+                self._answered.pop(extension.name, None)  # its earlier answer was that it has none
                 continue
             before = self.folded.value
             outcome = _whole(self._hook, before, await self._ask(extension, how))
@@ -109,12 +110,10 @@ class _Chain:
             return await ask(extension, self._hook, self.folded.value, min(own, left))
         return await _ask_undeclared(extension, self._hook, self.folded.value, min(own, UNDECLARED_TIMEOUT, left))
 
-    def outdated(self, extensions: Iterable[Extension]) -> list[Extension]:
-        """Those that have let pass something else than what it is now."""
-        if self.folded.blocked:
-            return []
+    def is_outdated(self, extension: Extension) -> bool:
+        """Whether it has let pass something else than what it is now."""
         now = self.folded.value
-        return [one for one in extensions if self._answered.get(one.name, now) is not now]
+        return not self.folded.blocked and self._answered.get(extension.name, now) is not now
 
     def give_up(self) -> None:
         """They do not agree: it does not happen."""

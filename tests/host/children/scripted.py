@@ -3,6 +3,7 @@
 Its argument is a JSON object: ``registrations``; ``answers``, by method, each a result, ``{"error": …}`` or
 ``"silence"``; ``hooks``, the same by the hook's name, or a list of them, of which the last one stays. Its tool ``do``
 writes the frames in ``send``, waits for ``answers`` answers and returns them; its tool ``seen`` tells what has come in.
+Events are also written to ``file``, which outlives the process.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main() -> None:
             send(id=rid, result={"content": "", "details": seen})
             continue
         seen.append([method, params])
+        if method == "event" and "file" in said:
+            with open(said["file"], "a") as file:
+                file.write(json.dumps({**params, "pid": os.getpid()}) + "\n")
         if method == "initialize":
             registrations = {**said.get("registrations", {})}
             registrations["tools"] = [*TOOLS, *registrations.get("tools", [])]
