@@ -112,6 +112,9 @@ def folded(text: str, width: int | None, *, first: str = "", more: str = "") -> 
 
 def _broken(line: str, width: int, more: str) -> Iterator[str]:
     """A line, broken wherever it is too long."""
+    if cells(line) <= width:
+        yield line
+        return
     piece, taken = "", 0
     for character in line:
         if taken + _cells_of(character) > width and taken:

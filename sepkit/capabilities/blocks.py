@@ -15,6 +15,8 @@ from sepkit.wire.messages import RenderBlock
 
 MOST_DEPTH: Final = 50
 """Blocks within each other."""
+MOST_BLOCKS: Final = 1_000
+"""Blocks in one widget, all together."""
 
 _KINDS: Final = frozenset({"markdown", "keyvalue", "table", "diff", "progress", "stack", "widget"})
 _EMPTY: Final = {"kind": "markdown", "text": ""}
@@ -30,11 +32,14 @@ def widgets_in(block: dict[str, Any]) -> list[str]:
         InvalidParams: It cannot be drawn; the error says which part of it.
     """
     found: list[str] = []
+    seen = 0
     left: list[tuple[str, object, int]] = [("widget", block, 1)]
     while left:
         path, one, depth = left.pop()
         if depth > MOST_DEPTH:
             raise InvalidParams(f"a widget may have at most {MOST_DEPTH} blocks within each other")
+        if (seen := seen + 1) > MOST_BLOCKS:
+            raise InvalidParams(f"a widget may have at most {MOST_BLOCKS} blocks in it")
         if not isinstance(one, dict) or not isinstance(one.get("kind"), str):
             raise InvalidParams(f"{path}: expected a block, which is an object with a kind")
         if one["kind"] in _KINDS:

@@ -16,10 +16,11 @@ BAR: Final = 20
 """Columns of a bar of progress."""
 
 MOST_ROWS: Final = 100
-_MOST_LINES: Final = 200
+_MOST_LINES: Final = 100
 _MOST_COLUMNS: Final = 20
 _MOST_CELL: Final = 200
-_MOST_CHARACTERS: Final = 8_000  # of one block, with all in it
+_MOST_CHARACTERS: Final = 6_000  # of one block, with all in it
+_LEAST: Final = 50  # characters that a block, a row or a line counts for
 _MOST_DEPTH: Final = 50
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class _Bound:
         self._left = _MOST_CHARACTERS
 
     def block(self, block: Any, depth: int) -> dict[str, Any]:
+        self._left -= _LEAST
         if depth > _MOST_DEPTH:
             return _note("(more blocks within each other than can be shown)")
         match block:
@@ -88,7 +90,9 @@ class _Bound:
         for row in rows[:MOST_ROWS]:
             if self._left <= 0:
                 break
+            before = self._left
             shown.append([self._cell(cell) for cell in cells_of(row)])
+            self._left = min(self._left, before - _LEAST)
         return shown, _more(rows, shown, "rows")
 
     def _cell(self, text: str) -> str:
@@ -100,8 +104,8 @@ class _Bound:
         return None if text is None else self._cell(str(text))
 
     def _text(self, text: str) -> str:
-        short = cut(text, max(0, self._left), _MOST_LINES)
-        self._left -= len(short)
+        short = cut(text, max(0, self._left), min(_MOST_LINES, max(1, self._left // _LEAST)))
+        self._left -= max(len(short), _LEAST * short.count("\n"))
         return visible(short)
 
 

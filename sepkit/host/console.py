@@ -34,9 +34,9 @@ _MOST_LINES: Final = 60
 _MOST_OPTIONS: Final = 100  # that can be chosen from
 _MOST_OPTION: Final = 200  # characters of one
 _MOST_BARS: Final = 20
-_MOST_HELD: Final = 200  # texts that wait for the answer to a question
+_MOST_HELD: Final = 200  # texts that wait: for the answer to a question, or for the bars to be drawn again
 _MOST_QUESTIONS: Final = 8  # of one extension that wait for an answer; more are refused
-_MOST_DRAWN: Final = 10  # updates a second that are drawn at once
+_MOST_DRAWN: Final = 4  # updates a second that are drawn at once
 _DRAW_AFTER: Final = 0.05  # seconds, in which what is said above the bars is gathered
 READING_TIME: Final = 0.5
 """Seconds for which a question takes no answer that stands where another one was withdrawn."""
@@ -290,11 +290,13 @@ class Console(Delegate):
         if self._quiet:
             return
         block = bounded(block)
+        # In a thread: to fit a table takes its time, rich more of it, and its import most.
         if self._drawing is None:
-            self._line(self._said(extension, "\n".join(plain(block, columns_of(self._stderr)))))
-        else:  # in a thread: rich takes its time, and its import more of it
+            width = columns_of(self._stderr)
+            text = await self._threads.run(lambda: self._said(extension, "\n".join(plain(block, width))))
+        else:
             text = await self._threads.run(functools.partial(self._drawing.block, one_line(extension), block))
-            self._line(text)
+        self._line(text)
 
 
 class _Line:
@@ -314,6 +316,9 @@ class _Drawing:
         self._bars: Any = None
         self._of: dict[str, Any] = {}
         self._above: list[str] = []  # what is to be said above the bars
+        self._untold = 0  # texts that were too many for that
+        self._due: dict[str, dict[str, Any]] = {}  # of each call what its bar does not show yet
+        self._timer: asyncio.TimerHandle | None = None
         self._second = 0.0
         self._drawn = 0  # times, in this second
 
@@ -332,19 +337,23 @@ class _Drawing:
             return
         if not self._above:  # above the bars, which are drawn again each time
             asyncio.get_running_loop().call_later(_DRAW_AFTER, self._say_above)
-        self._above.append(text)
+        if len(self._above) < _MOST_HELD:
+            self._above.append(text)
+        else:
+            self._untold += 1
 
     def _say_above(self) -> None:
-        from rich.text import Text
-
         above, self._above = self._above, []
         if not above:
             return
+        if self._untold:
+            above.append(f"(and {self._untold:,} more)")
+            self._untold = 0
         if self._bars is None:
             self._stderr.write("".join(f"{text}\n" for text in above))
             self._stderr.flush()
         else:
-            self._screen.print(Text.from_ansi("\n".join(above)), soft_wrap=True)
+            self._screen.out("\n".join(above), highlight=False)
 
     def block(self, extension: str, block: dict[str, Any]) -> str:
         """A render block as text, in a frame that says whose it is."""
@@ -362,7 +371,6 @@ class _Drawing:
         """The bar of a call, which is drawn a few times a second."""
         from rich.console import Console as Screen
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-        from rich.text import Text
 
         if self._bars is None:
             self._screen = Screen(file=self._stderr, highlight=False, emoji=False)
@@ -373,14 +381,31 @@ class _Drawing:
             if len(self._of) >= _MOST_BARS:
                 return
             self._of[update.call_id] = self._bars.add_task("", total=None)
-        changes: dict[str, Any] = {}
+        changes = self._due.setdefault(update.call_id, {})
         if update.progress is not None:
-            changes = {"completed": update.progress, "total": 1.0}
+            changes |= {"completed": update.progress, "total": 1.0}
         if message:
-            text = Text(message)
-            text.truncate(max(1, self._screen.width - BAR - _PERCENT), overflow="ellipsis")  # the bar has its place
-            changes["description"] = text.plain
-        self._bars.update(self._of[update.call_id], refresh=self._may_draw(), **changes)
+            changes["description"] = message
+        if self._may_draw():
+            self._draw()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_DRAW_AFTER, self._draw)
+
+    def _draw(self) -> None:
+        """Draw the bars as they are now."""
+        from rich.text import Text
+
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due, self._due = self._due, {}
+        for call_id, changes in due.items():
+            if "description" in changes:
+                text = Text(changes["description"])
+                text.truncate(max(1, self._screen.width - BAR - _PERCENT), overflow="ellipsis")  # the bar has its place
+                changes["description"] = text.plain
+            self._bars.update(self._of[call_id], **changes)
+        self._bars.refresh()
 
     def _may_draw(self) -> bool:
         """Whether to draw at once: not for each of very many updates; the bars are drawn now and then anyway."""
@@ -393,6 +418,7 @@ class _Drawing:
     def pause(self) -> None:
         """Stop drawing bars, until there is a new one."""
         if self._bars is not None:
+            self._draw()
             self._bars.stop()
             self._bars = None
             self._of.clear()
