@@ -107,30 +107,31 @@ class Console(Delegate):
         return messages.UiResult()
 
     async def _input(self, extension: str, request: messages.InputRequest) -> messages.UiResult:
-        default = "" if request.default is None else f" [{one_line(cut(request.default, _MOST_OPTION, 1))}]"
-        answer = await self._answer(f"{self._said(extension, request.prompt)}{default} ")
+        default = "" if request.default is None else f" [{_short(request.default)}]"
+        answer = await self._answer(f"{self._prompt(extension, request.prompt)}{default} ")
         if answer is None:
             return messages.UiResult(cancelled=True)
         return messages.UiResult(text=answer or request.default or "")
 
     async def _select(self, extension: str, request: messages.SelectRequest) -> messages.UiResult:
         options = request.options[:_MOST_OPTIONS]
-        lines = [f"{number}. {one_line(cut(option, _MOST_OPTION, 1))}" for number, option in enumerate(options, 1)]
+        lines = [f"{number}. {_short(option)}" for number, option in enumerate(options, 1)]
         if len(request.options) > len(options):
             lines.append(f"… {len(request.options) - len(options):,} options more, which cannot be chosen here")
         width = columns_of(self._stderr)
         choices = "".join(f"{part}\n" for line in lines for part in folded(line, width, first="  ", more="     "))
-        prompt = f"{self._said(extension, request.prompt)}\n{choices}Number (nothing to dismiss): "
+        prompt = f"{self._prompt(extension, request.prompt)}\n{choices}Number (nothing to dismiss): "
         while answer := await self._answer(prompt):
-            if answer in options:
-                return messages.UiResult(value=answer)
-            if answer.isdecimal() and 1 <= int(answer) <= len(options):
+            # A number is asked for: an option that looks like the number of another one is not meant by it.
+            if answer.isdecimal() and len(answer) < 10 and 1 <= int(answer) <= len(options):
                 return messages.UiResult(value=options[int(answer) - 1])
+            if answer in options and not answer.isdecimal():
+                return messages.UiResult(value=answer)
             prompt = f"1 to {len(options)}, please: "
         return messages.UiResult(cancelled=True)
 
     async def _confirm(self, extension: str, request: messages.ConfirmRequest) -> messages.UiResult:
-        prompt = f"{self._said(extension, request.prompt)} (y/n, nothing to dismiss) "
+        prompt = f"{self._prompt(extension, request.prompt)} (y/n, nothing to dismiss) "
         while answer := await self._answer(prompt):
             if answer.lower() in ("y", "yes", "n", "no"):
                 return messages.UiResult(confirmed=answer.lower().startswith("y"))
@@ -238,12 +239,12 @@ class Console(Delegate):
         """Show how far a tool is; to be given to ``Host.call_tool(on_update=)``, best with the extension's name."""
         if self._quiet:
             return
-        message = cut(update.message or "", _MOST_OPTION, 1)
+        message = _short(update.message or "")
         if self._drawing is None:
             done = "" if update.progress is None else f"[{update.progress:4.0%}] "
-            self._say(extension, f"{done}{message}", as_line=True)
+            self._say(extension, f"{done}{message}")
         elif self._held is None:  # the bars would be drawn over the question
-            self._drawing.progress(update, one_line(f"{extension}: {message}" if extension and message else message))
+            self._drawing.progress(update, f"{one_line(extension)}: {message}" if extension and message else message)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -257,10 +258,13 @@ class Console(Delegate):
         text = cut(text, _MOST_CHARACTERS, _MOST_LINES)
         self._line(self._said(extension, one_line(text) if as_line else text))
 
+    def _prompt(self, extension: str, text: str) -> str:
+        return self._said(extension, cut(text, _MOST_CHARACTERS, _MOST_LINES))
+
     def _said(self, extension: str, text: str) -> str:
         """What an extension says; no other line of it must look as if another one had said it."""
         whose = f"{one_line(extension)}: " if extension else ""
-        head, *more = visible(cut(text, _MOST_CHARACTERS, _MOST_LINES)).split("\n")
+        head, *more = visible(text).split("\n")
         width = columns_of(self._stderr)  # the terminal would begin at its edge where a line is too long
         parts = [*folded(head, width, first=whose, more="  ")]
         for line in more:
@@ -297,6 +301,11 @@ class Console(Delegate):
         else:
             text = await self._threads.run(functools.partial(self._drawing.block, one_line(extension), block))
         self._line(text)
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, in one line."""
+    return one_line(cut(text, _MOST_OPTION, _MOST_OPTION))
 
 
 class _Line:

@@ -24,6 +24,7 @@ def scripted(
     declared: bool = True,
     grants: dict[str, Any] | None = None,
     hook_timeout: float | None = None,
+    frames: dict[str, Any] | None = None,
     **registrations: Any,
 ) -> Manifest:
     """An extension of this name.
@@ -35,11 +36,12 @@ def scripted(
         declared: Whether it declares its hooks.
         grants: What its manifest grants but for all groups.
         hook_timeout: Of its manifest.
+        frames: Which its tool ``do`` writes where it is given their names, and which no host needs to be able to send.
         registrations: What else it registers.
     """
     if hooks is not None and declared:
         registrations.setdefault("hooks", list(hooks))
-    said = {"registrations": registrations, "hooks": hooks or {}, "answers": answers or {}}
+    said = {"registrations": registrations, "hooks": hooks or {}, "answers": answers or {}, "frames": frames or {}}
     run = Run(sys.executable, ["-S", str(CHILD), json.dumps(said)])
     capabilities = Capabilities(**{**dict.fromkeys(GROUPS, True), **(grants or {})})
     return Manifest(name, "1", CHILD.parent, run, capabilities=capabilities, hook_timeout=hook_timeout)
@@ -61,7 +63,7 @@ async def seen(host: Host, name: str, method: str) -> list[Any]:
     return [params for found, params in result.details if found == method]
 
 
-async def do(host: Host, name: str, *frames: dict[str, Any], answers: int = 0, **more: Any) -> list[Any]:
+async def do(host: Host, name: str, *frames: dict[str, Any] | str, answers: int = 0, **more: Any) -> list[Any]:
     """Have an extension write frames; what it is answered to them."""
     arguments = {"send": list(frames), "answers": answers, **more}
     result = await asyncio.wait_for(host.call_tool(f"{name}.do", arguments), PATIENCE)

@@ -53,7 +53,7 @@ def main() -> None:
             send(id=rid, result={"protocol_version": 1, "extension": introduction, "registrations": registrations})
         elif (method, params.get("tool")) == ("tool/execute", "do"):
             for one in arguments.get("send", []):
-                send(**one)
+                send(**(said["frames"][one] if isinstance(one, str) else one))
             if "exit" in arguments:
                 os._exit(arguments["exit"])
             came = [json.loads(sys.stdin.buffer.readline()) for _ in range(arguments.get("answers", 0))]
