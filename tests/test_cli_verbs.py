@@ -124,7 +124,7 @@ def test_an_event_is_handled_to_its_end(sepkit: Run) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"\napp: a turn of main 1\n" in done.stderr
     done = sepkit("event", "app:app", "bus/event", "from=me", "topic=news", "payload.n=1")
-    assert b"\nnews: {'n': 1}\n" in done.stderr
+    assert b"\napp: news: {'n': 1}\n" in done.stderr
     done = sepkit("event", "--json", "app:app", "turn_start")
     assert (done.returncode, json.loads(done.stdout)) == (1, {"errors": 1})
     assert b"KeyError: 'agent_id'" in done.stderr
