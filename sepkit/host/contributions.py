@@ -57,8 +57,7 @@ class Contributions:
 
     def may_intercept(self, hook: str) -> bool:
         """Whether its manifest lets it have this hook."""
-        granted = self._lives.manifest.capabilities.hooks
-        return granted is None or hook in granted
+        return self._lives.manifest.capabilities.may_intercept(hook)
 
     def update(self, life: Life, said: messages.RegistryUpdateParams) -> None:
         """Take more, together with all that comes in this turn of the loop: each look at all tools costs."""

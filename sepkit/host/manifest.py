@@ -64,12 +64,16 @@ class Capabilities:
     bus: bool = False
     session: bool = False
     providers: bool = False
-    hooks: list[str] | None = None
-    """The hooks that it may intercept; None is all of them, [] none."""
+    hooks: bool | list[str] | None = None
+    """The hooks that it may intercept; None and True are all of them, [] and False none."""
 
     def grants(self) -> dict[str, bool]:
         """Each group, and whether it is granted."""
         return {group: getattr(self, group) for group in GROUPS}
+
+    def may_intercept(self, hook: str) -> bool:
+        """Whether it may have this hook."""
+        return hook in self.hooks if isinstance(self.hooks, list) else self.hooks is not False
 
 
 @frozen

@@ -349,11 +349,17 @@ def written(folder: Path, lines: str) -> Path:
 
 def test_a_manifest_grants_hooks_by_name(tmp_path: Path) -> None:
     """Under ``[capabilities]``; where it does not say anything, there is no bound."""
-    assert read(written(tmp_path, "")).capabilities.hooks is None
-    (tmp_path / "extension.toml").write_text(
-        'name = "x"\nversion = "1"\n[run]\ncommand = "x"\n[capabilities]\nhooks = ["tool_call"]\n', encoding="utf-8"
-    )
-    assert read(tmp_path).capabilities.hooks == ["tool_call"]
+    assert read(written(tmp_path, "")).capabilities.may_intercept("tool_call")
+    for said, granted in (
+        ('["tool_call"]', True),
+        ("true", True),
+        ('["input"]', False),
+        ("[]", False),
+        ("false", False),
+    ):
+        text = f'name = "x"\nversion = "1"\n[run]\ncommand = "x"\n[capabilities]\nhooks = {said}\n'
+        (tmp_path / "extension.toml").write_text(text, encoding="utf-8")
+        assert read(tmp_path).capabilities.may_intercept("tool_call") == granted
 
 
 def test_the_time_of_a_hook_has_a_maximum(tmp_path: Path) -> None:
