@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import struct
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal, TextIO
 
-# What a terminal, or the reader's eye, would obey: control characters (C0 and C1), marks that turn the direction of the
-# text or end its line, and halves of characters, which cannot be encoded. Tabs and ends of lines are text.
+# What a terminal, or the reader's eye, would obey, and what is not seen: control characters (C0 and C1), marks that
+# turn the direction of the text or end its line, characters without a shape, and halves of characters, which cannot
+# be encoded. Tabs and ends of lines are text.
+_OBEYED: Final = (
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 # Compiled by their first use (re keeps them), as all patterns that a start does not need.
-_OBEYED: Final = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+# Joiners and selectors are seen where they belong: in emojis, and in the scripts from Arabic to Malayalam.
+_EMOJI: Final = (
+    "[\xa9\xae\u203c\u2049\u2100-\u27bf\u2900-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff][\ufe0e\ufe0f]?"
+)
+_SCRIPT: Final = "[\u0620-\u06dc\u0900-\u0dff]"
+_JOINED: Final = f"[#*0-9]\ufe0f\u20e3|(?:{_EMOJI})+(?:\u200d(?:{_EMOJI})+)*|{_SCRIPT}+(?:[\u200c\u200d]{_SCRIPT}+)*"
+_PARTS: Final = f"{_JOINED}|({_OBEYED})"
 _BREAKS: Final = "[\t\n]"
 
 _NARROWEST: Final = 20  # columns; where a terminal has fewer, it wraps by itself
@@ -24,21 +38,33 @@ def visible(text: str) -> str:
     """``text`` with its control characters as escapes; its lines and tabs stay."""
     if text.isascii() and text.isprintable():
         return text
-    return re.sub(_OBEYED, _escaped, text.replace("\r\n", "\n"))
+    return _escapes(text.replace("\r\n", "\n"), _escaped)
 
 
 def one_line(text: str) -> str:
     """The same in one line: ends of lines and tabs are escapes, too."""
-    return re.sub(_BREAKS, _escaped, re.sub(_OBEYED, _escaped, text))
+    return re.sub(_BREAKS, lambda found: _escaped(found[0]), _escapes(text, _escaped))
 
 
 def visible_json(text: str) -> str:
     """A JSON text that is still JSON, with the same meaning, and in which no control character is left."""
-    return re.sub(_OBEYED, lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _escapes(text, _escaped_in_json)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escapes(text: str, escaped: Callable[[str], str]) -> str:
+    if re.search(_OBEYED, text) is None:
+        return text
+    return re.sub(_PARTS, lambda found: found[0] if found[1] is None else escaped(found[1]), text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _escaped_in_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{unit:04x}" for unit in struct.unpack(f">{len(units) // 2}H", units))
 
 
 def cells(text: str) -> int:
@@ -78,6 +104,40 @@ def wrapped(text: str, width: int | None, *, first: str = "", more: str = "") ->
     yield line.rstrip()
 
 
+def folded(text: str, width: int | None, *, first: str = "", more: str = "") -> Iterator[str]:
+    """Like :func:`wrapped`, but that no line is longer: what the terminal breaks would begin at its edge."""
+    for line in wrapped(text, width, first=first, more=more):
+        yield from [line] if width is None else _broken(line, width, more)
+
+
+def _broken(line: str, width: int, more: str) -> Iterator[str]:
+    """A line, broken wherever it is too long."""
+    if cells(line) <= width:
+        yield line
+        return
+    piece, taken = "", 0
+    for character in line:
+        if taken + _cells_of(character) > width and taken:
+            yield piece
+            piece, taken = more, cells(more)
+        piece += character
+        taken += _cells_of(character)
+    yield piece
+
+
+def cut(text: str, characters: int, lines: int) -> str:
+    """As much of a long text as can be shown; what is missing is said."""
+    shown = text[:characters]
+    kept = shown.split("\n", lines)[:lines]
+    shown = "\n".join(kept)
+    if len(shown) == len(text):
+        return text
+    more = text.count("\n", len(shown) + 1)
+    if more:
+        return f"{shown}\n… {more:,} lines more"
+    return f"{shown} … {len(text) - len(shown):,} characters more"
+
+
 def table(rows: Iterable[Sequence[str]], width: int | None) -> Iterator[str]:
     """Rows of cells as lines of at most ``width`` columns: the widest cells are broken into several lines."""
     lines = [list(row) for row in rows]
@@ -97,14 +157,7 @@ def table(rows: Iterable[Sequence[str]], width: int | None) -> Iterator[str]:
 def _pieces(text: str, width: int) -> Iterator[str]:
     """A cell as lines: broken at spaces, and within a word that is longer than a line."""
     for line in wrapped(text, width):
-        piece, taken = "", 0
-        for character in line:
-            if taken + _cells_of(character) > width and piece:
-                yield piece
-                piece, taken = "", 0
-            piece += character
-            taken += _cells_of(character)
-        yield piece
+        yield from _broken(line, width, "")
 
 
 def columns_of(stream: TextIO) -> int | None:

@@ -97,7 +97,7 @@ def test_a_hook_is_asked_and_its_outcome_is_printed(sepkit: Run) -> None:
     done = sepkit("hook", "app:app", "tool_call", "tool=read", "arguments.path=a")
     assert (done.returncode, done.stdout) == (0, b"continue\n")
     done = sepkit("hook", "app:app", "tool_call", "tool=bash")
-    assert (done.returncode, done.stdout) == (1, b"block: no\x1b[2J\n"), "in a pipe, data stays as it is"
+    assert (done.returncode, done.stdout) == (1, b"block: no\\x1b[2J\n"), "also in a pipe"
     done = sepkit("hook", "--quiet", "app:app", "tool_call", "tool=shop.query", "arguments.sql==1")
     assert done.stdout.startswith(b"modify\n{")
     assert json.loads(done.stdout[7:]) == {"tool": "shop.query", "arguments": {"sql": "1!"}}
@@ -122,9 +122,9 @@ def test_an_event_is_handled_to_its_end(sepkit: Run) -> None:
     """The verb waits for slow handlers; what they print is on stderr."""
     done = sepkit("event", "app:app", "turn_start", "agent_id=main")
     assert (done.returncode, done.stdout) == (0, b"")
-    assert b"\na turn of main 1\n" in done.stderr
+    assert b"\napp: a turn of main 1\n" in done.stderr
     done = sepkit("event", "app:app", "bus/event", "from=me", "topic=news", "payload.n=1")
-    assert b"\nnews: {'n': 1}\n" in done.stderr
+    assert b"\napp: news: {'n': 1}\n" in done.stderr
     done = sepkit("event", "--json", "app:app", "turn_start")
     assert (done.returncode, json.loads(done.stdout)) == (1, {"errors": 1})
     assert b"KeyError: 'agent_id'" in done.stderr
@@ -195,7 +195,7 @@ def test_what_an_import_writes_never_reaches_the_json(sepkit: Run) -> None:
 def test_a_result_is_written_in_any_encoding(sepkit: Run, encoding: str) -> None:
     """What the encoding of stdout lacks is written as an escape: the tool has run, and its result counts."""
     done = sepkit("call", "--quiet", "app:app", "snow", PYTHONIOENCODING=encoding)
-    assert (done.returncode, done.stdout) == (0, b"snow \\u2603 and \x1b[31mred\n")
+    assert (done.returncode, done.stdout) == (0, b"snow \\u2603 and \\x1b[31mred\n")
 
 
 def test_a_closed_stdout_is_no_error(folder: Path) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 import orjson
 
+from sepkit.capabilities.blocks import widgets_in
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.kv import Store, StoreError
 from sepkit.errors import (
@@ -57,8 +58,8 @@ class Room(Protocol):
     def owns_widget(self, extension: str, widget_id: str) -> None:
         """Keys pressed in this widget are the extension's from now on."""
 
-    def set_active(self, names: list[str]) -> list[str]:
-        """Make these tools the active ones; those that really are."""
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
+        """Make these tools of the extension the active ones; those that really are."""
 
 
 class Services:
@@ -199,10 +200,10 @@ class Services:
     async def _ui(self, request: messages.UiRequest) -> object:
         if request.kind not in self._delegate.ui_kinds:
             raise NoUI(f"this host cannot show {request.kind!r}")
+        widgets = widgets_in(request.widget) if isinstance(request, messages.SetWidgetRequest) else []
         result = await self._delegate.ui(self._extension, request)
-        if isinstance(request, messages.SetWidgetRequest):
-            for widget_id in _widgets(request.widget):
-                self._room.owns_widget(self._extension, widget_id)
+        for widget_id in widgets:
+            self._room.owns_widget(self._extension, widget_id)
         return _written(result, messages.UiResult)
 
     async def _kv_get(self, request: messages.KvGetParams) -> object:
@@ -240,7 +241,7 @@ class Services:
         self._room.publish(self._extension, request.topic, request.payload)
 
     async def _set_active(self, request: messages.SetActiveParams) -> object:
-        return {"active": self._room.set_active(request.tools)}
+        return {"active": self._room.set_active(self._extension, request.tools)}
 
     async def _send_message(self, request: messages.SessionSendMessageParams) -> object:
         await self._delegate.send_message(self._extension, request)
@@ -267,16 +268,3 @@ def _written(result: object, cls: type[messages.Record]) -> dict[str, Any]:
     if not isinstance(result, cls):
         raise TypeError(f"the delegate's answer is a {type(result).__name__}, and not a {cls.__name__}")
     return unstructure(result)
-
-
-def _widgets(block: object) -> Iterator[str]:
-    """The ids of the widgets in a render block."""
-    left = [block]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            if isinstance(widget_id := one.get("widget_id"), str):
-                yield widget_id
-            left.append(one.get("body"))
-            if isinstance(children := one.get("children"), list):
-                left += children

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -30,8 +31,9 @@ def command(options: Options, tool: str, arguments: tuple[str, ...]) -> None:
         if tool not in tools:
             raise Unknown(options, "tool", tool, tools)
         values = gather(arguments, tools[tool].parameters)
+        on_update = partial(session.console.progress, extension=session.name)
         return await session.host.call_tool(
-            f"{session.name}.{tool}", values, on_update=session.console.progress, timeout=options.timeout
+            f"{session.name}.{tool}", values, on_update=on_update, timeout=options.timeout
         )
 
     def show(result: ToolExecuteResult) -> ExitCode:

@@ -1,6 +1,7 @@
 """What the verbs write: data on stdout, text for people on stderr; in any encoding, and where one of them is closed.
 
-On a terminal, control characters of what an extension says are shown. In a pipe its data stays as it is.
+Control characters of what an extension says are shown, also in a pipe, which may end on a terminal. ``--json`` has its
+data as it is.
 """
 
 from __future__ import annotations
@@ -54,21 +55,19 @@ def write(text: str) -> None:
 
 def write_content(text: str) -> None:
     """Write what an extension has answered."""
-    write(visible(text) if is_terminal(stdout()) else text)
+    write(visible(text))
 
 
 def write_json(value: Any) -> None:
     """Write data."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    text = visible_json(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
     stream = stdout()
-    if is_terminal(stream):
-        write(visible_json(text.decode()))
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None or is_terminal(stream):
+        write(text)
     elif stream is not None:  # JSON is UTF-8, whatever the encoding of text is
         stream.flush()
-        if (buffer := getattr(stream, "buffer", None)) is None:
-            stream.write(f"{text.decode()}\n")
-        else:
-            buffer.write(text + b"\n")
+        buffer.write(f"{text}\n".encode())
 
 
 def flush() -> None:

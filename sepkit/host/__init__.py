@@ -5,17 +5,25 @@ A program makes a :class:`Host`, loads what :func:`discover` finds, and is asked
 
 from __future__ import annotations
 
+import logging
+
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.kv import StoreError
 from sepkit.capabilities.store import KvStore
 from sepkit.host.calls import CompletionStream, TakenTooSlowly, UnknownEvent
-from sepkit.host.fold import Folded
+from sepkit.host.fold import Change, Folded
 from sepkit.host.host import Host, HostTool
 from sepkit.host.life import ExtensionDied
 from sepkit.host.lives import ExtensionUnavailable, Status
 from sepkit.host.manifest import Discovery, Manifest, ManifestError, Problem, discover, read
+from sepkit.host.notes import Shown
+
+# The log may end on a terminal, and quotes what extensions say.
+for _name in ("sepkit.host", "sepkit.peer"):
+    logging.getLogger(_name).addFilter(Shown())
 
 __all__ = [
+    "Change",
     "CompletionStream",
     "Delegate",
     "Discovery",

@@ -16,9 +16,11 @@ from sepkit.capabilities.services import Services
 from sepkit.host.budget import weight_of
 from sepkit.host.calls import RunningCalls
 from sepkit.host.contributions import Contributions
+from sepkit.host.habits import Habits
 from sepkit.host.life import Life
 from sepkit.host.lives import Lives
 from sepkit.host.manifest import Manifest
+from sepkit.host.notes import Notes
 from sepkit.host.setting import Setting
 from sepkit.host.tasks import ExtensionTasks
 from sepkit.peer import NotificationHandler, RequestHandler
@@ -37,9 +39,12 @@ class Extension:
     def __init__(self, manifest: Manifest, setting: Setting, on_registered: Callable[[Extension], None]) -> None:
         self.name = manifest.name
         self.lives = Lives(manifest, setting, self)
-        self.contributions = Contributions(self.lives, functools.partial(on_registered, self))
+        self.notes = Notes(self.name)
+        """What of this life is worth knowing: what was not taken of it, and why."""
+        self.habits = Habits()
+        self.contributions = Contributions(self.lives, self.notes, functools.partial(on_registered, self))
         self.calls = RunningCalls(self.lives)
-        self.tasks = ExtensionTasks(self.lives, setting.delegate)
+        self.tasks = ExtensionTasks(self.lives, setting.delegate, self.notes)
         self._setting = setting
         self._on_registered = on_registered
         self._early = 0  # how many notifications came too early
@@ -82,6 +87,8 @@ class Extension:
 
     def introduced(self, said: messages.Registrations) -> None:
         """It has shaken hands, and is ready when this returns."""
+        self.notes.clear()
+        self.habits = Habits()
         self.contributions.introduced(said)
 
     async def ready(self, life: Life) -> None:

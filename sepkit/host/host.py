@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,9 +20,10 @@ import orjson
 from sepkit.capabilities.delegate import Delegate
 from sepkit.capabilities.store import KvStore
 from sepkit.errors import InvalidParams, NotTrusted, SepkitError, sayable_path
-from sepkit.host import hooks
+from sepkit.host import hooks, rounds
 from sepkit.host.budget import Budget, Neighbours
 from sepkit.host.calls import CompletionStream, OnUpdate
+from sepkit.host.claims import Claims, claimed
 from sepkit.host.extension import Extension
 from sepkit.host.fold import Folded, Outcome
 from sepkit.host.guard import Guard
@@ -33,7 +35,10 @@ from sepkit.host.supervision import DELAYS, HEALTHY_AFTER
 from sepkit.wire import messages, methods
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
-_MOST_WIDGETS: Final = 1000  # that are remembered, the newest: an extension may invent any number of ids
+_log = logging.getLogger("sepkit.host")
+
+_MOST_WIDGETS: Final = 1000  # of one extension that are remembered, the newest: it may invent any number of ids
+_MOST_CLASHES: Final = 20  # that are told of one extension
 
 # What publishing costs for each receiver, itself included, which has to read it: seconds, and seconds a byte.
 _TELLING: Final = 100e-6
@@ -116,7 +121,8 @@ class Host:
         self.session_id = session_id
         self.store = store if isinstance(store, KvStore) else KvStore(store or home_folder() / "kv.sqlite3")
         self._allowed = None if active_tools is None else frozenset(active_tools)
-        self._active: frozenset[str] | None = None  # what an extension has asked for; never more than is allowed
+        # What each extension has asked for of its own tools; never more than is allowed.
+        self._active: dict[str, frozenset[str]] = {}
         self._setting = Setting(
             handshake=self._handshake,
             delegate=self.delegate,
@@ -135,7 +141,11 @@ class Host:
         self._extensions: dict[str, Extension] = {}  # in the order of their names: the order of hooks
         # By their full names. Changed in place: a hook that is running looks at the same table.
         self._tools: dict[str, tuple[Extension, messages.ToolRegistration]] = {}
-        self._widgets: dict[str, str] = {}
+        self._lost: dict[str, list[str]] = {}  # of each extension the tools whose names are another's, in words
+        self._widgets: dict[str, dict[str, int]] = {}  # of each extension its own, and when each was first shown
+        self._shown = itertools.count(1)
+        self._claims = Claims()
+        self._arrivals: dict[str, int] = {}  # of extensions that are being loaded: their places, whose start is slower
         self._calls = itertools.count(1)
         self._closed = False
 
@@ -180,9 +190,16 @@ class Host:
             else:
                 extension = Extension(manifest, self._setting, self._registered)
                 self._extensions[manifest.name] = extension
+                self._arrivals[manifest.name] = self._claims.arrival()
                 started.append(extension)
         self._extensions = dict(sorted(self._extensions.items()))
-        outcomes = await asyncio.gather(*(extension.lives.start() for extension in started), return_exceptions=True)
+        for extension in started:
+            self._table_around(extension.name)
+        try:
+            outcomes = await asyncio.gather(*(extension.lives.start() for extension in started), return_exceptions=True)
+        finally:
+            for extension in started:
+                self._arrivals.pop(extension.name, None)
         for extension, outcome in zip(started, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 problems.append(Problem(extension.name, outcome))
@@ -193,7 +210,8 @@ class Host:
     async def reload(self, name: str) -> None:
         """Read an extension's manifest again, and start it anew; what it was given before is worth nothing then.
 
-        One that is disabled now is ended, and stays ``stopped``.
+        It is told of its end and of its start by ``session_shutdown`` and ``session_start``, with the reason
+        ``reload``. One that is disabled now is ended, and stays ``stopped``.
 
         Raises:
             ManifestError: The manifest cannot be read, or is another extension's; nothing has happened.
@@ -204,11 +222,14 @@ class Host:
         found = read(manifest.root, scope=manifest.scope)
         if found.name != name:
             raise ManifestError(f"{found.root}: the manifest of {name} is now that of {found.name!r}")
+        self._tell(extension, "session_shutdown", *self._payload({"reason": "reload"}))
         if found.disabled:
             await extension.lives.stop()
             self._forget_tools(extension)
         else:
+            self._claims.renew(name)
             await extension.lives.reload(found)
+            self._tell(extension, "session_start", *self._payload({"reason": "reload"}))
 
     async def unload(self, name: str) -> None:
         """End an extension, and forget it."""
@@ -217,8 +238,11 @@ class Host:
         if self._extensions.get(name) is not extension:  # unloaded by another caller meanwhile
             return
         del self._extensions[name]
-        self._widgets = {widget: owner for widget, owner in self._widgets.items() if owner != name}
+        for of_extensions in (self._widgets, self._active, self._lost):
+            of_extensions.pop(name, None)
+        self._claims.forget(name)
         self._forget_tools(extension)
+        self._table_around(name)
 
     def _forget_tools(self, extension: Extension) -> None:
         for name in [name for name, (owner, _) in self._tools.items() if owner is extension]:
@@ -237,18 +261,44 @@ class Host:
         )
 
     def _registered(self, extension: Extension) -> None:
+        self._table(extension)
+        wanted = claimed(extension.contributions.registrations)
+        clashes = self._claims.take(extension.name, wanted, self._arrivals.get(extension.name))
+        for clash in clashes[:_MOST_CLASHES]:
+            _log.warning("%s: %s", clash.extension, clash)
+        extension.lives.budget.inform(self.delegate.registered)
+
+    def _table(self, extension: Extension) -> None:
+        """Have the table of tools hold those of an extension, as far as their names are its own."""
         self._forget_tools(extension)
-        budget = extension.lives.budget
-        longer = [f"{other}." for other in self._extensions if other.startswith(f"{extension.name}.")]
+        lost = []
         for tool in extension.contributions.registrations.tools:
             name = f"{extension.name}.{tool.name}"
-            # Names have dots: what begins with the longer name of another extension is the other's.
-            if any(name.startswith(other) for other in longer):
-                message = "its tool %r has a name that belongs to another extension"
-                budget.complain("names of others", message, tool.name)
-                continue
-            self._tools[name] = (extension, tool)
-        extension.lives.budget.inform(self.delegate.registered)
+            if (owner := self._longer(extension, name)) is None:
+                self._tools[name] = (extension, tool)
+            else:
+                lost.append(f"its tool {tool.name!r} is not taken: the name belongs to {owner}")
+        before, self._lost[extension.name] = self._lost.get(extension.name, []), lost[:_MOST_CLASHES]
+        for clash in self._lost[extension.name]:
+            if clash not in before:
+                _log.warning("%s: %s", extension.name, clash)
+
+    def _table_around(self, name: str) -> None:
+        """An extension has come or gone: those whose names begin its own may have lost tools, or have them again."""
+        for extension in self._extensions.values():
+            if name.startswith(f"{extension.name}."):
+                self._table(extension)
+                extension.lives.budget.inform(self.delegate.registered)
+
+    def _longer(self, extension: Extension, tool: str) -> str | None:
+        """The extension that a tool's full name belongs to instead: names have dots, and the longest one counts."""
+        others = (name for name in self._extensions if len(name) > len(extension.name) and tool.startswith(f"{name}."))
+        return max(others, key=len, default=None)
+
+    def _clashes(self, extension: Extension) -> Iterator[str]:
+        """What an extension registers and does not get."""
+        yield from self._lost.get(extension.name, ())
+        yield from map(str, self._claims.clashes(extension.name))
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -264,16 +314,29 @@ class Host:
         return [
             HostTool(name, extension.name, tool.description, tool.parameters, tool.deferred)
             for name, (extension, tool) in sorted(self._tools.items())
-            if (self._allowed is None or name in self._allowed) and (self._active is None or name in self._active)
+            if self._is_offered(extension, name)
         ]
 
+    def _is_allowed(self, name: str) -> bool:
+        return self._allowed is None or name in self._allowed
+
+    def _is_offered(self, extension: Extension, name: str) -> bool:
+        active = self._active.get(extension.name)
+        return self._is_allowed(name) and (active is None or name in active)
+
     def registrations(self, extension: str) -> messages.Registrations:
-        """All that an extension contributes, as far as it is granted."""
-        return self._extension(extension).contributions.registrations
+        """All that an extension contributes, as far as it is granted, and as far as no other had the name first."""
+        return self._claims.own(extension, self._extension(extension).contributions.registrations)
 
     def status(self) -> list[Status]:
         """How each extension is, those that could not be loaded included."""
-        return [extension.lives.status() for extension in self._extensions.values()]
+        return [
+            attrs.evolve(
+                extension.lives.status(),
+                notes=(*extension.notes, *itertools.islice(self._clashes(extension), _MOST_CLASHES)),
+            )
+            for extension in self._extensions.values()
+        ]
 
     async def ask(
         self, extension: str, method: str, params: Mapping[str, Any], *, timeout: float | None = COMMAND_TIMEOUT
@@ -321,6 +384,37 @@ class Host:
             tool.name, dict(arguments or {}), f"call-{next(self._calls)}", on_update, timeout
         )
 
+    async def use_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        on_update: OnUpdate | None = None,
+        timeout: float | None = TOOL_TIMEOUT,
+    ) -> messages.ToolExecuteResult:
+        """Call a tool as an agent does for its model: with the hooks and the events around it.
+
+        The hooks ``tool_call``, the call, the hooks ``tool_result``; the events ``tool_execution_start``, ``_update``
+        and ``_end``. What goes wrong is a result with ``is_error``, which the model can read: a call that was blocked
+        says by which extension and why, and has ``verdict``, ``by`` and ``reason`` in its details.
+
+        Args:
+            name: The tool's full name, one of those that a model has.
+            arguments: Its arguments.
+            on_update: Told how far it is.
+            timeout: Seconds until the call is given up; hooks have their own.
+        """
+        entry = self._tools.get(name)
+        if entry is None or not self._is_offered(entry[0], name):
+            return messages.ToolExecuteResult(f"there is no tool {name!r}", is_error=True)
+        extension, tool = entry
+        call_id = f"call-{next(self._calls)}"
+
+        async def call(arguments: dict[str, Any], updated: OnUpdate) -> messages.ToolExecuteResult:
+            return await extension.calls.tool(tool.name, arguments, call_id, updated, timeout)
+
+        return await rounds.go(self, call, call_id, name, dict(arguments or {}), on_update)
+
     async def run_command(
         self,
         name: str,
@@ -331,8 +425,14 @@ class Host:
     ) -> str | None:
         """Run a slash command; what it shows.
 
+        Args:
+            name: The command.
+            arguments: Its arguments.
+            extension: Whose it is; by default the one's that had it first.
+            timeout: Seconds until it is given up.
+
         Raises:
-            InvalidParams: There is no such command, or several have one and ``extension`` does not say whose.
+            InvalidParams: There is no such command.
         """
         owner = self._commander(name, extension)
         params = {"command": name, "context": owner.lives.context, "arguments": dict(arguments or {})}
@@ -351,18 +451,11 @@ class Host:
         return result.completions
 
     def _commander(self, name: str, extension: str | None) -> Extension:
-        found = [
-            one
-            for one in self._extensions.values()
-            if extension in (None, one.name)
-            and any(command.name == name for command in one.contributions.registrations.commands)
-        ]
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            known = [c.name for one in self._extensions.values() for c in one.contributions.registrations.commands]
+        owner = self._extensions.get(extension or self._claims.owner("command", name) or "")
+        if owner is None or all(command.name != name for command in owner.contributions.registrations.commands):
+            known = {c.name for one in self._extensions.values() for c in one.contributions.registrations.commands}
             raise InvalidParams(f"no command {name!r}", data={"known": sorted(known)})
-        raise InvalidParams(f"several extensions have a command {name!r}", data={"extensions": [e.name for e in found]})
+        return owner
 
     # -- hooks and events ----------------------------------------------------------------------------------------------
 
@@ -394,8 +487,12 @@ class Host:
         """
         said, size = self._payload(payload)
         for extension in self._extensions.values():
-            if event in extension.contributions.registrations.subscriptions:
-                extension.tell(event, said, size)
+            self._tell(extension, event, said, size)
+
+    @staticmethod
+    def _tell(extension: Extension, event: str, said: Any, size: int) -> None:
+        if event in extension.contributions.registrations.subscriptions:
+            extension.tell(event, said, size)
 
     def publish(self, sender: str, topic: str, payload: dict[str, Any]) -> None:
         """Publish on the bus: all extensions but ``sender`` that listen to it are told."""
@@ -403,22 +500,32 @@ class Host:
         budget = self._extensions[sender].lives.budget if sender in self._extensions else Budget(sender, Neighbours())
         for extension in self._extensions.values():
             if extension.name != sender and "bus/event" in extension.contributions.registrations.subscriptions:
-                extension.tell("bus/event", said, size)
+                self._tell(extension, "bus/event", said, size)
                 budget.charge(_TELLING + size * _TELLING_BYTE)
         budget.inform(self.delegate.published, topic, payload)
 
-    def press_key(self, widget: str, key: str) -> None:
-        """Tell an extension of a key: ``widget`` is the id of a widget that it has shown, or its own name.
+    def press_key(self, widget: str, key: str, *, extension: str | None = None) -> None:
+        """Tell an extension of a key that was pressed in its widget.
+
+        Args:
+            widget: The widget's id, which another extension may use, too; or the name of an extension.
+            key: The key.
+            extension: Whose widget it is. Without it: the extension of this name, else the one that showed it first.
 
         Raises:
-            InvalidParams: No extension has shown such a widget, and none has this name.
+            InvalidParams: There is no such widget, and no extension of this name.
         """
-        owner = self._widgets.get(widget)
-        payload = {"key": key} if owner is None else {"widget_id": widget, "key": key}
-        extension = self._extensions.get(widget if owner is None else owner)
-        if extension is None:
-            raise InvalidParams(f"no widget and no extension {widget!r}", data={"widgets": sorted(self._widgets)})
-        extension.tell("widget/key", payload)
+        owner = extension or (widget if widget in self._extensions else self._first_with(widget))
+        told = self._extensions.get(owner or "")
+        is_shown = widget in self._widgets.get(owner or "", ())
+        if told is None or not (is_shown or owner == widget):
+            known = sorted({one for widgets in self._widgets.values() for one in widgets})
+            raise InvalidParams(f"no widget and no extension {widget!r}", data={"widgets": known})
+        told.tell("widget/key", {"widget_id": widget, "key": key} if is_shown else {"key": key})
+
+    def _first_with(self, widget: str) -> str | None:
+        owners = [owner for owner, widgets in self._widgets.items() if widget in widgets]
+        return min(owners, key=lambda owner: self._widgets[owner][widget], default=None)
 
     @staticmethod
     def _payload(payload: Mapping[str, Any] | None) -> tuple[Any, int]:
@@ -471,9 +578,9 @@ class Host:
         return credentials
 
     def _provider(self, name: str) -> Extension:
-        for extension in self._extensions.values():
-            if any(provider.name == name for provider in extension.contributions.registrations.providers):
-                return extension
+        owner = self._extensions.get(self._claims.owner("provider", name) or "")
+        if owner is not None:
+            return owner
         known = [p.name for one in self._extensions.values() for p in one.contributions.registrations.providers]
         raise InvalidParams(f"no provider {name!r}", data={"known": sorted(known)})
 
@@ -485,7 +592,7 @@ class Host:
 
     async def list_tasks(self, extension: str, *, timeout: float | None = COMMAND_TIMEOUT) -> list[messages.TaskHealth]:
         """Ask an extension for its background tasks, including those that :meth:`tasks` does not know yet."""
-        if not self.registrations(extension).tasks:
+        if not self._extension(extension).contributions.registrations.tasks:
             return []
         return await self._extension(extension).tasks.list_all(timeout)
 
@@ -503,22 +610,26 @@ class Host:
         return await self._extension(extension).tasks.start(params)
 
     async def stop_task(self, extension: str, task_id: str, *, timeout: float | None = None) -> messages.TaskHealth:
-        """Stop a background task, and wait until it has ended."""
+        """Stop a background task, and wait until it has ended. Where that fails, it is wanted as before."""
         return await self._extension(extension).tasks.stop(task_id, timeout)
 
     # -- what extensions ask -------------------------------------------------------------------------------------------
 
     def owns_widget(self, extension: str, widget_id: str) -> None:
-        """Keys pressed in this widget are the extension's from now on."""
-        self._widgets.pop(widget_id, None)
-        self._widgets[widget_id] = extension
-        if len(self._widgets) > _MOST_WIDGETS:
-            del self._widgets[next(iter(self._widgets))]
+        """An extension has shown a widget, whose keys are its own."""
+        if extension not in self._extensions:  # it was unloaded meanwhile
+            return
+        widgets = self._widgets.setdefault(extension, {})
+        widgets[widget_id] = widgets.pop(widget_id, 0) or next(self._shown)
+        if len(widgets) > _MOST_WIDGETS:
+            del widgets[next(iter(widgets))]
 
-    def set_active(self, names: list[str]) -> list[str]:
-        """Make these tools the active ones; those that there are, and that are allowed."""
-        active = [name for name in names if name in self._tools and (self._allowed is None or name in self._allowed)]
-        self._active = frozenset(active)
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
+        """Make these tools of an extension the active ones; those that it has, and that are allowed."""
+        own = {name for name, (owner, _) in self._tools.items() if owner.name == extension and self._is_allowed(name)}
+        active = [name for name in names if name in own]
+        if extension in self._extensions:
+            self._active[extension] = frozenset(active)
         return active
 
     def _extension(self, name: str) -> Extension:

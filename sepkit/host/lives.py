@@ -66,6 +66,8 @@ class Status:
     """For how long its pipe was not read, so that its neighbours were."""
     counts: Mapping[str, int] = attrs.field(factory=dict)
     """What was shed, refused, or said only once, by what it was."""
+    notes: tuple[str, ...] = ()
+    """What else is worth knowing: what was not taken of it, and why; whose names it wants; what it does not answer."""
 
 
 class Lifecycle(Protocol):

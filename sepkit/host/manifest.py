@@ -30,7 +30,8 @@ INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TER
 GROUPS: Final = ("tools", "commands", "ui", "exec", "kv", "bus", "session", "providers")
 
 _ENV: Final = re.compile(r"\$\{env:([^}]*)\}")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_MOST_HOOK_TIMEOUT_MS: Final = 600_000
 _MOST_BYTES: Final = 32 * 1024  # tomllib takes quadratic time for a key with many dots: seconds at this size
 
 
@@ -62,10 +63,16 @@ class Capabilities:
     bus: bool = False
     session: bool = False
     providers: bool = False
+    hooks: bool | list[str] | None = None
+    """The hooks that it may intercept; None and True are all of them, [] and False none."""
 
     def grants(self) -> dict[str, bool]:
         """Each group, and whether it is granted."""
         return {group: getattr(self, group) for group in GROUPS}
+
+    def may_intercept(self, hook: str) -> bool:
+        """Whether it may have this hook."""
+        return hook in self.hooks if isinstance(self.hooks, list) else self.hooks is not False
 
 
 @frozen
@@ -87,7 +94,7 @@ class _File:
     version: str
     run: Run
     protocol: Annotated[int, Bounds(ge=1)] = PROTOCOL_VERSION
-    hook_timeout_ms: Annotated[int, Bounds(ge=1)] | None = None
+    hook_timeout_ms: Annotated[int, Bounds(ge=1, le=_MOST_HOOK_TIMEOUT_MS)] | None = None
     disabled: bool = False
     capabilities: Capabilities = field(factory=Capabilities)
     resources: dict[str, Any] = field(factory=dict)
@@ -338,7 +345,9 @@ def _faults(data: Mapping[str, Any]) -> list[Fault]:
     faults = []
     name, run = data.get("name"), data.get("run")
     if isinstance(name, str) and not _NAME.fullmatch(name):
-        faults.append(Fault("$.name", "letters, digits, '-', '_' and '.', the first a letter or digit", repr(name)))
+        faults.append(
+            Fault("$.name", "letters, digits, '-', '_' and '.', at most 128, the first a letter or digit", repr(name))
+        )
     if not isinstance(run, dict):
         return faults
     args, env = run.get("args"), run.get("env")

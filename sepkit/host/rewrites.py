@@ -1,4 +1,4 @@
-"""Whether a ``tool_call`` hook may rewrite a call: of its own tool only, and with arguments that fit the tool's schema.
+"""What a hook may make of its input: the same shape; of a call to its own tool, arguments that fit the tool's schema.
 
 Extensions write these schemas: the check reads no file and no address, and what it costs is bounded.
 
@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
+from sepkit.errors import InvalidData
 from sepkit.host.extension import Extension
-from sepkit.wire.messages import ToolRegistration
+from sepkit.wire.converter import structure
+from sepkit.wire.faults import json_type
+from sepkit.wire.messages import HOOK_INPUTS, ToolRegistration
 
 _MOST_PARTS: Final = 5_000
 """So many parts a schema may have, with what each ``$ref`` points to in its place. The library follows references on
@@ -62,6 +65,39 @@ def refusal(
     if owner.name != extension:  # names have dots: `a.b.c` may be a tool of `a.b` as well as of `a`
         return f"{after['tool']!r} is a tool of {owner.name}"
     return faults(tool.parameters, after["arguments"])
+
+
+def misshapen(hook: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """Why what a hook has made of its input is not of the input's shape; None where it is.
+
+    The shape of an input that the protocol leaves to the host is that of ``before``: its fields, each of its JSON type.
+    """
+    known = HOOK_INPUTS.get(hook)
+    is_known = known is not None and _fault(before, known) is None
+    if is_known and (fault := _fault(after, known)) is not None:
+        return fault
+    if not is_known and (missing := [name for name in before if name not in after]):
+        return f"it leaves out {', '.join(map(repr, missing[:10]))}"
+    for name, was in before.items():
+        became = after.get(name)
+        if was is None or (became is None and is_known):  # a field that may be absent
+            continue
+        if _kind(became) != _kind(was):
+            return f"{name!r} is {_kind(was)} in the input, and {_kind(became)} in it"
+    return None
+
+
+def _fault(value: dict[str, Any], shape: Any) -> str | None:
+    try:
+        structure(value, shape)
+    except InvalidData as error:
+        return str(error)
+    return None
+
+
+def _kind(value: object) -> str:
+    kind = json_type(value)
+    return "number" if kind == "integer" else kind
 
 
 def faults(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:

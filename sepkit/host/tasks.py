@@ -14,11 +14,13 @@ from typing import Final
 from attrs import evolve
 
 from sepkit.capabilities.delegate import Delegate
-from sepkit.errors import SepkitError
+from sepkit.capabilities.names import PLAIN_RULE, is_plain, quoted
+from sepkit.errors import InternalError, SepkitError
 from sepkit.host.budget import short
 from sepkit.host.kept import Kept
 from sepkit.host.life import fitted
 from sepkit.host.lives import Lives
+from sepkit.host.notes import Notes
 from sepkit.wire import messages, methods
 from sepkit.wire.writing import unstructure
 
@@ -38,13 +40,15 @@ class ExtensionTasks:
     Args:
         lives: Its lives, of which the present one is asked.
         delegate: Told of each change.
+        notes: Told of what is not taken.
     """
 
-    def __init__(self, lives: Lives, delegate: Delegate) -> None:
+    def __init__(self, lives: Lives, delegate: Delegate, notes: Notes) -> None:
         self.known: Kept[str, messages.TaskHealth] = lives.budget.table("tasks", _MOST_TASKS, _MOST_BYTES)
         """Those that it has told of, by id; at most 20,000, and 8 MiB."""
         self._lives = lives
         self._delegate = delegate
+        self._notes = notes
         self._wanted: dict[str, messages.TaskStartParams] = {}  # started by the host, and to come back
         # When the extension told that they have ended.
         self._ended: Kept[str, float] = lives.budget.table("ended tasks", _MOST_TASKS, _MOST_BYTES)
@@ -55,6 +59,7 @@ class ExtensionTasks:
         asked = asyncio.get_running_loop().time()
         answer = await self._lives.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
         health: messages.TaskHealth = fitted(self._lives.name, answer, messages.TaskHealth)
+        self._check_id(params.task_id, health)
         if self._ended.get(health.task_id, 0.0) < asked:  # an earlier start; but this one may have ended already
             self._ended.pop(health.task_id, None)
         self._wanted[health.task_id] = evolve(params, task_id=health.task_id)
@@ -62,28 +67,45 @@ class ExtensionTasks:
         return health
 
     async def stop(self, task_id: str, timeout: float | None = None) -> messages.TaskHealth:
-        """Stop a task, and wait until it has ended."""
-        self._wanted.pop(task_id, None)
-        self._ended.pop(task_id, None)
+        """Stop a task, and wait until it has ended. Where that fails, the task is wanted as before."""
+        wanted = self._wanted.get(task_id)
         answer = await self._lives.ask(methods.TASK_STOP, {"task_id": task_id}, timeout)
         health: messages.TaskHealth = fitted(self._lives.name, answer, messages.TaskHealth)
-        self.known[task_id] = health
+        self._check_id(task_id, health)
+        if self._wanted.get(task_id) is wanted:  # else it was started again meanwhile
+            self._wanted.pop(task_id, None)
+            self._ended.pop(task_id, None)
+            self.known[task_id] = health
         return health
 
     async def list_all(self, timeout: float | None = None) -> list[messages.TaskHealth]:
         """Ask for all tasks, those that wait for their first turn included."""
         answer = await self._lives.ask(methods.TASK_LIST, {}, timeout)
         listed: messages.TaskListResult = fitted(self._lives.name, answer, messages.TaskListResult)
-        self.known.update({task.task_id: task for task in listed.tasks})
-        return listed.tasks
+        tasks = [task for task in listed.tasks if self._is_told(task)]
+        self.known.update({task.task_id: task for task in tasks})
+        return tasks
 
     def told(self, task: messages.TaskHealth) -> None:
         """A task has begun, ended, or reported how it is. An orderly end of the process tells of their ends, too."""
+        if not self._is_told(task):
+            return
         self.known[task.task_id] = task
         self._ended.pop(task.task_id, None)
         if task.status not in _RUNNING:
             self._ended[task.task_id] = asyncio.get_running_loop().time()
         self._lives.budget.inform(self._delegate.task_changed, task)
+
+    def _is_told(self, task: messages.TaskHealth) -> bool:
+        """Whether it has a name that can be shown. Its id may hold what is the name of a user elsewhere."""
+        if not is_plain(task.name):
+            self._notes.say(f"its task {quoted(task.name)} is not told: its name must be {PLAIN_RULE}")
+            return False
+        return True
+
+    def _check_id(self, asked: str | None, health: messages.TaskHealth) -> None:
+        if asked is not None and health.task_id != asked:
+            raise InternalError(f"{self._lives.name} was asked about {asked!r}, and tells of {quoted(health.task_id)}")
 
     # -- over the lives of the extension -------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class Kept:
     def owns_widget(self, extension: str, widget_id: str) -> None:
         """Nothing to note: there is one extension, and all keys go to it."""
 
-    def set_active(self, names: list[str]) -> list[str]:
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
         """Make these tools the active ones, as far as they are allowed."""
         allowed = self._allowed_tools
         self._seen.active_tools[:] = [name for name in names if allowed is None or name in allowed]

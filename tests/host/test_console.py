@@ -16,7 +16,7 @@ import pytest
 
 from sepkit import render
 from sepkit.errors import NoUI
-from sepkit.host.console import Console, plain
+from sepkit.host.console import READING_TIME, Console, plain
 from sepkit.wire import messages
 
 APP = """
@@ -119,8 +119,8 @@ def test_without_a_terminal_nothing_is_asked_and_lines_are_plain(folder: Path) -
         check=False,
     )
     assert done.returncode == 1
-    shown = ["[ 50%] looking", "app: # Shop", "app: open", "app: warn: hello [b]you[/b]"]
-    assert done.stderr.splitlines()[:6] == [*shown, "what  how many", "pear  3"]
+    shown = ["app: [ 50%] looking", "app: # Shop", "app: open", "app: warn: hello [b]you[/b]"]
+    assert done.stderr.splitlines()[:6] == [*shown, "app: what  how many", "  pear  3"]
     assert "\x1b" not in done.stderr
 
 
@@ -166,13 +166,18 @@ def test_one_question_at_a_time() -> None:
 
 
 def test_an_answer_belongs_to_the_question_that_is_shown() -> None:
-    """A question that is withdrawn (its extension has died) takes nobody's answer; no old answer is the next's."""
+    """A question that is withdrawn (its extension has died) takes no answer; no old answer is the next one's.
+
+    The next one takes nothing for half a second: the person may be about to answer the one that is gone.
+    """
     ours, theirs = pty.openpty()
+    now = 0.0
 
     async def ask() -> list[object]:
+        nonlocal now
         with os.fdopen(theirs, encoding="utf-8", closefd=False) as stdin:
             shown = io.StringIO()
-            console = Console(stdin=stdin, stderr=shown)
+            console = Console(stdin=stdin, stderr=shown, clock=lambda: now)
 
             async def until_shown(text: str) -> None:
                 async with asyncio.timeout(20):
@@ -185,9 +190,18 @@ def test_an_answer_belongs_to_the_question_that_is_shown() -> None:
                 asked.cancel()
                 await asyncio.wait([asked])
 
-            async def answered(number: int, answer: str) -> object:
+            async def answered(number: int, answer: str, *, too_soon: str = "") -> object:
+                nonlocal now
                 asked = asyncio.create_task(console.ui("two", messages.ConfirmRequest(prompt=f"Asked {number}?")))
                 await until_shown(f"Asked {number}?")
+                if too_soon:
+                    now += READING_TIME - 0.1
+                    reading = console._typing
+                    os.write(ours, too_soon.encode() + b"\n")
+                    async with asyncio.timeout(20):
+                        while console._typing is reading:
+                            await asyncio.sleep(0.001)
+                now += READING_TIME
                 os.write(ours, answer.encode() + b"\n")
                 return (await asyncio.wait_for(asked, 20)).confirmed
 
@@ -195,13 +209,18 @@ def test_an_answer_belongs_to_the_question_that_is_shown() -> None:
             found = [await answered(1, "y")]
             await withdraw(2)
             os.write(ours, b"n\n")  # typed when nobody asks any more
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(20):
+                while not (console._typing is not None and console._typing.done()):
+                    await asyncio.sleep(0.001)
+            now += 0.1
             found += [await answered(2, "y"), await answered(3, "n")]
-            assert shown.getvalue().count("(withdrawn)") == 2
+            await withdraw(3)
+            found += [await answered(4, "y", too_soon="n")]
+            assert shown.getvalue().count("(withdrawn)") == 3
             return found
 
     try:
-        assert asyncio.run(ask()) == [True, True, False]
+        assert asyncio.run(ask()) == [True, True, False, True]
     finally:
         os.close(ours)
         os.close(theirs)

@@ -258,17 +258,17 @@ def test_each_extension_sees_what_the_one_before_made_of_it(tmp_path: Path) -> N
             "d": {"action": "modify", "patch": {"never": "seen"}},
             "c": {"action": "block", "reason": "enough"},
             "b": {"action": "continue"},
-            "a": {"action": "modify", "patch": {"text": "changed"}},
+            "a": {"action": "modify", "patch": {"text": "changed", "more": 1}},
         }
         async with Host(store=tmp_path / "kv") as host:
             found = [extension(name, tmp_path, "input", answer) for name, answer in answers.items()]
             assert await host.load(found) == []
             folded = await host.run_hook("input", {"text": "said", "more": 1})
             assert (folded.verdict, folded.by, folded.reason) == ("denied", "c", "enough")
-            assert folded.value == {"text": "changed"}
+            assert folded.value == {"text": "changed", "more": 1}
             assert await inputs_of(host, "a") == [{"text": "said", "more": 1}]
-            assert await inputs_of(host, "b") == [{"text": "changed"}]
-            assert await inputs_of(host, "c") == [{"text": "changed"}]
+            assert await inputs_of(host, "b") == [{"text": "changed", "more": 1}]
+            assert await inputs_of(host, "c") == [{"text": "changed", "more": 1}]
             assert await inputs_of(host, "d") == []
 
     asyncio.run(main())

@@ -328,7 +328,7 @@ def test_all_of_the_surface(loop_kind: LoopKind, tmp_path: Path) -> None:
                 host.complete("nope", "m", [])
 
             await host.call_tool("full.learn")
-            host.set_active(["full.learned", "full.say"])
+            host.set_active("full", ["full.learned", "full.say"])
             assert "full.learned" in [tool.name for tool in host.tools()]
             assert (await host.call_tool("full.learned")).content == "learned"
             (status,) = host.status()

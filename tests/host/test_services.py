@@ -131,7 +131,7 @@ class Setup:
     def owns_widget(self, extension: str, widget_id: str) -> None:
         self.widgets[widget_id] = extension
 
-    def set_active(self, names: list[str]) -> list[str]:
+    def set_active(self, extension: str, names: list[str]) -> list[str]:
         self.active.append(names)
         return names[:1]
 
@@ -240,7 +240,7 @@ def test_no_answer_piles_up_for_who_does_not_read_it(method: str, run: Run) -> N
                 return [large("kv/list")]
 
             setup.store.keys = keys  # type: ignore[method-assign,assignment]
-            setup.set_active = lambda names: [large("tools/set_active")]  # type: ignore[method-assign]
+            setup.set_active = lambda extension, names: [large("tools/set_active")]  # type: ignore[method-assign]
             setup.pipe.pause_reading()
             asked = [asyncio.ensure_future(setup.ask(method, **right(ASKED[method][1]))) for _ in range(200)]
             await asyncio.sleep(0.1)
@@ -569,14 +569,13 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
         def widget(name: object, body: object) -> dict[str, Any]:
             return {"kind": "widget", "widget_id": name, "body": body, "keybindings": []}
 
-        inner = widget("in a body", {"kind": "markdown", "text": ""})
-        stack = {"kind": "stack", "children": [widget("in a stack", inner), {"kind": "markdown"}, None, 7]}
+        inner = widget("in-a-body", {"kind": "markdown", "text": ""})
+        stack = {"kind": "stack", "children": [widget("in-a-stack", inner), {"kind": "hologram", "children": [None]}]}
         async with Setup() as setup:
             await setup.ask("ui/request", kind="set_widget", widget=widget("outer", stack))
-            assert setup.widgets == dict.fromkeys(["outer", "in a stack", "in a body"], "ext")
+            assert setup.widgets == dict.fromkeys(["outer", "in-a-stack", "in-a-body"], "ext")
             odd = widget(7, [])
-            odd["children"] = "none"
-            await setup.ask("ui/request", kind="set_widget", widget=odd)
+            assert await setup.code("ui/request", kind="set_widget", widget=odd) == -32602
             assert len(setup.widgets) == 3
 
         async def refuse() -> None:
@@ -585,7 +584,8 @@ def test_the_keys_of_a_widget_are_its_extensions_once_it_is_shown(run: Run) -> N
         delegate = Everything()
         delegate.work = refuse
         async with Setup(delegate) as setup:
-            assert await setup.code("ui/request", kind="set_widget", widget=widget("refused", {})) == -32001
+            refused = widget("refused", {"kind": "markdown", "text": ""})
+            assert await setup.code("ui/request", kind="set_widget", widget=refused) == -32001
             assert setup.widgets == {}
 
     run(main())
@@ -782,12 +782,13 @@ def test_the_active_tools_are_clamped_and_never_widened(
     Source: docs/protocol.md, section 4.
     """
     host = Host(store=KvStore(), active_tools=allowed)
+    host._extensions = {"ext": cast(Any, SimpleNamespace(name="ext"))}
     tool = messages.ToolRegistration("t", "", {})
     host._tools = {name: (cast(Any, SimpleNamespace(name="ext")), tool) for name in ("ext.a", "ext.b")}
-    assert host.set_active(wanted) == active
+    assert host.set_active("ext", wanted) == active
     assert [tool.name for tool in host.tools()] == active
     every = ["ext.a", "ext.b"] if allowed is None else ["ext.a"]
-    assert host.set_active(["ext.a", "ext.b"]) == every
+    assert host.set_active("ext", ["ext.a", "ext.b"]) == every
 
 
 # -- what the program raises -------------------------------------------------------------------------------------------
