@@ -45,7 +45,7 @@ _ACTIVE: Final = 0.25  # seconds for which an extension counts as active after i
 _MOMENT: Final = 1.0  # seconds without a release, after which an extension is read again although too much waits
 _POLL: Final = 0.01
 _REQUEST: Final = 50e-6  # seconds of work that a request costs after its first step
-_LONGEST_TEXT: Final = 1000  # characters of a text of an extension's that go into a log line or an error
+_LONGEST_TEXT: Final = 5_000  # characters of an extension's text in a log line or an error; a death has 20 lines of 200
 
 _MEMBER: Final = 64  # bytes that a value takes besides its text, where it stands in an array or an object
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})

@@ -317,13 +317,19 @@ def test_of_the_models_of_all_providers_5000_are_taken() -> None:
     on("uvloop", test)
 
 
-@flooded(flooder("flooder", '(note("registry/update", {"flags": [f"{n}" * 2**18]}) for n in range(100))'))
+@flooded(
+    flooder(
+        "flooder",
+        '(note("registry/update", {"tools": [{**TOOLS[0], "name": f"t{n}", "description": "x" * 2**18}]})'
+        " for n in range(100))",
+    )
+)
 async def test_what_it_tells_before_the_handshake_is_bounded_in_bytes(it: Flooded) -> None:
     """Of 100 updates of 256 KiB and more the last 4 MiB count."""
-    flags = it.host.registrations("flooder").flags
-    assert 4 <= len(flags) <= 16
-    assert flags[-1].startswith("9999")
-    assert it.status().counts["shed early"] == 100 - len(flags)
+    tools = [tool for tool in it.host.registrations("flooder").tools if tool.name.startswith("t")]
+    assert 4 <= len(tools) <= 16
+    assert tools[-1].name == "t99"
+    assert it.status().counts["shed early"] == 100 - len(tools)
 
 
 @flooded()
@@ -526,7 +532,7 @@ async def test_a_neighbour_is_answered_in_between_whatever_lines_come(it: Floode
             await it.host.call_tool("good.echo", {"text": "x"})
             calls += 1
         await sending
-        assert calls > 3, line
+        assert calls > 1, line
         assert it.status().waited > before
     assert it.logged.count("refused a line") == 1
     assert it.status("good").waited < 0.1
