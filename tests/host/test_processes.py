@@ -769,7 +769,7 @@ def test_the_count_of_restarts_begins_anew_after_a_healthy_life() -> None:
     """The count of restarts is reset by uptime, and ``failed`` can be left."""
 
     async def main() -> None:
-        async with hosting(restart_delays=(0.01, 0.02), healthy_after=0.5) as host:
+        async with hosting(restart_delays=(0.01, 0.02), healthy_after=2.0) as host:
             await load(host, ill())
 
             async def die() -> None:
@@ -782,7 +782,7 @@ def test_the_count_of_restarts_begins_anew_after_a_healthy_life() -> None:
             await die()
             await die()
             assert host.status()[0].restarts == 2
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2.1)
             await die()
             assert (host.status()[0].restarts, host.status()[0].state) == (1, "ready")
             await die()

@@ -270,6 +270,9 @@ def test_nothing_is_worked_on_for_who_does_not_read_its_answers(method: str, run
                 asyncio.ensure_future(setup.extension.request(method, right(ASKED[method][1]))) for _ in range(1100)
             ]
             pong = asyncio.ensure_future(setup.ask("ping"))
+            async with asyncio.timeout(20):
+                while setup.services._serving < 1024:
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
             assert worked == 0
             assert setup.services._serving == 1024
