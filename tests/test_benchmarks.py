@@ -35,8 +35,7 @@ def test_the_start_is_measured_beside_the_imports_alone(tmp_path: Path) -> None:
         assert row["wall"]["median"] > 0
         assert row["cpu"]["median"] > 0
     assert rows["imports alone"]["cpu"]["ratio"] == 1
-    for name in results["missing"]:
-        assert f"left out: {', '.join(results['missing'])}" in shown, name
+    assert f"left out: {', '.join(results['missing'])}" in shown
 
 
 def test_many_tools_are_measured_by_their_number(tmp_path: Path) -> None:
@@ -45,4 +44,4 @@ def test_many_tools_are_measured_by_their_number(tmp_path: Path) -> None:
     assert "tools" in shown
     (row,) = results["tools"]
     assert row["tools"] == 10
-    assert row["calls"] > 0
+    assert row["calls/s"] > 0
