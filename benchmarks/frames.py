@@ -1,7 +1,8 @@
 """The path of a line in memory, without pipes and handlers: split, decode, encode; by size and by batch.
 
-Measured by pyperf, in processes of its own; its options are this program's (``--fast``, ``-o FILE``, …). Beside each
-step there is what it cannot do without: ``bytes.split``, ``orjson.loads``, ``orjson.dumps``.
+Measured by pyperf, in processes of its own; its options are this program's (``--fast``, ``-o FILE``, …), and ``--only
+WORD`` takes those steps alone whose names end so. Beside each step there is what it cannot do without: ``bytes.split``,
+``orjson.loads``, ``orjson.dumps``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -28,20 +30,35 @@ def main() -> None:
     if find_spec("pyperf") is None:  # mypy must not need what may not be installed
         print("pyperf is not installed: nothing is measured (pip install 'sepkit[bench]')")
         return
-    runner = import_module("pyperf").Runner(metadata={f"{name}_version": version(name) or "" for name in OURS})
+    noted = {f"{name}_version": version(name) or "" for name in OURS}
+    runner = import_module("pyperf").Runner(metadata=noted, add_cmdline_args=_for_workers)
+    runner.argparser.add_argument("--only", default="", metavar="WORD")
+    only = runner.parse_args().only
+    for name, step in steps().items():
+        if name.endswith(only):
+            runner.bench_func(name, *step)
+
+
+def steps() -> dict[str, tuple[Any, ...]]:
+    """What is measured: a function, and what it is called with."""
+    found: dict[str, tuple[Any, ...]] = {}
     for batch in BATCHES:
         data = b"".join(map(sep_call, range(batch)))
-        feed = LineSplitter().feed
-        runner.bench_func(f"split {batch}", feed, data, inner_loops=1)
-        runner.bench_func(f"bytes.split {batch}", data.split, b"\n", inner_loops=1)
+        found[f"split, lines: {batch}"] = (LineSplitter().feed, data)
+        found[f"bytes.split, lines: {batch}"] = (data.split, b"\n")
     for size, length in SIZES.items():
         text = "x" * length
         line = sep_call(1, text=text.encode())
         result = {"content": text}
-        runner.bench_func(f"decode {size}", decode, line)
-        runner.bench_func(f"orjson.loads {size}", orjson.loads, line)
-        runner.bench_func(f"encode {size}", encode_result, 1, result)
-        runner.bench_func(f"orjson.dumps {size}", orjson.dumps, {"jsonrpc": "2.0", "id": 1, "result": result})
+        found[f"decode {size}"] = (decode, line)
+        found[f"orjson.loads {size}"] = (orjson.loads, line)
+        found[f"encode {size}"] = (encode_result, 1, result)
+        found[f"orjson.dumps {size}"] = (orjson.dumps, {"jsonrpc": "2.0", "id": 1, "result": result})
+    return found
+
+
+def _for_workers(command: list[str], options: Any) -> None:
+    command += ["--only", options.only]
 
 
 if __name__ == "__main__":
