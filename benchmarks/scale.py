@@ -108,14 +108,14 @@ def _beside(
     return rows
 
 
-def in_flight(rounds: int, most: int) -> Rows:
+def in_flight(rounds: int, most: int, calls: int) -> Rows:
     """Microseconds of CPU time a call."""
 
     def measure(running: Pump, step: int) -> float:
-        calls = running.calls(4_000 if step < 64 else 20_000)
+        frames = running.calls(min(calls, 4_000 if step < 64 else 20_000))
         before = running.cpu()
-        running.run(calls, step)
-        return (running.cpu() - before) / len(calls) * 1e6
+        running.run(frames, step)
+        return (running.cpu() - before) / len(frames) * 1e6
 
     steps = [step for step in IN_FLIGHT if step <= most]
     children, _ = chosen(False, None)
@@ -125,14 +125,14 @@ def in_flight(rounds: int, most: int) -> Rows:
     ]
 
 
-def sleeping(rounds: int, most: int) -> Rows:
+def sleeping(rounds: int, most: int, calls: int) -> Rows:
     """Microseconds of CPU time a call that sleeps."""
 
     def measure(running: Pump, step: int) -> float:
-        calls = running.calls(max(step, SLEEPERS))
+        frames = running.calls(max(step, min(calls, SLEEPERS)))
         before = running.cpu()
-        running.run(calls, step)
-        return (running.cpu() - before) / len(calls) * 1e6
+        running.run(frames, step)
+        return (running.cpu() - before) / len(frames) * 1e6
 
     call = partial(sep_call, tool=b"sleeps")
     children = {
@@ -189,14 +189,20 @@ def memory(calls: int) -> Rows:
 @click.option("--part", "parts", multiple=True, help="Only this; may be repeated.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--most", type=click.IntRange(10), help="No more tools, calls in flight, or KiB than that.")
-@click.option("--calls", default=1_000_000, show_default=True, type=click.IntRange(STEPS), help="For the memory.")
+@click.option(
+    "--calls",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(STEPS),
+    help="For the memory; no more in a round of the others.",
+)
 @json_option
 def main(parts: tuple[str, ...], rounds: int, most: int | None, calls: int, file: str | None) -> None:
     """Measure what it costs to have many."""
     known: dict[str, Callable[[], Rows]] = {
         "tools": lambda: tools(rounds, most or TOOLS[-1]),
-        "in-flight": lambda: in_flight(rounds, most or IN_FLIGHT[-1]),
-        "sleeping": lambda: sleeping(rounds, most or SLEEPING[-1]),
+        "in-flight": lambda: in_flight(rounds, most or IN_FLIGHT[-1], calls),
+        "sleeping": lambda: sleeping(rounds, most or SLEEPING[-1], calls),
         "frames": lambda: frames(rounds, most or SIZES[-1] // KIB),
         "memory": lambda: memory(calls),
     }
