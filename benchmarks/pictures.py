@@ -122,9 +122,8 @@ def _apart(places: list[float]) -> list[float]:
     return [middle - 7, middle + 7] if first <= second else [middle + 7, middle - 7]
 
 
-def power(number: float) -> str:
-    """A number of KiB or of calls, as short as it can be said."""
-    return f"{number / 1024:g}Ki" if number >= 1024 else f"{number:g}"
+def size(kib: float) -> str:
+    return f"{kib / 1024:g} MiB" if kib >= 1024 else f"{kib:g} KiB"
 
 
 def noted(results: dict[str, Any]) -> str:
@@ -153,25 +152,27 @@ def latency(results: dict[str, Any]) -> str:
     return bars("Time of one call, nothing else in flight, p50 (less is better)", rows, "µs", noted(results))
 
 
-def _by_power(rows: Sequence[dict[str, Any]], title: str, unit: str, below: str, note: str) -> str:
+def _by_power(
+    rows: Sequence[dict[str, Any]], title: str, unit: str, below: str, say: Callable[[float], str], note: str
+) -> str:
     """Curves over a logarithmic bottom line: the rows' first column, then the floor's, then ours."""
     place, floor, ours = list(rows[0])[:3]
     found: list[Curve] = [
         (label, [(math.log2(row[place]), row[column]) for row in rows])
         for label, column in ((floor.partition(",")[0], floor), ("sepkit", ours))
     ]
-    ticks = [(math.log2(row[place]), power(row[place])) for row in rows]
+    ticks = [(math.log2(row[place]), say(row[place])) for row in rows]
     return curves(title, found, ticks, unit, below, note)
 
 
 def in_flight(results: dict[str, Any]) -> str:
     title = "CPU time of a call by the number in flight (less is better)"
-    return _by_power(results["in-flight"], title, "µs", "calls in flight", noted(results))
+    return _by_power(results["in-flight"], title, "µs", "calls in flight", "{:,}".format, noted(results))
 
 
 def frames(results: dict[str, Any]) -> str:
     title = "CPU time a MiB by the size of the frame, both ways (less is better)"
-    return _by_power(results["frames"], title, "ms", "KiB of the request, and of its answer", noted(results))
+    return _by_power(results["frames"], title, "ms", "the request, and its answer", size, noted(results))
 
 
 def memory(results: dict[str, Any]) -> str:
