@@ -128,11 +128,8 @@ def size(kib: float) -> str:
 
 def noted(results: dict[str, Any]) -> str:
     machine, python = results["machine"], results["python"]
-    rounds = results["rounds"]
-    return (
-        f"{machine['processor']}, {machine['cores']} cores, shared · Python {python['version']}"
-        f" · medians of {rounds} round{'s' if rounds > 1 else ''}"
-    )
+    taken = f"medians of {results['rounds']} rounds" if results["rounds"] > 1 else "one run"
+    return f"{machine['processor']}, {machine['cores']} cores · Python {python['version']} · {taken}"
 
 
 def throughput(results: dict[str, Any]) -> str:
@@ -159,7 +156,7 @@ def _by_power(
     place, floor, ours = list(rows[0])[:3]
     found: list[Curve] = [
         (label, [(math.log2(row[place]), row[column]) for row in rows])
-        for label, column in ((floor.partition(",")[0], floor), ("sepkit", ours))
+        for label, column in (("bare loop", floor), ("sepkit", ours))
     ]
     ticks = [(math.log2(row[place]), say(row[place])) for row in rows]
     return curves(title, found, ticks, unit, below, note)
@@ -184,7 +181,7 @@ def memory(results: dict[str, Any]) -> str:
     last = rows[-1]["calls"]
     ticks = [(last * share / 4, f"{last * share / 4:,.0f}") for share in range(5)]
     title = f"Resident memory over {last:,} calls (flat is better)"
-    return curves(title, found, ticks, "MiB", "calls answered", noted(results))
+    return curves(title, found, ticks, "MiB", "calls answered", noted({**results, "rounds": 1}))
 
 
 # The picture, the results that it is drawn from, and the part of these that it needs.
