@@ -72,7 +72,8 @@ def version(package: str) -> str | None:
 def as_text(noted: dict[str, Any]) -> str:
     """The same for people, in three lines."""
     machine, python = noted["machine"], noted["python"]
-    optimised = "with" if python["profile-guided"] else "without"
+    # Some builders leave it out of what they note: it may be optimised all the same.
+    optimised = "with" if python["profile-guided"] else "no note of"
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}\n"
         f"Python {python['version']} ({python['compiler']}, {optimised} profile-guided optimisation)\n"
