@@ -30,13 +30,21 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Results as JSON, and the pictures drawn from them, in one folder; for the README's own: RESULTS=benchmarks/results
+RESULTS ?= build/bench
 bench: $(READY)
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/host.py
-	$(BIN)/python benchmarks/tasks.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/floods.py
+	mkdir -p $(RESULTS)
+	rm -f $(RESULTS)/frames.json
+	$(BIN)/python benchmarks/throughput.py --json $(RESULTS)/throughput.json
+	$(BIN)/python benchmarks/latency.py --json $(RESULTS)/latency.json
+	$(BIN)/python benchmarks/startup.py --rounds 9 --json $(RESULTS)/startup.json
+	$(BIN)/python benchmarks/scale.py --rounds 3 --json $(RESULTS)/scale.json
+	$(BIN)/python benchmarks/instructions.py --calls 1024 --json $(RESULTS)/instructions.json
+	$(BIN)/python benchmarks/frames.py --quiet -p 2 -n 2 -w 1 -o $(RESULTS)/frames.json
+	$(BIN)/python benchmarks/host.py --rounds 3 --json $(RESULTS)/host.json
+	$(BIN)/python benchmarks/tasks.py --rounds 3 --json $(RESULTS)/tasks.json
+	$(BIN)/python benchmarks/floods.py --seconds 0.5 --json $(RESULTS)/floods.json
+	$(BIN)/python benchmarks/pictures.py $(RESULTS)
 
 # All the rounds that the suite runs a few of: calls, hostile bytes, a peer that does not read.
 soak: $(READY)

@@ -22,6 +22,9 @@ from typing import Any
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.about import about, json_option, show
 from sepkit.faces.runner import new_loop
 from sepkit.host import Delegate, Host, KvStore, Manifest
 from sepkit.host.manifest import GROUPS, Capabilities, Run
@@ -176,12 +179,12 @@ class Counted(logging.Handler):
 
 
 def in_a_process(kind: str, seconds: float, loop: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--only", kind, "--seconds", str(seconds), "--loop", loop, "--json"]
+    command = [sys.executable, __file__, "--only", kind, "--seconds", str(seconds), "--loop", loop, "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{kind}: {done.stderr}")
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found[0]
+    found: dict[str, Any] = json.loads(done.stdout)["rows"][0]
+    return found
 
 
 HEAD = f"{'kind':46} {'calls':>6} {'longest':>8} {'turn':>7} {'grown':>8} {'logged':>6}   idle: longest, turn"
@@ -199,26 +202,17 @@ def row(found: dict[str, Any]) -> str:
 @click.option("--seconds", default=2.0, show_default=True, help="How long each flood lasts.")
 @click.option("--only", multiple=True, help="Kinds whose names begin so.")
 @click.option("--loop", "loop_kind", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def main(seconds: float, only: tuple[str, ...], loop_kind: Any, as_json: bool) -> None:
+@json_option
+def main(seconds: float, only: tuple[str, ...], loop_kind: Any, file: str | None) -> None:
     """Measure what each kind of flood costs a neighbour."""
-    kinds = [kind for kind in KINDS if not only or kind.startswith(only)]
     if len(only) == 1 and only[0] in KINDS:
         logging.getLogger("sepkit").propagate = False
         with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
-            table = [runner.run(measure(only[0], seconds))]
-        if not as_json:
-            click.echo(f"{HEAD}\n{row(table[0])}")
+            rows = [runner.run(measure(only[0], seconds))]
     else:
-        table = []
-        if not as_json:
-            click.echo(f"Python {sys.version.split()[0]}, {loop_kind}, {seconds:g} s each\n\n{HEAD}")
-        for kind in kinds:
-            table.append(in_a_process(kind, seconds, loop_kind))
-            if not as_json:
-                click.echo(row(table[-1]))
-    if as_json:
-        click.echo(json.dumps(table, indent=2))
+        rows = [in_a_process(kind, seconds, loop_kind) for kind in KINDS if not only or kind.startswith(only)]
+    table = f"{loop_kind}, {seconds:g} s each\n\n{HEAD}\n" + "\n".join(map(row, rows))
+    show({**about(), "loop": loop_kind, "seconds": seconds, "rows": rows}, table, file)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,25 @@
 
 Requests: ``Host.call_tool`` with 1, 64 and 256 in flight, and the reference's ``ExtensionProcess.request``. Events:
 from one dispatch to 1, 10 and 50 processes, until each says that it has heard all. By turns, medians of the rounds.
+CPU time is that of the host alone; at 1 and 256 in flight it is what a call costs the program that hosts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.about import about, json_option, ratios, show, spread
 from sepkit.faces.runner import new_loop
 from sepkit.host import Host, KvStore, Manifest
 from sepkit.host.manifest import Capabilities, Run
@@ -133,11 +136,15 @@ async def events_per_second(
     return bursts * BURST / (time.perf_counter() - began)
 
 
-async def measure(rounds: int, calls: int) -> dict[str, Any]:
+async def measure(rounds: int, calls: int, most: int) -> list[dict[str, Any]]:
     rates: dict[str, dict[str, list[float]]] = {}
+    cpu: dict[str, dict[str, list[float]]] = {}
 
-    def note(what: str, host: str, rate: float) -> None:
-        rates.setdefault(what, {}).setdefault(host, []).append(rate)
+    async def note(what: str, host: str, count: int, running: Awaitable[float]) -> None:
+        before = time.process_time()
+        rates.setdefault(what, {}).setdefault(host, []).append(await running)
+        spent = (time.process_time() - before) / count * 1e6
+        cpu.setdefault(what, {}).setdefault(host, []).append(spent)
 
     async with AsyncExitStack() as stack:
         hosts = {name: await stack.enter_async_context(make(1)) for name, make in HOSTS.items()}
@@ -146,43 +153,57 @@ async def measure(rounds: int, calls: int) -> dict[str, Any]:
         for _ in range(rounds):
             for in_flight in (1, 64, 256):
                 for name, (call, _, _) in hosts.items():
-                    rate = await requests_per_second(call, calls // (5 if in_flight == 1 else 1), in_flight)
-                    note(f"requests/s, {in_flight} in flight", name, rate)
-    for count in (1, 10, 50):
+                    count = calls // (5 if in_flight == 1 else 1)
+                    what = f"requests/s, {in_flight} in flight"
+                    await note(what, name, count, requests_per_second(call, count, in_flight))
+    for children in (count for count in (1, 10, 50) if count <= most):
         async with AsyncExitStack() as stack:
-            hosts = {name: await stack.enter_async_context(make(count)) for name, make in HOSTS.items()}
+            hosts = {name: await stack.enter_async_context(make(children)) for name, make in HOSTS.items()}
+            bursts = max(2, 20 // children)
             for _ in range(rounds):
                 for name, (_, dispatch, heard) in hosts.items():
-                    rate = await events_per_second(dispatch, heard, max(2, 20 // count))
-                    note(f"events/s to {count}", name, rate)
-    return {
-        what: {
-            **{name: statistics.median(found) for name, found in by_host.items()},
-            "ratio": statistics.median(
-                mine / theirs for mine, theirs in zip(by_host["sepkit"], by_host["reference"], strict=True)
-            ),
+                    what = f"events/s to {children}"
+                    await note(what, name, bursts * BURST, events_per_second(dispatch, heard, bursts))
+    return [
+        {
+            "kind": what,
+            **{name: spread(found) for name, found in by_host.items()},
+            **{f"{name}_cpu": spread(found) for name, found in cpu[what].items()},
+            "ratio": ratios(by_host["sepkit"], by_host["reference"]),
         }
         for what, by_host in rates.items()
-    }
+    ]
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--calls", default=20_000, show_default=True, help="Requests in each round; a fifth with 1 in flight.")
+@click.option("--most", default=50, show_default=True, help="No more processes than that.")
 @click.option("--loop", "kind", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def main(rounds: int, calls: int, kind: Any, as_json: bool) -> None:
+@json_option
+def main(rounds: int, calls: int, most: int, kind: Any, file: str | None) -> None:
     """Measure sepkit's host beside the reference host."""
+    missing = [] if find_spec("smooth_operator_core") else ["the reference host (pip install 'sepkit[dev]')"]
+    if missing:
+        raise SystemExit(f"left out, all of it: {missing[0]} is what it is measured beside")
     with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
-        found = runner.run(measure(rounds, calls))
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    python = ".".join(map(str, sys.version_info[:3]))
-    click.echo(f"Python {python}, {kind}, {rounds} rounds, medians\n")
-    click.echo(f"{'':28} {'sepkit':>10} {'reference':>10} {'ratio':>6}")
-    for what, row in found.items():
-        click.echo(f"{what:28} {row['sepkit']:>10,.0f} {row['reference']:>10,.0f} {row['ratio']:>6.2f}")
+        rows = runner.run(measure(rounds, calls, most))
+    result = {
+        **about(("smooai-smooth-operator-core",)),
+        "rounds": rounds,
+        "loop": kind,
+        "missing": missing,
+        "rows": rows,
+    }
+    table = f"{kind}, {rounds} rounds by turns, medians; ratio (least to most)\n\n"
+    table += f"{'':28} {'sepkit':>10} {'CPU each':>10} {'reference':>10} {'CPU each':>10} {'ratio':>22}\n"
+    for row in rows:
+        table += f"{row['kind']:28}"
+        for name in HOSTS:
+            table += f" {row[name]['median']:>10,.0f} {row[f'{name}_cpu']['median']:>7.1f} µs"
+        ratio = row["ratio"]
+        table += f" {ratio['median']:>6.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})\n"
+    show(result, table, file)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ the supervisor does. Each in a fresh process.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.about import about, json_option, show, spread
 
 CHILD = Path(__file__).parent / "children" / "many_tasks.py"
 COUNTS = (100, 1_000, 10_000)
@@ -30,33 +33,31 @@ def run(kind: str, count: int, *options: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def main(rounds: int, as_json: bool) -> None:
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--most", default=COUNTS[-1], show_default=True, type=click.IntRange(COUNTS[0]), help="Not beyond this.")
+@json_option
+def main(rounds: int, most: int, file: str | None) -> None:
     """Measure the supervisor of background tasks."""
     rates: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
-        for count in COUNTS:
+        for count in (count for count in COUNTS if count <= most):
             for kind in KINDS:
                 rates.setdefault((kind, count), []).append(run(kind, count))
     rows = [
         {
             "kind": kind,
             "tasks": count,
-            **{step: statistics.median(one[step] for one in found) for step in STEPS},
+            **{step: spread([one[step] for one in found]) for step in STEPS},
             "bytes": run(kind, count, "--memory")["bytes"],
         }
         for (kind, count), found in sorted(rates.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1]))
     ]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    python = ".".join(map(str, sys.version_info[:3]))
-    click.echo(f"Python {python}, {rounds} rounds, medians; tasks a second\n")
-    click.echo(f"{'':8} {'tasks':>7} {'start':>10} {'report':>10} {'status':>10} {'stop':>10} {'bytes a task':>13}")
+    table = f"{rounds} rounds by turns, medians; tasks a second\n\n"
+    table += f"{'':8} {'tasks':>7} {'start':>10} {'report':>10} {'status':>10} {'stop':>10} {'bytes a task':>13}\n"
     for row in rows:
-        steps = " ".join(f"{row[step]:>10,.0f}" for step in STEPS)
-        click.echo(f"{row['kind']:8} {row['tasks']:>7,} {steps} {row['bytes']:>13,.0f}")
+        steps = " ".join(f"{row[step]['median']:>10,.0f}" for step in STEPS)
+        table += f"{row['kind']:8} {row['tasks']:>7,} {steps} {row['bytes']:>13,.0f}\n"
+    show({**about(), "rounds": rounds, "rows": rows}, table, file)
 
 
 if __name__ == "__main__":
