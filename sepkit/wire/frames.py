@@ -272,6 +272,11 @@ def encode_result(rid: Id, result: object) -> bytes:
         raise EncodeError("$", str(error)) from None
 
 
+def long_result(rid: Id, result: bytes) -> tuple[bytes, bytes, bytes]:
+    """A success response in parts, of which none is a copy of ``result``, which is encoded already."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":' % dumps(rid), result, b"}\n"
+
+
 def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:
     """An error response, line end included. ``data`` is left out where it is None."""
     error: dict[str, object] = {"code": code, "message": sayable(message)}
