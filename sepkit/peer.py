@@ -88,6 +88,8 @@ class _Own:
         self.ended = ended
 
 
+_Answer = bytes | tuple[bytes, ...]
+"""A line, or the parts of a long one."""
 _Request = tuple[frames.Id, str, dict[str, Any], RequestHandler, Route | None]
 _Item = bytes | FrameError | Callable[[], None] | _Own
 """What is taken in, in its order: a line, a step of our own, or a work of our own."""
@@ -95,6 +97,7 @@ _Item = bytes | FrameError | Callable[[], None] | _Own
 _log = OwnLog("sepkit.peer")
 
 _EARLY: Final = 16_384  # bytes of answers that wait for the end of a batch; more of them go at once
+_LONG: Final = 1024 * 1024  # bytes of a result that is not copied into its line
 _TICK: Final = 0.001  # a timer may go off so much too early: uvloop counts in milliseconds
 _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not taken yet; lossy ones are dropped above
 
@@ -235,6 +238,7 @@ class Peer:
         items, pending, inbound, answers = self._items, self._pending, self._inbound, self._answers
         context, pristine = seat.context, seat.pristine
         size = 0
+        answer: _Answer
         while True:  # not `while items`: Python 3.11 warms up at a jump back that has no condition
             if not items:
                 return
@@ -283,11 +287,16 @@ class Peer:
                     result = route.returned(result)
             except BaseException as error:
                 answer = await self._failed(rid, method, params, error, route)
+                size += len(answer)
             else:
                 try:
                     # As encode_result does, without the call of it.
-                    if is_number:
-                        answer = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, unchecked_dumps(result))
+                    body = unchecked_dumps(result)
+                    size += len(body)
+                    if size > _LONG:
+                        answer = frames.long_result(rid, body)
+                    elif is_number:
+                        answer = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, body)
                     else:
                         answer = encode_result(rid, result)
                 except (TypeError, RecursionError, EncodeError) as error:
@@ -297,11 +306,11 @@ class Peer:
                     route.waited()
                 self._answer(rid, answer)
                 return
-            answers.append(answer)
-            size += len(answer)
             if size > _EARLY:
                 size = 0
-                self._send_answers()
+                self._send_answer(answer)
+            else:
+                answers.append(answer)  # type: ignore[arg-type]  # what is in parts is long
             # `seat.is_as_before()`, without a call.
             if (
                 getrefcount(seat.task) != seat.holders
@@ -461,7 +470,7 @@ class Peer:
             self._write(self._encode_exception(rid, method, error))
             return None
 
-    def _answer(self, rid: frames.Id, answer: bytes) -> None:
+    def _answer(self, rid: frames.Id, answer: _Answer) -> None:
         """Write the one answer to a request whose handler has waited, and has ended."""
         self._inbound.pop(rid, None)
         if rid in self._to_cancel:
@@ -469,7 +478,7 @@ class Peer:
             self._to_cancel.discard(rid)
             answer = frames.encode_error(rid, Code.CANCELLED, "cancelled") if self._cancelling.answered else b""
         if answer and not self._loop.is_closed():
-            self._write(answer)
+            self._send_answer(answer)
 
     def _encode_exception(self, rid: frames.Id, method: str, error: BaseException) -> bytes:
         """The one place where an exception becomes an error frame."""
@@ -647,6 +656,15 @@ class Peer:
         if self._answers:  # they come first
             self._send_answers()
         self.transport.write(data)
+
+    def _send_answer(self, answer: _Answer) -> None:
+        """Send an answer now, and before it those that wait."""
+        if self._answers:
+            self._send_answers()
+        if isinstance(answer, tuple):
+            self.transport.write_long(answer)
+        else:
+            self.transport.write(answer)
 
     def _send_answers(self) -> None:
         if self._is_sending:  # a finalizer logs in the middle of it, and would send them twice

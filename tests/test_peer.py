@@ -1867,3 +1867,58 @@ def test_after_many_calls_every_table_is_empty_and_memory_has_not_grown(
 
     with asyncio.Runner(loop_factory=lambda: new_loop(loop_kind)) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "descriptors"])
+def test_a_long_result_is_one_line_among_the_others(run: Run, kind: str) -> None:
+    """Whether its handler has waited or not, with other answers before it and behind it, and cancelled."""
+    text = "é\n" * 1_200_000
+
+    async def at_once(params: dict[str, Any]) -> object:
+        return text
+
+    async def later(params: dict[str, Any]) -> object:
+        await asyncio.sleep(0)
+        return text
+
+    async def stubborn(params: dict[str, Any]) -> object:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return text
+
+    async def main() -> None:
+        routes = {"at_once": at_once, "later": later, "stubborn": stubborn}
+        async with two_peers(there=routes, kind=kind) as (ours, _):
+            cancelled = asyncio.ensure_future(ours.request("stubborn", {}))
+            await turns()
+            asked = ["ping", "at_once", "echo", "later", "at_once", "ping"]
+            answers = asyncio.gather(*(ours.request(method, {"n": n}) for n, method in enumerate(asked)))
+            cancelled.cancel()
+            expected = {"ping": {}, "at_once": text, "later": text}
+            assert await answers == [expected.get(method, {"n": n}) for n, method in enumerate(asked)]
+            await asyncio.wait([cancelled])
+            assert cancelled.cancelled()
+
+    run(main())
+
+
+@pytest.mark.parametrize("rid", [7, "7", 'a "quoted" é'])
+def test_a_long_result_answers_the_id_as_it_came(run: Run, rid: int | str) -> None:
+    async def long(params: dict[str, Any]) -> object:
+        return {"content": "x" * 2_000_000}
+
+    async def main() -> None:
+        here, there = memory_pair()
+        recorder = Recorder()
+        here.start(recorder)
+        peer = peer_over(there, {"long": long})
+        peer.start()
+        here.write(orjson.dumps({"jsonrpc": "2.0", "id": rid, "method": "long", "params": {}}) + b"\n")
+        while not recorder.lines:
+            await asyncio.sleep(0)
+        [line] = recorder.lines
+        assert isinstance(line, bytes)
+        assert orjson.loads(line) == {"jsonrpc": "2.0", "id": rid, "result": {"content": "x" * 2_000_000}}
+        await close_now(peer)
+
+    run(main())

@@ -8,7 +8,7 @@ Source: docs/protocol.md, sections 1 to 4 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sepkit.errors import FrameError, InvalidData
@@ -77,6 +77,10 @@ class InspectedTransport:
             elif "id" in frame:
                 self._asked[frame["id"]] = (frame["method"], frame["params"])
         self._transport.write(data)
+
+    def write_long(self, parts: Sequence[bytes]) -> None:
+        """Send one line that comes in parts."""
+        self.write(b"".join(parts))
 
     @property
     def congested(self) -> bool:

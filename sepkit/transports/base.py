@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from sepkit.errors import ConnectionClosed, FrameError
@@ -13,6 +14,7 @@ HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the peer above which a sender waits in ``drain`` and lossy frames are dropped."""
 LOW_WATER: Final = 256 * 1024
 """Bytes waiting below which senders go on."""
+_LONG: Final = 512 * 1024  # bytes whose copy costs more than a write of their own
 
 
 class Receiver(Protocol):
@@ -36,6 +38,9 @@ class Transport(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send whole lines, line ends included. Never waits, never raises; what is written together goes together."""
+
+    def write_long(self, parts: Sequence[bytes]) -> None:
+        """Send one line that comes in parts, as ``write`` would, without a copy of what is long."""
 
     congested: bool
     """Whether more than ``HIGH_WATER`` bytes wait for the peer."""
@@ -91,6 +96,13 @@ class BufferedTransport(ABC):
         if self._size > self._mark:
             self._above_mark()
 
+    def write_long(self, parts: Sequence[bytes]) -> None:
+        """Send one line that comes in parts, at the end of this turn of the loop."""
+        if not self._lost:
+            self._size += sum(map(len, parts))
+            self._queue += parts  # all at once: what a finalizer writes must not get in between
+        self.write(b"")
+
     def _above_mark(self) -> None:
         self.congested = self._size > HIGH_WATER
 
@@ -138,9 +150,23 @@ class BufferedTransport(ABC):
     def _flush(self) -> None:
         self._flush_due = False
         if self._queue and not self._lost:
-            queue, self._queue = self._queue, []
+            if self.congested and len(self._queue) > 1:
+                queue = self._cut_off()
+            else:
+                queue, self._queue = self._queue, []
             # One write for all: a call with 256 in flight costs a syscall for each 256 replies.
             self._push(queue[0] if len(queue) == 1 else b"".join(queue))
+
+    def _cut_off(self) -> list[bytes]:
+        """What goes out next of much that waits: what is long goes by itself, since to join it is to copy it."""
+        count = next((n for n, data in enumerate(self._queue) if len(data) > _LONG), len(self._queue)) or 1
+        queue = self._queue[:count]
+        del self._queue[:count]
+        if self._queue and not self._flush_due:
+            self._flush_due = True
+            assert self._loop is not None
+            self._loop.call_soon(self._flush)
+        return queue
 
     def _lose(self, error: Exception | None) -> None:
         """End the connection, once."""

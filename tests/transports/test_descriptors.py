@@ -685,3 +685,48 @@ def test_the_pipes_non_blocking_flag_is_put_back(run: Run, pipe: tuple[int, int]
         os.close(shared)
 
     run(main())
+
+
+def test_what_is_long_goes_out_by_itself_uncopied_and_in_its_place(
+    run: Run, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line in parts is whole on the other side, whatever is written before, after, and by a finalizer meanwhile."""
+    reading, writing = pipe
+    pushed: list[bytes] = []
+    push = DescriptorTransport._push
+
+    def noting(transport: DescriptorTransport, data: bytes) -> None:
+        pushed.append(data)
+        transport.write(b"logged\n")
+        push(transport, data)
+
+    monkeypatch.setattr(DescriptorTransport, "_push", noting)
+    bodies = [bytes([65 + number]) * (2 * HIGH_WATER) for number in range(2)]
+
+    async def main() -> None:
+        transport = DescriptorTransport(None, writing)
+        transport.start(Recorder())
+        received = bytearray()
+
+        def receive() -> None:
+            while data := os.read(reading, 1_000_000):
+                received.extend(data)
+
+        reader = asyncio.create_task(asyncio.to_thread(receive))
+        transport.write(b"before\n")
+        for body in bodies:
+            transport.write_long((b"<", body, b">\n"))
+        transport.write(b"after\n")
+        while len(pushed) < 6:
+            await asyncio.sleep(0)
+        monkeypatch.undo()
+        await transport.end_output()
+        await transport.aclose()
+        await reader
+        lines = [line for line in bytes(received).splitlines() if line != b"logged"]
+        assert lines == [b"before", *(b"<" + body + b">" for body in bodies), b"after"]
+        assert all(any(data is body for data in pushed) for body in bodies)
+        transport.write_long((b"too", b"late"))  # and nothing is kept of it
+        assert not transport._queue
+
+    run(main())
