@@ -716,7 +716,11 @@ class Peer:
         """In a forked child: ask, notify and wait for nothing any more. The transport lets go by itself."""
         self._closed = self._ended = True
         self._posted.clear()
+        for item in self._items:
+            if isinstance(item, _Own):
+                item.work.close()
         self._items.clear()
+        self._ahead = 0
         self._answers.clear()
         self._pending.clear()
 

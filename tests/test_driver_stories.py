@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import weakref
@@ -120,6 +121,84 @@ async def test_what_a_call_has_waited_for_is_not_kept_while_it_goes_on() -> None
         loaded[0].set_result(big)
         del big
         assert (await host.answer(rid))["result"] == {"content": "true", "details": True}
+
+
+@on_each_loop
+async def test_a_cancel_in_the_batch_itself_keeps_its_message() -> None:
+    """Whichever the call waits for."""
+    app = App("t")
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Any]] = []
+
+    @app.tool
+    async def waits(future: bool) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        try:
+            await (loop.create_future() if future else asyncio.sleep(0))
+        except asyncio.CancelledError as error:
+            return str(error)
+        return "not cancelled"
+
+    @app.tool
+    async def cancels() -> None:
+        for task in tasks:
+            task.cancel("why")
+
+    async with MemoryHost(app) as host:
+        frames = [call(host, "waits", future=True), call(host, "waits", future=False), call(host, "cancels")]
+        host.send(*frames)
+        for frame in frames[:2]:
+            assert (await host.answer(frame["id"]))["result"] == {"content": "why"}
+
+
+@pytest.mark.parametrize("name", ["author", "sepkit_author"])
+def test_a_variable_that_was_set_before_serving_is_set_for_one_call_only(name: str) -> None:
+    """Also to a value that is equal to it, by whatever name."""
+    variable: contextvars.ContextVar[object] = contextvars.ContextVar(name)
+
+    async def main() -> None:
+        variable.set(1)
+        app = App("t")
+
+        @app.tool
+        async def look() -> bool:
+            found = variable.get()
+            variable.set(True)
+            return found is True
+
+        async with MemoryHost(app) as host:
+            frames = [call(host, "look") for _ in range(3)]
+            host.send(*frames)
+            for frame in frames:
+                assert (await host.answer(frame["id"]))["result"]["content"] == "false"
+
+    contextvars.Context().run(lambda: asyncio.run(main()))
+
+
+@on_each_loop
+async def test_what_comes_within_a_first_step_is_taken_behind_it_and_the_call_keeps_its_slot() -> None:
+    """A handler that feeds the very connection that it was called over."""
+    app = App("t")
+    inner: list[bytes] = []
+
+    @app.tool
+    async def feeds() -> str:
+        host.dispatcher._peer.frames_received([*inner])
+        await asyncio.sleep(0)
+        return "fed"
+
+    async with MemoryHost(app) as host:
+        frame = call(host, "feeds")
+        answered = host._loop.create_future()
+        host._answers["inner"] = answered
+        inner.append(b'{"jsonrpc":"2.0","id":"inner","method":"ping","params":{}}')
+        host.send(frame)
+        assert (await host.answer(frame["id"]))["result"] == {"content": "fed"}
+        assert (await answered)["result"] == {}
+        assert host.served.calls.slots.running == 0
+        assert not host.dispatcher._peer.busy
 
 
 def failing() -> App:

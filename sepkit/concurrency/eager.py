@@ -211,7 +211,7 @@ class Seat:
         self._driver = self._waits_for = None
         try:
             # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
-            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel()):
+            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel(*cancelled.args)):
                 waits_for = driver.throw(cancelled)
             elif self._blocks:
                 waits_for._asyncio_future_blocking = True
@@ -278,7 +278,11 @@ class Starter:
     ) -> None:
         self._loop = loop
         self._context = context
-        self._is_ours = all(variable.name.startswith("sepkit") for variable in context)  # what handlers never set
+        # What handlers never set. An author's variable may have such a name, and a value that is equal to others.
+        self._is_ours = all(
+            variable.name.startswith("sepkit") and all("__eq__" not in vars(cls) for cls in type(value).__mro__[:-1])
+            for variable, value in context.items()
+        )
         self._items = items
         self._drive = drive
         self._went_on = went_on
