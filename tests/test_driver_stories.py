@@ -8,6 +8,7 @@ import contextvars
 import gc
 import logging
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from types import FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepkit import App, ToolContext, ToolError
-from sepkit.concurrency.eager import Seat, noting
+from sepkit.concurrency.eager import Seat, Starter, noting
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.transports.memory import memory_pair
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
@@ -362,6 +363,37 @@ def test_a_loop_that_is_closed_with_calls_that_have_just_begun_to_wait_closes_th
     assert len(closed) == 4
     assert not unraisable, [entry.exc_value for entry in unraisable]
     assert not recwarn.list
+
+
+def test_what_the_collector_has_closed_from_within_is_closed_without_an_error() -> None:
+    """It ends the coroutines of a cycle in any order."""
+
+    async def wait() -> None:
+        await asyncio.sleep(0)
+
+    outer: Any = _through(wait(), lambda: None)
+    outer.send(None)
+    outer.cr_await.gi_frame.f_locals["steps"].close()
+    outer.close()
+
+    async def main() -> None:
+        began: list[asyncio.Task[None]] = []
+        items: deque[Any] = deque([1])
+
+        async def drive(seat: Seat) -> None:
+            items.clear()
+            await asyncio.get_running_loop().create_future()
+
+        starter = Starter(asyncio.get_running_loop(), contextvars.copy_context(), items, drive, began.append)
+        asyncio.get_running_loop().call_soon(starter.run)
+        await turns(4)
+        (task,) = began
+        carrier: Any = task.get_coro()
+        carrier.cr_await.gi_frame.f_locals["driver"].close()
+        carrier.close()
+        task.cancel()
+
+    asyncio.run(main())
 
 
 # -- stories -----------------------------------------------------------------------------------------------------------

@@ -219,6 +219,9 @@ class Seat:
             while True:
                 try:
                     yield waits_for
+                except GeneratorExit:
+                    driver.close()  # the collector may have closed it already, and then there is nothing to throw into
+                    raise
                 except BaseException as error:
                     waits_for = driver.throw(error)
                 else:
@@ -240,6 +243,9 @@ def noting(work: Awaitable[R], waits: Callable[[], None]) -> Generator[Any, Any,
         while True:
             try:
                 yield waits_for
+            except GeneratorExit:
+                steps.close()  # the collector may have closed them already, and then there is nothing to throw into
+                raise
             except BaseException as error:
                 waits_for = steps.throw(error)
             else:
