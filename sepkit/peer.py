@@ -206,7 +206,7 @@ class Peer:
     def frames_received(self, lines: list[bytes | FrameError]) -> None:
         """Decode each line, and hand it to where it belongs."""
         self._items.extend(lines)
-        if not self._is_due:
+        if not (self._is_due or self._starter.entered):  # what comes in the middle of a batch is taken at its end
             self._take()
 
     def _take(self) -> None:
@@ -343,12 +343,15 @@ class Peer:
         self, rid: frames.Id, method: str, params: dict[str, Any], error: BaseException, route: Route | None
     ) -> bytes:
         """The answer to a request whose handler has raised."""
-        if route is not None:
+        try:
+            if route is None:
+                return self._encode_exception(rid, method, error)
             try:
                 return encode_result(rid, await route.raised(error, params))
             except BaseException as worse:
-                error = worse
-        return self._encode_exception(rid, method, error)
+                return self._encode_exception(rid, method, worse)
+        finally:
+            del error  # it may hold this frame
 
     def _went_on(self, task: asyncio.Task[None]) -> None:
         self._ahead = 0
@@ -486,9 +489,9 @@ class Peer:
             try:
                 return frames.encode_error(rid, error.code, error.message, error.data)
             except EncodeError as unsendable:
-                error = unsendable
+                return _unsendable(rid, unsendable)
         if isinstance(error, EncodeError):
-            return frames.encode_error(rid, Code.INTERNAL_ERROR, f"the result cannot be sent: {error}")
+            return _unsendable(rid, error)
         if isinstance(error, asyncio.CancelledError) and rid in self._to_cancel:
             return b""  # replaced by the caller
         internal = unexpected(error, f"{method} failed")
@@ -731,7 +734,11 @@ class Peer:
         """In a forked child: ask, notify and wait for nothing any more. The transport lets go by itself."""
         self._closed = self._ended = True
         self._posted.clear()
+        for item in self._items:
+            if isinstance(item, _Own):
+                item.work.close()
         self._items.clear()
+        self._ahead = 0
         self._answers.clear()
         self._pending.clear()
 
@@ -743,6 +750,10 @@ class Peer:
 def unknown_method(method: str) -> RequestHandler:
     """The fallback of a peer: no method is known but those in its routes."""
     raise MethodNotFound(f"no method {method[:200]!r}")
+
+
+def _unsendable(rid: frames.Id, error: EncodeError) -> bytes:
+    return frames.encode_error(rid, Code.INTERNAL_ERROR, f"the result cannot be sent: {error}")
 
 
 def _taken_apart(handler: RequestHandler | Route) -> _Route:

@@ -99,6 +99,7 @@ class Seat:
 
     __slots__ = (
         "_begun",
+        "_blocks",
         "_driver",
         "_loop",
         "_over",
@@ -165,6 +166,11 @@ class Seat:
         task = self._let_go()
         self.taken = True
         self._driver, self._waits_for = driver, waits_for
+        # A future is marked by who awaits it, and the task takes the mark off. Until this task has made its first step,
+        # others may await the same one.
+        self._blocks = getattr(waits_for, "_asyncio_future_blocking", None) is True
+        if self._blocks:
+            waits_for._asyncio_future_blocking = False
         return task
 
     def end(self) -> None:
@@ -191,6 +197,10 @@ class Seat:
                 self._begun = self._loop.create_future()
                 self._begun._asyncio_future_blocking = True
                 yield self._begun
+        except GeneratorExit:  # the loop is closed, and forgets it
+            if self._driver is not None:
+                self._driver.close()
+            raise
         except BaseException as error:
             if self._driver is None:
                 raise
@@ -201,37 +211,52 @@ class Seat:
         self._driver = self._waits_for = None
         try:
             # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
-            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel()):
+            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel(*cancelled.args)):
                 waits_for = driver.throw(cancelled)
+            elif self._blocks:
+                waits_for._asyncio_future_blocking = True
+            cancelled = None  # it holds this frame
             while True:
                 try:
                     yield waits_for
+                except GeneratorExit:
+                    driver.close()  # the collector may have closed it already, and then there is nothing to throw into
+                    raise
                 except BaseException as error:
                     waits_for = driver.throw(error)
                 else:
                     break
         except StopIteration:
             return
+        finally:
+            cancelled = waits_for = None  # what came of it is not kept for as long as the work goes on
         yield from driver  # a coroutine, as in `await`, but one that has begun
 
 
 @coroutine
 def noting(work: Awaitable[R], waits: Callable[[], None]) -> Generator[Any, Any, R]:
     """Await ``work``, and call ``waits`` when its first step has ended and it has not."""
-    steps = work.__await__()
+    steps = _awaiting(work)  # has `throw`, which an awaitable's iterator need not have
     try:
-        waits_for = next(steps)
+        waits_for = steps.send(None)
         waits()
         while True:
             try:
                 yield waits_for
+            except GeneratorExit:
+                steps.close()  # the collector may have closed them already, and then there is nothing to throw into
+                raise
             except BaseException as error:
                 waits_for = steps.throw(error)
             else:
-                waits_for = next(steps)
+                waits_for = steps.send(None)
     except StopIteration as end:
         value: R = end.value
         return value
+
+
+async def _awaiting(work: Awaitable[R]) -> R:
+    return await work
 
 
 async def _carry(seat: Seat) -> None:
@@ -259,7 +284,11 @@ class Starter:
     ) -> None:
         self._loop = loop
         self._context = context
-        self._is_ours = all(variable.name.startswith("sepkit") for variable in context)  # what handlers never set
+        # What handlers never set. An author's variable may have such a name, and a value that is equal to others.
+        self._is_ours = all(
+            variable.name.startswith("sepkit") and all("__eq__" not in vars(cls) for cls in type(value).__mro__[:-1])
+            for variable, value in context.items()
+        )
         self._items = items
         self._drive = drive
         self._went_on = went_on

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Final
 
+from sepkit.forks import let_go_in_children
 from sepkit.ownlog import OwnLog
 
 LIMIT: Final = 0.25
@@ -41,6 +42,7 @@ class LoopWatch:
         self._context = Context()  # not that of the call which happened to wake it
         self._stopped = False
         self._loop_thread = 0
+        let_go_in_children(self)
 
     def wake(self) -> None:
         """Something runs from now on. Call it in the loop, as often as you like."""
@@ -57,9 +59,15 @@ class LoopWatch:
         self._stopped = True
         self._awake.set()
 
+    def let_go(self) -> None:
+        """In a forked child: the loop is its parent's."""
+        self._stopped = True
+
     def _beat(self) -> None:
+        if self._stopped:
+            return
         self._last = time.monotonic()
-        if self._busy() and not self._stopped:
+        if self._busy():
             asyncio.get_running_loop().call_later(_BEAT, self._beat, context=self._context)
         elif not self.asleep and self._awake.is_set():
             self._awake.clear()

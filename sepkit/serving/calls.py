@@ -177,16 +177,21 @@ class Calls:
             Overloaded: Too many calls are waiting.
             CancelledError: The call was cancelled.
         """
-        while isinstance(error, Unsendable):
-            if not isawaitable(error.value):
-                return failure(f"The result of {name} cannot be sent: {error}")
-            try:  # a coroutine that returned another one
-                return value(await error.value)
-            except BaseException as raised:
-                error = raised
-        self._pass_on(error)
-        if isinstance(error, Overloaded):
-            raise error
+        try:
+            while isinstance(error, Unsendable):
+                if not isawaitable(error.value):
+                    return failure(f"The result of {name} cannot be sent: {error}")
+                try:  # a coroutine that returned another one
+                    return value(await error.value)
+                except BaseException as raised:
+                    error = raised
+            if self._is_passed_on(error) or isinstance(error, Overloaded):
+                raise error
+            return self._tool_failure(name, error, failure)
+        finally:
+            del error  # it may hold this frame
+
+    def _tool_failure(self, name: str, error: BaseException, failure: Failure) -> object:
         if isinstance(error, BadArguments):
             return failure(*argument_fault(name, error.fault))
         told, rest = split(error, ToolError)
@@ -325,13 +330,17 @@ class Calls:
             if type(returned) is not str and isawaitable(returned):
                 returned = await self._settled(returned)
         except BaseException as error:
-            self._pass_on(error)
-            told, rest = split(error, ToolError)
-            if rest is None:
-                raise InternalError("\n".join(map(str, told))) from None
-            internal = self.unexpected(rest, f"the command {spec.name} failed")
-            raise InternalError("\n".join([*map(str, told), internal.message]), data=internal.data) from None
+            if self._is_passed_on(error):
+                raise
+            raise self._command_failure(spec.name, error) from None
         return value(returned)
+
+    def _command_failure(self, name: str, error: BaseException) -> InternalError:
+        told, rest = split(error, ToolError)
+        if rest is None:
+            return InternalError("\n".join(map(str, told)))
+        internal = self.unexpected(rest, f"the command {name} failed")
+        return InternalError("\n".join([*map(str, told), internal.message]), data=internal.data)
 
     # -- providers -----------------------------------------------------------------------------------------------------
 
@@ -355,9 +364,9 @@ class Calls:
                 await context.delta(event)
             return context.folded()
         except BaseException as error:
-            self._pass_on(error)
-            told, _ = split(error, RpcError)
-            raise told[0] if told else self.unexpected(error, f"the provider {name} failed") from None
+            if self._is_passed_on(error):
+                raise
+            raise self._told(error, RpcError, f"the provider {name} failed") from None
         finally:
             try:
                 # Its own `finally` runs now, not when the garbage is collected: it closes the upstream call.
@@ -402,17 +411,21 @@ class Calls:
             returned = await self._called(spec.fn, arguments, is_async=spec.is_async)
             return returned if returned is None or not isawaitable(returned) else await self._settled(returned)
         except BaseException as error:
-            self._pass_on(error)
-            told, _ = split(error, crosses)
-            raise (
-                told[0] if told else self.unexpected(error, f"the {spec.name} handler {name_of(spec.fn)} failed")
-            ) from None
+            if self._is_passed_on(error):
+                raise
+            raise self._told(error, crosses, f"the {spec.name} handler {name_of(spec.fn)} failed") from None
 
-    def _pass_on(self, error: BaseException) -> None:
-        """Raise what is not a failure of the handler: that the call was cancelled. A child that it has forked ends."""
+    # What was raised holds the frames that it came through. One of them that held it, too, would be kept by it.
+
+    def _is_passed_on(self, error: BaseException) -> bool:
+        """Whether it is not a failure of the handler, but that the call was cancelled. A child that it forked ends."""
         end_if_child(self._process, error)
-        if isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task()):
-            raise error
+        return isinstance(error, asyncio.CancelledError) and is_cancelled(asyncio.current_task())
+
+    def _told(self, error: BaseException, crosses: type[RpcError] | tuple[()], what: str) -> RpcError:
+        """What the host is told of what a handler raised."""
+        told, _ = split(error, crosses)
+        return told[0] if told else self.unexpected(error, what)
 
     def _called(self, fn: Fn, arguments: dict[str, Any], *, is_async: bool) -> Awaitable[Any]:
         """Call a handler; what it returns is to be awaited, and then goes to ``_settled`` where it is awaitable."""

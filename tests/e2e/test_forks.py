@@ -350,6 +350,44 @@ def test_a_child_of_any_other_handler_ends_as_a_program_does(loop_kind: LoopKind
         assert extension.end() == 0
 
 
+BATCH: Final = (
+    HEAD
+    + """
+app = App("batch")
+
+@app.on("turn_start")
+async def forks(payload: dict):
+    if os.fork() == 0 and payload["waits"]:
+        await asyncio.sleep(0)
+
+@app.on("turn_start")
+async def other(payload: dict):
+    print("other in", os.getpid(), file=sys.stderr, flush=True)
+
+@app.tool
+async def tool():
+    return "tool"
+"""
+)
+
+
+def test_a_child_that_is_forked_in_the_middle_of_a_batch_takes_nothing_of_the_rest(loop_kind: LoopKind) -> None:
+    """Neither the other handlers of the event nor the calls behind it; and it says nothing."""
+    with Extension(BATCH, "--loop", loop_kind) as extension:
+        for rid, waits in ((1, b"false"), (2, b"true")):
+            extension.write(
+                b'{"jsonrpc":"2.0","method":"event","params":{"event":"turn_start","seq":%d,"payload":{"waits":%b},'
+                b'"context":{"token":"epoch-1","tier":"event"}}}\n'
+                b'{"jsonrpc":"2.0","id":%d,"method":"tool/execute","params":{"call_id":"c","tool":"tool",'
+                b'"arguments":{},"context":{"token":"epoch-1","tier":"command"}}}\n' % (rid, waits, rid)
+            )
+            assert extension.answer(rid)["result"] == {"content": "tool"}
+        extension.ping()
+        assert extension.end() == 0
+        said = {line for line in extension.stderr.splitlines() if line.strip()}
+        assert said == {f"other in {extension.process.pid}"}
+
+
 REACH: Final = (
     HEAD
     + """

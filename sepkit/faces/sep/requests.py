@@ -70,7 +70,7 @@ class ToolCalls:
         try:
             call = checked(params, messages.ToolExecuteParams)
         except InvalidParams as error:
-            raise _Refused(error) from None
+            raise _Refused(error.message, data=error.data) from None
         tool = self._tools.get(call.tool)
         if tool is None:
             known = ", ".join(self._tools) or "none"
@@ -91,17 +91,16 @@ class ToolCalls:
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
         """The result of a call that raised."""
-        if isinstance(error, _Refused):
-            raise error.error
-        return await self._calls.tool_raised(params["tool"], error, _sendable, tool_failure)
+        try:
+            if isinstance(error, _Refused):
+                raise error
+            return await self._calls.tool_raised(params["tool"], error, _sendable, tool_failure)
+        finally:
+            del error  # it may hold this frame
 
 
-class _Refused(Exception):
+class _Refused(InvalidParams):
     """A call that does not come to a tool."""
-
-    def __init__(self, error: InvalidParams) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def _sendable(value: object) -> dict[str, Any]:
@@ -136,7 +135,10 @@ class HookCalls:
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
         """A hook that failed is answered with its error."""
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame
 
     def waits(self) -> None:
         """It takes nothing while it waits."""
