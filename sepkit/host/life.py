@@ -187,9 +187,9 @@ class Life:
         try:
             return await self.peer.request(method, params, timeout=timeout)
         except ConnectionClosed:
-            raise await self._last_words() from None
+            raise await self.last_words() from None
 
-    async def _last_words(self) -> ExtensionDied:
+    async def last_words(self) -> ExtensionDied:
         """Why it died. A new error for each caller: each is raised with a traceback of its own."""
         await asyncio.wait([self.died], timeout=1.0)
         if self.died.done():
