@@ -120,7 +120,7 @@ else:
                 for base in reversed(cls.__mro__):
                     _finish(base)
                 if cls.__init__ is Record.__init__:
-                    raise TypeError(f"{cls.__name__} is no record")
+                    raise TypeError(f"{cls.__name__} is not a record")
                 self.__init__(*args, **given)
 
         def __setattr__(self, name: str, *value: object) -> None:

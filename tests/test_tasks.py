@@ -869,7 +869,7 @@ async def test_nan_is_no_time_to_sleep() -> None:
         await run.sleep(math.nan)
 
     health = await desk.supervisor.start(spec(body, policy=exact(type="never"))).join()
-    assert health.error == "ValueError: NaN is no number of seconds"
+    assert health.error == "ValueError: NaN is not a number of seconds"
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class MeteredTransport(DescriptorTransport):
             self._account(began)
 
     def _take_long(self, line: bytes | FrameError) -> None:
-        """Take a line by itself. It costs, whoever has asked for it."""
+        """Take a long line by itself. It is charged, also where the host has asked for it."""
         # Counting takes 0.7 ms a MiB. A shorter line cannot have as many.
         if type(line) is bytes and len(line) > MOST_BRACKETS and line.count(b"[") + line.count(b"{") > MOST_BRACKETS:
             line = refused_line(line, f"the line has more than {MOST_BRACKETS:,} brackets")

@@ -126,5 +126,5 @@ class TaskRun:
 def _duration(seconds: float) -> float:
     # A timer at NaN would upset the order of all the loop's timers.
     if math.isnan(seconds):
-        raise ValueError("NaN is no number of seconds")
+        raise ValueError("NaN is not a number of seconds")
     return max(seconds, 0)

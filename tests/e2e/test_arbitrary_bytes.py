@@ -163,17 +163,20 @@ def expected_of(line: bytes) -> Expected | None:
             return "null", PARSE_ERROR
     if not isinstance(value, dict):
         return "null", INVALID_REQUEST
-    if "method" not in value and ("result" in value or "error" in value):
+    # Null is absent: for the method of what answers, for params, and for the id of what is only ever told.
+    method = value.get("method")
+    if method is None and ("result" in value or "error" in value):
         return None
+    if value.get("params", {}) is None:
+        del value["params"]
+    if type(method) is str and (method == "event" or method.startswith("$/")) and value.get("id", 0) is None:
+        del value["id"]
     rid = value.get("id")
     readable = json.dumps(rid) if type(rid) in (int, str) else "null"
-    if (
-        value.get("jsonrpc") != "2.0"
-        or type(value.get("method")) is not str
-        or type(value.get("params", {})) is not dict
-        or ("id" in value and readable == "null")
-    ):
+    if value.get("jsonrpc") != "2.0" or type(method) is not str or ("id" in value and readable == "null"):
         return readable, INVALID_REQUEST
+    if type(value.get("params", {})) is not dict:
+        return (readable, INVALID_REQUEST) if "id" in value else None  # what tells is never answered
     return (readable, ANY) if "id" in value else None
 
 

@@ -126,7 +126,7 @@ def test_a_user_can_subclass_a_record() -> None:
 def test_the_root_of_the_records_is_none_itself() -> None:
     """`Record` is a name to ask for, no record: it has no fields and no instances."""
     assert not attrs.has(Record)
-    with pytest.raises(TypeError, match="Record is no record"):
+    with pytest.raises(TypeError, match="Record is not a record"):
         Record()
 
 
