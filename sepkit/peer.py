@@ -622,14 +622,15 @@ class Peer:
         """
         if self._closed:
             return False
-        if lossy and (self.transport.congested or len(self._posted) > _MAX_POSTED):
+        is_own = threading.get_ident() == self._thread  # it sends first what others have posted
+        if lossy and (self.transport.congested or (not is_own and len(self._posted) > _MAX_POSTED)):
             self.dropped[method] += 1
             return False
         data = frames.encode_notification(method, params)
         if short and not (data := encode_short(method, params, data)):
             self.dropped[method] += 1
             return False
-        if threading.get_ident() == self._thread:
+        if is_own:
             if self._posted:
                 self.send_posted()
             self._write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -82,10 +83,11 @@ def test_a_stderr_that_nobody_reads_holds_up_nobody_and_what_is_lost_is_said(pip
         read += os.read(pipe[0], 65_536)
     lines = read.decode().splitlines()
     kept = [int(line.split()[-2]) for line in lines if line.endswith("x")]
-    assert kept == list(range(len(kept))), "the oldest are kept, whole and in order"
+    assert kept[:1000] == list(range(1000)), "the oldest are kept, whole and in order"
+    assert kept == sorted(set(kept))  # a few of the later ones may have found room again
     assert len(kept) >= 1024
-    told = next(line for line in lines if "dropped" in line)
-    assert told == f"({4000 - len(kept)} log records were dropped here: nobody read stderr)"
+    dropped = re.findall(r"^\((\d+) log records were dropped here: nobody read stderr\)$", "\n".join(lines), re.M)
+    assert sum(map(int, dropped)) == 4000 - len(kept)
 
 
 def test_a_record_that_is_longer_than_what_may_wait_reaches_stderr_whole(pipe: tuple[int, int]) -> None:

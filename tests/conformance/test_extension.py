@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -29,6 +30,8 @@ from tests.conformance.extension import FAULTS, PROGRAMS
 Json = dict[str, Any]
 
 HERE = Path(__file__).parent
+# Processes start in threads while other tests run, which change the variables of this process.
+_ENVIRONMENT: Final = dict(os.environ)
 ROOT = HERE.parent.parent
 PYTHON = (sys.executable, str(HERE / "extension.py"))
 # As a module its bytecode is kept, and site-packages are not needed: a hundred of these start in half the time.
@@ -53,7 +56,13 @@ class Wire:
     def __init__(self, command: tuple[str, ...], patience: float, *, shared: bool = False, greet: bool = True) -> None:
         self.patience, self.shared = patience, shared
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+            command,
+            cwd=ROOT,
+            env=_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
         )
         self.mark = 0  # in lines: where the promise began that is looked at now
         self._lines: list[bytes] = []

@@ -26,7 +26,9 @@ from sepkit.loader import user_traceback
 from tests.driver import PATIENCE, Extension
 
 PACKAGE: Final = str(Path(sepkit.__file__).parent)
-_STARTING: Final = threading.Lock()
+# Processes start in threads while other tests run, which change the variables of this process: a child that was just
+# reading them then fails with EFAULT.
+_ENVIRONMENT: Final = dict(os.environ)
 HEAD: Final = "from sepkit import *\napp = App('x')\n"  # two lines: what is added begins at line 3
 
 
@@ -36,25 +38,17 @@ def sepkit_command(*arguments: str) -> list[str]:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a verb in ``folder``, with nothing to read."""
-    # One after another: of two threads that called `vfork` at the same time, one has been seen to fail with EFAULT.
-    with _STARTING:
-        process = subprocess.Popen(
-            sepkit_command(*arguments),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
-    with process:
-        try:
-            stdout, stderr = process.communicate(timeout=2 * PATIENCE)
-        except BaseException:
-            process.kill()
-            raise
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    return subprocess.run(
+        sepkit_command(*arguments),
+        cwd=folder,
+        env=_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+        timeout=2 * PATIENCE,
+    )
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> None:

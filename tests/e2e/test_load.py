@@ -202,9 +202,10 @@ def test_logging_for_nobody_delays_nothing(loop_kind: LoopKind, tool: str) -> No
         stderr = Collected(extension.stderr_pipe.fileno())
         assert extension.end() == 0
         said = stderr.result().decode()
-    (dropped,) = re.findall(r"\((\d+) log records were dropped here: nobody read stderr\)\n", said)
+    dropped = re.findall(r"\((\d+) log records were dropped here: nobody read stderr\)\n", said)
     written = said.count(" INFO    root: ")
-    assert int(dropped) + written == floods * count
+    # On a busy machine a warning of the watch may be among those that were dropped.
+    assert floods * count <= sum(map(int, dropped)) + written <= floods * count + 5
     assert MIB <= len(said) < 2 * MIB, "what fits is kept"
 
 

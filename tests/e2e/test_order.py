@@ -756,8 +756,10 @@ def test_progress_is_on_the_wire_before_the_reply_or_not_at_all(loop_kind: LoopK
         assert len(answered) == len(tools)
         for rid, tool in tools.items():
             told = updates[f"call-{rid}"]
-            assert told[:10] == [str(number) for number in range(10)], tool
-            assert set(told[10:]) <= {"spam"}, tool
+            numbers = [one for one in told if one != "spam"]
+            assert told[: len(numbers)] == numbers == sorted(numbers), tool
+            # While the threads of other calls flood the host, progress may be lost.
+            assert len(numbers) == 10 or tool == "leaves_a_thread", tool
         assert extension.wait() == 0
 
 
