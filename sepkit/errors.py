@@ -174,6 +174,38 @@ class RequestTimeout(SepkitError, TimeoutError):
         self.seconds = seconds
 
 
+class StoreError(SepkitError):
+    """The store cannot be opened, read or written; the message says which file, and why."""
+
+
+class QueryError(SepkitError):
+    """A query of documents that no backend is asked: an unknown operator, ``null``, a list, or the like."""
+
+
+class SettingFixed(SepkitError):
+    """A setting that cannot be set here, since a higher source holds it: the message names the source."""
+
+
+class NoUser(SepkitError):
+    """What belongs to a user was asked for where there is none. The app's own is never taken in its place."""
+
+
+class FetchError(SepkitError):
+    """Nothing was fetched: the URL is outside ``App(needs=)``, or the connection failed or broke."""
+
+
+class HttpError(FetchError):
+    """A streamed request was answered with another status than 2xx.
+
+    Attributes:
+        status: The status code.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class RpcError(SepkitError):
     """The peer answered with an error. Subclasses stand for the codes that SEP knows."""
 

@@ -7,12 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from sepkit.errors import SepkitError
-
-
-class StoreError(SepkitError):
-    """The store cannot be opened, read or written; the message says which file, and why."""
-
 
 class Store(Protocol):
     """Keys and values, a namespace for each extension. Any method may raise a ``StoreError``."""

@@ -17,7 +17,7 @@ import orjson
 
 from sepkit.capabilities.blocks import widgets_in
 from sepkit.capabilities.delegate import Delegate
-from sepkit.capabilities.kv import Store, StoreError
+from sepkit.capabilities.kv import Store
 from sepkit.errors import (
     CapabilityDisabled,
     ContextViolation,
@@ -26,6 +26,7 @@ from sepkit.errors import (
     InvalidParams,
     NoUI,
     RpcError,
+    StoreError,
 )
 from sepkit.peer import NotificationHandler, RequestHandler
 from sepkit.wire import messages, methods

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from sepkit.contexts.backend import Backend, Principal
 from sepkit.records import Record, record
 
 
@@ -77,6 +78,14 @@ class Link(Protocol):
     @property
     def state(self) -> Any:
         """What the app's lifespan yielded; shared by all connections."""
+
+    @property
+    def backend(self) -> Backend:
+        """Documents, settings, secrets, jobs, fetch and users: the host's where it has them, else local ones."""
+
+    @property
+    def principal(self) -> Principal | None:
+        """Whom the call is made for; None where the host has no users."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

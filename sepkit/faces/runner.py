@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from sepkit import forks
 from sepkit.app import App
 from sepkit.concurrency.cancelling import cancel
+from sepkit.contexts.backend import Backend
 from sepkit.errors import LifespanEnded
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.log import WireHandler
@@ -89,7 +90,7 @@ def run(
 
     async def serve() -> None:
         dispatcher = Dispatcher(
-            Served(app, max_concurrency=max_concurrency),
+            Served(app, max_concurrency=max_concurrency, backend=lambda: _local(app)),
             transport,
             grace=grace,
             # Not before the handshake: a host waits for one answer then, and for nothing else.
@@ -114,6 +115,12 @@ def run(
     if failure is not None:
         raise failure
     return code
+
+
+def _local(app: App) -> Backend:
+    from sepkit.capabilities.local.backend import LocalBackend, data_folder  # only for apps that use it
+
+    return LocalBackend(app.name, data_folder(app.name))
 
 
 def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: asyncio.Task[None]) -> None:

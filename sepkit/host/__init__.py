@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 
 from sepkit.capabilities.delegate import Delegate
-from sepkit.capabilities.kv import StoreError
 from sepkit.capabilities.store import KvStore
+from sepkit.errors import StoreError
 from sepkit.host.calls import CompletionStream, TakenTooSlowly, UnknownEvent
 from sepkit.host.fold import Change, Folded
 from sepkit.host.host import Host, HostTool

@@ -22,6 +22,7 @@ from sepkit.app import SERVING, App
 from sepkit.concurrency.lanes import Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
+from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.contexts import TaskContext
 from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
 from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
@@ -60,6 +61,7 @@ class Served:
         max_concurrency: How many tool and provider calls run at once, over all connections.
         max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that tasks and the lifespan have to end, where a block holds it.
+        backend: Makes what documents, settings and the like stand on; called when the first of them is used.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Served:
         max_concurrency: int = MAX_CONCURRENCY,
         max_waiting: int = MAX_WAITING,
         grace: float = GRACE,
+        backend: Callable[[], Backend] | None = None,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
         self.app: Final = app
@@ -92,6 +95,8 @@ class Served:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
+        self._make_backend = backend
+        self._backend: Backend | None = None
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
@@ -124,6 +129,22 @@ class Served:
         if self._loop is None or os.getpid() != self._process:
             raise ConnectionClosed("the app is not served in this process")
         return self._loop
+
+    @property
+    def backend(self) -> Backend:
+        """Documents, settings and the like.
+
+        Raises:
+            ConnectionClosed: This process is a fork of the one that serves the app.
+            SepkitError: What serves the app has none of it.
+        """
+        if self._backend is None:
+            if self._make_backend is None:
+                raise SepkitError("what serves this app keeps no documents, settings, secrets or jobs")
+            self._backend = self._make_backend()
+        if os.getpid() != self._process:
+            raise ConnectionClosed("the app is not served in this process")
+        return self._backend
 
     def join(self, link: Link) -> None:
         """A connection is there, and keeps it alive until it begins to leave."""
@@ -275,6 +296,8 @@ class Served:
         finally:
             self._entered = False
             self._show_in_app()
+        if self._backend is not None:
+            await self._backend.aclose()
         self.watch.stop()
         if stuck := self._threads.running:
             _log.warning("left behind in their threads: %s", ", ".join(stuck))
@@ -354,6 +377,14 @@ class _Home:
     @property
     def state(self) -> Any:
         return self._served.state
+
+    @property
+    def backend(self) -> Backend:
+        return self._served.backend
+
+    @property
+    def principal(self) -> Principal | None:
+        return None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, TypeVar, get_args
 
 from sepkit import __version__
 from sepkit.app import App
+from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.services import Services
 from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError, sayable_path
 from sepkit.faces.sep.dispatcher import Dispatcher
@@ -115,7 +116,9 @@ class AsyncHost(Asking):
         if self._peer is not None:
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
-        served = Served(self.app, max_concurrency=self._max_concurrency)
+        served = Served(
+            self.app, max_concurrency=self._max_concurrency, backend=lambda: LocalBackend(self.app.name, None)
+        )
         self._dispatcher = Dispatcher(served, theirs, grace=self._grace, on_ready=self._ready)
         if isinstance(self._loop, VirtualClockLoop):
             # It beats on the loop's clock, which would never stand still, and measures on the wall's.

@@ -24,9 +24,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sepkit.capabilities import database as database_module
 from sepkit.capabilities import store as store_module
-from sepkit.capabilities.kv import StoreError
+from sepkit.capabilities.database import Database
 from sepkit.capabilities.store import KvStore
+from sepkit.errors import StoreError
 from tests.host.children.kv_writer import KEYS, NAMESPACE, is_whole
 
 SOAK = bool(os.environ.get("SEPKIT_SOAK"))
@@ -477,7 +479,7 @@ def test_a_read_only_folder_is_said_and_may_become_writable() -> None:
 
 FULL_DISK = """
 import asyncio, resource, signal, sys
-from sepkit.capabilities.kv import StoreError
+from sepkit.errors import StoreError
 from sepkit.capabilities.store import KvStore
 
 async def main():
@@ -525,7 +527,7 @@ def test_a_file_that_somebody_else_locks_fails_all_that_wait_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Host: the lock is waited for once, not once for each write of the batch."""
-    monkeypatch.setattr(store_module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(database_module, "_PATIENCE", 0.5)
 
     async def main() -> None:
         store = KvStore(path)
@@ -591,14 +593,14 @@ def test_ten_thousand_sets_at_once_share_their_syncs(path: Path, monkeypatch: py
 
     async def main() -> None:
         store = KvStore(path)
-        write = store._write
+        write = store._database._write
 
         def counted(*args: Any) -> None:
             nonlocal transactions
             transactions += 1
             write(*args)
 
-        monkeypatch.setattr(store, "_write", counted)
+        monkeypatch.setattr(store._database, "_write", counted)
         await asyncio.gather(*(store.set("ext", f"k{number}", {"n": number}) for number in range(10_000)))
         assert len(await store.keys("ext")) == 10_000
         assert transactions < 1_000
@@ -743,19 +745,19 @@ def test_deleted_space_comes_back(path: Path, how: str, run: Run) -> None:
 def test_a_store_that_is_never_idle_gives_space_back_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A little after each transaction, while others wait already."""
     course: list[str] = []
-    write, give_back = KvStore._write, KvStore._give_back
+    write, give_back = Database._write, Database._give_back
 
-    def written(store: KvStore, *arguments: Any) -> None:
+    def written(store: Database, *arguments: Any) -> None:
         course.append("write")
         write(store, *arguments)
 
-    def given_back(store: KvStore, *arguments: Any) -> bool:
+    def given_back(store: Database, *arguments: Any) -> bool:
         course.append("give back")
         return give_back(store, *arguments)
 
-    monkeypatch.setattr(KvStore, "_write", written)
-    monkeypatch.setattr(KvStore, "_give_back", given_back)
-    monkeypatch.setattr(store_module, "_MOST_AT_ONCE", 1)
+    monkeypatch.setattr(Database, "_write", written)
+    monkeypatch.setattr(Database, "_give_back", given_back)
+    monkeypatch.setattr(database_module, "_MOST_AT_ONCE", 1)
 
     async def main() -> None:
         store = KvStore(path)

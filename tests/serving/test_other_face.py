@@ -9,6 +9,7 @@ from typing import Any
 
 from sepkit import App, Block, CommandContext, Patch, ToolCall, ToolContext, ToolError
 from sepkit.contexts import contexts
+from sepkit.contexts.backend import Backend
 from sepkit.contexts.link import HostInfo, Workspace
 from sepkit.serving.served import Served
 from tests.memory_host import on_each_loop
@@ -30,6 +31,7 @@ class Caller:
     state: Any = None
     busy = False
     outgoing = Nothing()
+    principal = None
     logger = logging.getLogger("elsewhere")
     host = HostInfo("caller", "1", "cli", Workspace("/", trusted=True))
 
@@ -38,6 +40,10 @@ class Caller:
         self.kv: dict[str, Any] = {}
         self.told: list[str] = []
         served.join(self)
+
+    @property
+    def backend(self) -> Backend:
+        return self.served.backend
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.link import HostInfo, Workspace
 from sepkit.errors import CapabilityDisabled, MethodNotFound
 from sepkit.ownlog import OwnLog
@@ -39,6 +40,7 @@ class SepLink:
         self.ui_kinds: frozenset[str] | None = None
         self.flags: Mapping[str, Any] = served.app.flag_defaults
         self.served = served
+        self.principal: Principal | None = None
         self.outgoing = peer.transport
         self._observing = observing
         self._unknown: set[str] = set()  # methods that the host has refused as unknown, and of which the log has told
@@ -61,6 +63,11 @@ class SepLink:
     def state(self) -> Any:
         """What the lifespan yielded."""
         return self.served.state
+
+    @property
+    def backend(self) -> Backend:
+        """Documents, settings and the like, shared by all connections."""
+        return self.served.backend
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
