@@ -7,9 +7,11 @@ owner only. What belongs to the app is in ``app.sqlite3``, what belongs to a use
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
+from sepkit.capabilities.database import Database
 from sepkit.contexts.backend import (
     DocumentBackend,
     FetchBackend,
@@ -18,8 +20,13 @@ from sepkit.contexts.backend import (
     SettingBackend,
     UserBackend,
 )
+from sepkit.errors import StoreError
 
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
+_USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
+
+# Of all parts; a database of a user has all tables, too.
+_SCHEMA: Final = ""
 
 
 class LocalBackend:
@@ -33,6 +40,24 @@ class LocalBackend:
     def __init__(self, app: str, folder: Path | None) -> None:
         self.app: Final = app
         self.folder: Final = folder
+        self._databases: dict[str | None, Database] = {}
+
+    def database(self, user: str | None) -> Database:
+        """The database of a user, or the app's; opened by its first job.
+
+        Raises:
+            StoreError: The user's id cannot be the name of a file.
+        """
+        if (found := self._databases.get(user)) is None:
+            found = self._databases[user] = Database(self._path(user), _SCHEMA)
+        return found
+
+    def _path(self, user: str | None) -> Path | None:
+        if user is not None and not _USER.fullmatch(user):
+            raise StoreError(f"the user id {user[:100]!a} cannot be the name of a file")
+        if self.folder is None:
+            return None
+        return self.folder / "app.sqlite3" if user is None else self.folder / "users" / f"{user}.sqlite3"
 
     @property
     def documents(self) -> DocumentBackend:
@@ -66,6 +91,9 @@ class LocalBackend:
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
+        for database in self._databases.values():
+            await database.aclose()
+        self._databases.clear()
 
 
 def data_folder(app: str) -> Path:
