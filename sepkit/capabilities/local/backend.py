@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sepkit.capabilities.database import Database
+from sepkit.capabilities.local.documents import LocalDocuments
 from sepkit.contexts.backend import (
     DocumentBackend,
     FetchBackend,
@@ -25,8 +26,10 @@ from sepkit.errors import StoreError
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
 _USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 
-# Of all parts; a database of a user has all tables, too.
+# Of all parts; a database of a user has all tables, too. Documents make theirs when a collection is first used.
 _SCHEMA: Final = ""
+
+_MOST_OPEN: Final = 32  # databases of users that are open and idle; each has a file and up to two threads
 
 
 class LocalBackend:
@@ -48,9 +51,18 @@ class LocalBackend:
         Raises:
             StoreError: The user's id cannot be the name of a file.
         """
-        if (found := self._databases.get(user)) is None:
-            found = self._databases[user] = Database(self._path(user), _SCHEMA)
+        if (found := self._databases.pop(user, None)) is None:
+            path = self._path(user)
+            self._close_idle()
+            found = Database(path, _SCHEMA, elsewhere=f"set {DATA_DIR} to another folder")
+        self._databases[user] = found  # the one that was used last is the last
         return found
+
+    def _close_idle(self) -> None:
+        """Those that were used longest ago are let go of, where there are many. They open again when they are used."""
+        idle = [user for user, database in self._databases.items() if user is not None and database.idle]
+        for user in idle[: max(0, len(self._databases) + 1 - _MOST_OPEN)]:
+            self._databases.pop(user).rest()
 
     def _path(self, user: str | None) -> Path | None:
         if user is not None and not _USER.fullmatch(user):
@@ -62,7 +74,7 @@ class LocalBackend:
     @property
     def documents(self) -> DocumentBackend:
         """Collections of documents."""
-        raise NotImplementedError
+        return LocalDocuments(self.database)
 
     @property
     def settings(self) -> SettingBackend:
