@@ -97,7 +97,10 @@ class Collection(Generic[T]):
     def stored(self, id: str, value: T) -> Document:  # noqa: A002
         """A document as it is stored."""
         data = to_json(value, f"{self.name}[{id!r}]")
-        self._converted(id, data)  # what is stored can be read again
+        try:
+            self.convert(data)  # what is stored can be read again
+        except InvalidData as error:
+            raise self._of_document(id, error) from None
         for name in RESERVED:
             if name in data:
                 raise EncodeError(f"{self.name}[{id!r}].{name}", "the name of this field is reserved: take another one")
@@ -109,7 +112,15 @@ class Collection(Generic[T]):
     def loaded(self, id: str, data: Document) -> T:  # noqa: A002
         """A document of what is stored; an older one is migrated."""
         version = data.pop(VERSION, 1)
-        data.pop("_id", None)
+        if version != self.version:
+            data = self._migrated(id, data, version)
+        try:
+            made: T = self.convert(data)
+        except InvalidData as error:
+            raise self._of_document(id, error) from None
+        return made
+
+    def _migrated(self, id: str, data: Document, version: int) -> Document:  # noqa: A002
         if _not_a_number(version) or version < 1:
             raise StoreError(f"document {id!r} of collection {self.name!r} has the version {version!r}, which is none")
         if version > self.version:
@@ -125,20 +136,16 @@ class Collection(Generic[T]):
                 raise StoreError(f"{self._migrating(id, number)} failed: {failed}") from error
             if not isinstance(data, dict):
                 raise StoreError(f"{self._migrating(id, number)} returned {type(data).__name__}; return the dict")
-        return self._converted(id, data)
+        return data
 
     def _migrating(self, id: str, number: int) -> str:  # noqa: A002
         return f"document {id!r} of collection {self.name!r}: its migration from version {number}"
 
-    def _converted(self, id: str, data: object) -> T:  # noqa: A002
-        try:
-            made: T = self.convert(data)
-        except InvalidData as error:
-            at = f"{self.name}[{id!r}]"
-            raise InvalidData(
-                Fault(at + fault.path.removeprefix("$"), fault.expected, fault.received) for fault in error.faults
-            ) from None
-        return made
+    def _of_document(self, id: str, error: InvalidData) -> InvalidData:  # noqa: A002
+        at = f"{self.name}[{id!r}]"
+        return InvalidData(
+            Fault(at + fault.path.removeprefix("$"), fault.expected, fault.received) for fault in error.faults
+        )
 
 
 class Documents(Generic[T]):

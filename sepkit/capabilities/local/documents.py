@@ -167,11 +167,11 @@ class _Reading:
         if self._cursor is None:
             self._cursor = database.execute(self._sql, self._values)
         found: list[tuple[str, Document]] = []
-        size = 0
+        size, most, loads = 0, self._most, orjson.loads
         for id, data in self._cursor:  # noqa: A001
+            found.append((id, _loaded(data) if "\\u0001" in data else loads(data)))
             size += len(data)
-            found.append((id, _loaded(data)))
-            if size > self._most or len(found) == self._longest:
+            if size > most or len(found) == self._longest:
                 break
         else:
             self.over = True
@@ -264,7 +264,7 @@ def _escaped(data: bytes) -> bytes:
 
 
 def _loaded(data: str) -> Document:
-    if "\\u0001" in data:
+    if "\\u0001" in data:  # hardly ever
         data = _UNESCAPED.sub(lambda found: found[1] + rf"\u000{0 if found[2] == chr(0xFDD0) else 1}", data)
     document: Document = orjson.loads(data)
     return document
