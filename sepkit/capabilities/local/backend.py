@@ -29,7 +29,7 @@ _USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 # Of all parts; a database of a user has all tables, too. Documents make theirs when a collection is first used.
 _SCHEMA: Final = ""
 
-_MOST_OPEN: Final = 32  # databases of users that are open and idle; each has a file and up to two threads
+_MOST_OPEN: Final = 32  # databases, as far as those of users are idle; each has a file and up to two threads
 
 
 class LocalBackend:
@@ -52,16 +52,16 @@ class LocalBackend:
             StoreError: The user's id cannot be the name of a file.
         """
         if (found := self._databases.pop(user, None)) is None:
-            path = self._path(user)
+            found = Database(self._path(user), _SCHEMA, elsewhere=f"set {DATA_DIR} to another folder")
+        if len(self._databases) >= _MOST_OPEN:
             self._close_idle()
-            found = Database(path, _SCHEMA, elsewhere=f"set {DATA_DIR} to another folder")
         self._databases[user] = found  # the one that was used last is the last
         return found
 
     def _close_idle(self) -> None:
-        """Those that were used longest ago are let go of, where there are many. They open again when they are used."""
+        """Those that were used longest ago are let go of. They open again when they are used."""
         idle = [user for user, database in self._databases.items() if user is not None and database.idle]
-        for user in idle[: max(0, len(self._databases) + 1 - _MOST_OPEN)]:
+        for user in idle[: len(self._databases) + 1 - _MOST_OPEN]:
             self._databases.pop(user).rest()
 
     def _path(self, user: str | None) -> Path | None:
