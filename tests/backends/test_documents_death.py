@@ -62,26 +62,26 @@ def test_two_processes_that_are_killed_while_they_write_lose_and_tear_nothing(
         for seed in range(ROUNDS):
             writer.stdin.write(f"{seed}\n".encode())
             writer.stdin.flush()
+            killing: list[threading.Timer] = []
             pids: list[int] = []
-            while not pids:  # a child may be quicker with its first line
-                words = writer.stdout.readline().split()
-                if words[0].decode() in WRITERS:
-                    acknowledged[words[0].decode()] = int(words[1])
-                else:
-                    pids = [int(pid) for pid in words]
-            killing = [threading.Timer(chance.random() * 0.06, os.kill, (pid, signal.SIGKILL)) for pid in pids]
-            for one in killing:
-                one.start()
             while (line := writer.stdout.readline().decode()) != "dead\n":
                 assert line, "the writer ended by itself"
-                name, number = line.split()
-                writes += int(number) - acknowledged[name]
-                acknowledged[name] = int(number)
+                words = line.split()
+                if words[0] in WRITERS:
+                    writes += int(words[1]) - acknowledged[words[0]]
+                    acknowledged[words[0]] = int(words[1])
+                else:
+                    pids = [int(pid) for pid in words]
+                # Killed while it writes; in each fourth round also while it opens the files.
+                if pids and not killing and (words[0] in WRITERS or seed % 4 == 0):
+                    killing = [threading.Timer(chance.random() * 0.05, os.kill, (pid, signal.SIGKILL)) for pid in pids]
+                    for one in killing:
+                        one.start()
             for one in killing:
                 one.join()
             asyncio.run(check(folder, acknowledged, begun))
         writer.stdin.close()
-    assert writes > ROUNDS / 2
+    assert writes > ROUNDS / 4
     if SOAK:
         with capsys.disabled():
             print(f"\ndocuments, 1,000 kills of two: none of {writes:,} acknowledged puts lost, none torn")
