@@ -180,7 +180,8 @@ class Documents(Generic[T]):
             InvalidData: ``value`` does not fit the collection's class.
             EncodeError: ``value`` has no form in JSON, or a field whose name is reserved.
         """
-        await self._backend.put(self._place, [(_check_id(id), self._collection.stored(id, value))])
+        item = (_check_id(id), self._collection.stored(id, value))
+        await self._backend.put(self._place, [item])
 
     async def put_many(self, items: Mapping[str, T] | Iterable[tuple[str, T]]) -> None:
         """Store documents under their ids, all or none of them; of one id the last.
@@ -207,7 +208,8 @@ class Documents(Generic[T]):
             ValueError: ``id`` is no such text.
             InvalidData: What is stored does not fit the collection's class.
         """
-        data = await self._backend.get(self._place, _check_id(id))
+        _check_id(id)
+        data = await self._backend.get(self._place, id)
         return None if data is None else self._collection.loaded(id, data)
 
     async def delete(self, id: str) -> bool:  # noqa: A002
@@ -216,7 +218,8 @@ class Documents(Generic[T]):
         Raises:
             ValueError: ``id`` is no such text.
         """
-        return await self._backend.delete(self._place, _check_id(id))
+        _check_id(id)
+        return await self._backend.delete(self._place, id)
 
     async def find(
         self,
@@ -273,7 +276,8 @@ class Documents(Generic[T]):
         Raises:
             QueryError: The query is wrong.
         """
-        return await self._backend.count(self._place, checked_query(query))
+        checked = checked_query(query)
+        return await self._backend.count(self._place, checked)
 
     async def delete_many(self, query: Mapping[str, object]) -> int:
         """Forget the documents that match. How many there were.
@@ -403,6 +407,8 @@ def _check_path(path: object, where: str = "") -> str:
 
 def _check_name(name: object) -> str:
     if isinstance(name, str) and _NAME.fullmatch(name):
+        if name.startswith("sepkit_"):
+            raise RegistrationError(f"collection name {name!r}: names that begin with 'sepkit_' are sepkit's own")
         return name
     proposal = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:64] if isinstance(name, str) else ""
     hint = f"; write {proposal!r}" if _NAME.fullmatch(proposal) else ""
