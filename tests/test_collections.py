@@ -171,7 +171,8 @@ def test_documents_outlive_the_process(tmp_path: Path) -> None:
             check=False,
         )
         assert (done.stdout.strip(), done.returncode) == (str(number), 0), done.stderr
-    assert (tmp_path / "data" / "keeper" / "app.sqlite3").stat().st_mode & 0o077 == 0, "readable for others"
+    for path in (tmp_path / "data").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, f"{path} is readable for others"
 
 
 def test_an_app_without_collections_loads_nothing_of_them() -> None:

@@ -142,9 +142,9 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         self.prepared.clear()
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             # Readable for its owner only: extensions keep tokens. A database that exists is not opened here, because
             # closing it again would release the locks that this process holds on it.
+            _make_folder(self.path.parent)
             with contextlib.suppress(FileExistsError):
                 self.path.touch(mode=0o600, exist_ok=False)
         # Autocommit: the transactions are ours. Another process may write to the same file; it is waited for.
@@ -262,6 +262,14 @@ class Database:
                 _settle(loop, done, result, None)
         if database is not None:
             database.close()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing; `Path.mkdir` would make these for all to read."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 class _Refused(Exception):

@@ -39,6 +39,7 @@ _LONGEST_TEXT: Final = 65_536  # characters of an operand
 _MOST_CONDITIONS: Final = 100
 _MOST_IN: Final = 10_000
 _MOST_SORTED: Final = 16
+_MOST_PUT: Final = 1_000_000
 _MOST_INDEXES: Final = 16
 _LARGEST: Final = 2**53 - 1  # the largest whole number that every host can count to
 _AT_A_TIME: Final = 200  # documents that are read or written before others have their turn
@@ -187,7 +188,7 @@ class Documents(Generic[T]):
         """Store documents under their ids, all or none of them; of one id the last.
 
         Raises:
-            ValueError: An id is no such text, or something is no pair.
+            ValueError: An id is no such text, something is no pair, or there are over a million.
             InvalidData: A value does not fit the collection's class.
             EncodeError: A value has no form in JSON.
         """
@@ -196,6 +197,8 @@ class Documents(Generic[T]):
         for pair in pairs:
             id, value = _check_pair(pair)  # noqa: A001
             stored.append((_check_id(id), self._collection.stored(id, value)))
+            if len(stored) > _MOST_PUT:
+                raise ValueError(f"put_many takes at most {_MOST_PUT:,} documents: put them in smaller parts")
             if len(stored) % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
         if stored:

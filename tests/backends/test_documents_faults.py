@@ -151,6 +151,7 @@ def test_a_store_that_another_process_keeps_locked_is_said(tmp_path: Path, monke
             told = await said(backend.documents.put(NOTES, [("a", {"n": 2})]))
             assert "another process keeps it locked for 0.2 s already: end that process, or try again" in told
             assert await backend.documents.find(NOTES, Find(query={})) == [("a", {"n": 1})]
+            assert await backend.documents.get(NOTES, "a") == {"n": 1}
             other.execute("ROLLBACK")
         await backend.documents.put(NOTES, [("a", {"n": 3})])
         assert await backend.documents.get(NOTES, "a") == {"n": 3}

@@ -109,7 +109,13 @@ class LocalBackend:
 
 
 def data_folder(app: str) -> Path:
-    """Where the data of an app is kept."""
+    """Where the data of an app is kept.
+
+    Raises:
+        StoreError: Its name is that of another folder.
+    """
+    if not app.strip("."):
+        raise StoreError(f"the app's name {app!r} cannot be the name of a folder: give it another one")
     if given := os.environ.get(DATA_DIR):
         return Path(given).absolute() / app
     import platformdirs  # 2 ms, and only for apps that keep something

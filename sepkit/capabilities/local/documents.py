@@ -71,7 +71,7 @@ class LocalDocuments:
             row = database.execute(sql, (id,)).fetchone()
             return None if row is None else _loaded(row[0])
 
-        return await (await self._ready(place)).do(job)
+        return await (await self._ready(place)).read(job)
 
     async def delete(self, place: Place, id: str) -> bool:  # noqa: A002
         """Forget a document; whether there was one."""
