@@ -261,11 +261,12 @@ class Documents(Generic[T]):
         if find is None:
             return []
         found = await self._backend.find(self._place, find)
-        made = []
-        for id, data in found:  # noqa: A001
-            made.append((id, self._collection.loaded(id, data)))
-            if len(made) % _AT_A_TIME == 0:
+        loaded = self._collection.loaded
+        made: list[tuple[str, T]] = []
+        while len(made) < len(found):
+            if made:
                 await asyncio.sleep(0)
+            made += [(id, loaded(id, data)) for id, data in found[len(made) : len(made) + _AT_A_TIME]]  # noqa: A001
         return made
 
     async def find_one(self, query: Mapping[str, object] | None = None, *, sort: Sort | None = None) -> T | None:
