@@ -354,6 +354,27 @@ async def test_what_could_not_be_read_again_is_not_put() -> None:
 
 
 @on_each_loop
+async def test_documents_of_a_user_are_apart_from_the_apps_and_from_other_users() -> None:
+    """What ``ctx.user.store`` is made of."""
+    app = App("x")
+    notes = app.collection("notes", dict[str, Any])
+
+    async def test(store: Documents[Any], ctx: ToolContext) -> None:
+        users = {name: Documents(ctx._link, notes, name) for name in ("ada", "bob")}
+        await store.put("a", {"of": "app"})
+        for name, documents in users.items():
+            await documents.put("a", {"of": name})
+        assert await store.find() == [{"of": "app"}]
+        assert [await documents.find() for documents in users.values()] == [[{"of": "ada"}], [{"of": "bob"}]]
+        await users["ada"].drop()
+        assert [await store.count(), await users["ada"].count(), await users["bob"].count()] == [1, 0, 1]
+        with pytest.raises(StoreError, match=r"user('s)? id"):
+            await Documents(ctx._link, notes, "../bob").find()
+
+    await with_store(test, app, notes)
+
+
+@on_each_loop
 async def test_an_id_that_is_no_bounded_text_is_refused() -> None:
     """By each method that takes one."""
     app = App("x")

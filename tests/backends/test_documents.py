@@ -79,7 +79,7 @@ def test_a_user_id_that_could_leave_its_folder_is_refused(backend: Backend, tmp_
 
     async def main() -> None:
         for user in ("", ".", "..", "../x", "a/b", "a\\b", "/", "a\0", "a" * 129, "ä", "a:b", ".hidden"):
-            with pytest.raises(StoreError, match="user id"):
+            with pytest.raises(StoreError, match=r"user('s)? id"):
                 await backend.documents.put(Place(user, "notes"), [("a", {})])
         await backend.aclose()
 
@@ -359,6 +359,8 @@ def test_a_store_that_is_closed_says_so(backend: Backend) -> None:
         await backend.aclose()
         with pytest.raises(StoreError, match="closed"):
             await database.read(lambda _: None)
+        with pytest.raises(StoreError, match="closed: what served the app has ended"):
+            await documents.put(NOTES, [("b", {})])
 
     asyncio.run(main())
 

@@ -44,13 +44,16 @@ class LocalBackend:
         self.app: Final = app
         self.folder: Final = folder
         self._databases: dict[str | None, Database] = {}
+        self._closed = False
 
     def database(self, user: str | None) -> Database:
         """The database of a user, or the app's; opened by its first job.
 
         Raises:
-            StoreError: The user's id cannot be the name of a file.
+            StoreError: The user's id cannot be the name of a file; or what serves the app has ended.
         """
+        if self._closed:
+            raise StoreError("the store is closed: what served the app has ended")
         if (found := self._databases.pop(user, None)) is None:
             found = Database(self._path(user), _SCHEMA, elsewhere=f"set {DATA_DIR} to another folder")
         if len(self._databases) >= _MOST_OPEN:
@@ -103,6 +106,7 @@ class LocalBackend:
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
+        self._closed = True
         for database in self._databases.values():
             await database.aclose()
         self._databases.clear()
