@@ -17,9 +17,11 @@ import attrs
 import pytest
 
 from sepkit import App, CommandContext, EventContext, HookContext, Router, TaskContext, ToolCall, ToolContext
+from sepkit.cli.inspect import describe
 from sepkit.contexts.backend import Place
 from sepkit.contexts.documents import Collection, Documents
 from sepkit.errors import EncodeError, InvalidData, QueryError, RegistrationError, StoreError
+from sepkit.handlers import where
 from sepkit.testing import TestHost
 from tests.memory_host import on_each_loop
 
@@ -295,29 +297,19 @@ def test_a_collection_of_a_router_is_the_apps_once_it_is_included() -> None:
         assert host.call_tool("put").content == "1"
 
 
-def test_inspect_shows_collections(tmp_path: Path) -> None:
+def test_inspect_shows_collections() -> None:
     """Their classes, versions, indexes, and where the migrations are."""
-    (tmp_path / "app.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from sepkit import App\n"
-        "app = App('x')\n"
-        "@dataclass\n"
-        "class Note:\n"
-        "    text: str\n"
-        "notes = app.collection('notes', Note, indexes=['text'], version=2)\n"
-        "@app.migrate(notes, from_version=1)\n"
-        "def grow(old):\n"
-        "    return old\n"
-    )
+    app = App("x")
+    books = app.collection("books", Book, indexes=["title"], version=2)
+    app.collection("notes", dict[str, Any])
 
-    def inspect(*options: str) -> str:
-        command = [sys.executable, "-m", "sepkit", "inspect", "app:app", *options]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True).stdout
+    @app.migrate(books, from_version=1)
+    def grow(old: dict[str, Any]) -> dict[str, Any]:
+        return old
 
-    shown = inspect()
-    assert "collections:\n  notes  Note, version 2\n      indexes: text\n      from version 1: app.py:8" in shown
-    assert json.loads(inspect("--json"))["collections"] == [
-        {"name": "notes", "type": "Note", "version": 2, "indexes": ["text"], "migrations": {"1": "app.py:8"}}
+    assert describe(app)["collections"] == [
+        {"name": "books", "type": "Book", "version": 2, "indexes": ["title"], "migrations": {"1": where(grow)}},
+        {"name": "notes", "type": "dict", "version": 1, "indexes": [], "migrations": {}},
     ]
 
 

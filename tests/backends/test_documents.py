@@ -53,11 +53,7 @@ def test_what_was_put_is_there_until_it_is_deleted(backend: Backend, run: Run) -
 
 def test_documents_of_users_collections_and_the_app_are_apart(backend: Backend, run: Run) -> None:
     """Also those of two collections whose names differ in capitals only, and of a user named as the app's file is."""
-    places = [
-        Place(user, name)
-        for user in (None, "ada", "app", "app.sqlite3", "a@b.c")
-        for name in ("notes", "Notes", "_", "n")
-    ]
+    places = [Place(user, name) for user in (None, "app", "app.sqlite3") for name in ("notes", "Notes", "_", "n")]
 
     async def main() -> None:
         documents = backend.documents
@@ -330,14 +326,14 @@ def test_databases_of_many_users_are_not_all_open(tmp_path: Path, monkeypatch: p
     async def main() -> None:
         before = open_ones()
         backend = LocalBackend("app", tmp_path)
-        places = [Place(f"user{number}", "notes") for number in range(40)]
+        places = [Place(f"user{number}", "notes") for number in range(16)]
         for place in places:
             await backend.documents.put(place, [("a", {"user": place.user})])
             await backend.documents.count(place, {})
         for place in places:
             assert await backend.documents.get(place, "a") == {"user": place.user}
         await asyncio.gather(*(backend.documents.put(place, [("b", {})]) for place in places))  # more than may be idle
-        assert [await backend.documents.count(place, {}) for place in places] == [2] * 40
+        assert [await backend.documents.count(place, {}) for place in places] == [2] * 16
         assert len(backend._databases) <= 5
         await backend.aclose()
         for _ in range(1000):  # threads that were told to end do so in their own time
