@@ -405,6 +405,7 @@ async def test_an_id_that_is_no_bounded_text_is_refused() -> None:
         ({"a": {"$in": [1, None]}}, "a.$in[1]: None can't be compared with"),
         ({"a": {"$in": [[1]]}}, "a.$in[0]: [1] can't be"),
         ({"a": {"$in": [0] * 10_001}}, "at most 10,000"),
+        ({"a": {"$in": ["x" * 60_000] * 18}}, "a.$in: texts of 1,080,000 characters in all: at most 1,048,576"),
         ({"a": {"$contains": 5}}, "a.$contains: write a text, not 5"),
         ({"a": {"$contains": True}}, "a.$contains: write a text, not True"),
         ({"a": {"b": 1}}, "a: there is no operator 'b'; for a field of it write 'a.b'"),

@@ -38,6 +38,7 @@ _LONGEST_ID: Final = 256
 _LONGEST_TEXT: Final = 65_536  # characters of an operand
 _MOST_CONDITIONS: Final = 100
 _MOST_IN: Final = 10_000
+_LONGEST_IN: Final = 1_048_576  # characters of all its texts
 _MOST_SORTED: Final = 16
 _MOST_PUT: Final = 1_000_000
 _MOST_INDEXES: Final = 16
@@ -365,7 +366,10 @@ def _operand_of(path: str, operator: object, given: object) -> Any:
             raise QueryError(f"{at}: write a list of values, not empty, and not {given!r:.100}")
         if len(given) > _MOST_IN:
             raise QueryError(f"{at}: {len(given)} values: at most {_MOST_IN:,}")
-        return [_operand(f"{at}[{number}]", one) for number, one in enumerate(given)]
+        several = [_operand(f"{at}[{number}]", one) for number, one in enumerate(given)]
+        if (size := sum(len(one) for one in several if isinstance(one, str))) > _LONGEST_IN:
+            raise QueryError(f"{at}: texts of {size:,} characters in all: at most {_LONGEST_IN:,}")
+        return several
     operand = _operand(at, given)
     if operator == "$contains" and (not isinstance(operand, str) or isinstance(given, bool)):
         raise QueryError(f"{at}: write a text, not {given!r:.100}")

@@ -183,6 +183,24 @@ def test_more_than_fits_into_an_answer_is_refused_with_what_to_do(
     asyncio.run(main())
 
 
+def test_the_longest_query_there_may_be_is_answered(backend: Backend) -> None:
+    """All operators on a hundred deep fields, and 16 fields to sort by."""
+    everything = {"$eq": "x", "$ne": 1, "$gt": 1, "$gte": 0.5, "$lt": "y", "$lte": "x", "$contains": "X"}
+    everything["$in"] = ["x", *range(9_999)]
+    steps = [f"f{number}" + ".a" * 50 for number in range(100)]
+
+    async def main() -> None:
+        documents = backend.documents
+        await documents.put(NOTES, [("a", {})])
+        find = Find(query=dict.fromkeys(steps, everything), sort=[(step, True) for step in steps[:16]], limit=1)
+        assert await documents.find(NOTES, find) == []
+        assert await documents.count(NOTES, find.query) == 0
+        assert await documents.find(NOTES, Find(query={}, sort=find.sort)) == [("a", {})]
+        await backend.aclose()
+
+    asyncio.run(main())
+
+
 def test_many_at_once_each_have_their_own_answer(backend: Backend, run: Run) -> None:
     """Puts, finds and deletes of a hundred coroutines."""
 
