@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from sepkit.contexts.link import current_user
 from sepkit.errors import RegistrationError
 from sepkit.handlers import Fn, ObserverSpec, check_name, check_sendable, where
 from sepkit.router import Change, Router, closest
@@ -192,6 +193,8 @@ class Tasks:
     ) -> TaskHandle:
         """Start a task, given as its function or by its name, under an id of its own.
 
+        A per-user task without a ``user_id`` is started for the user of the running call, task or job.
+
         Raises:
             RegistrationError: The task is not known, the app is not served, or served several times and no handler of
                 it is running here.
@@ -205,6 +208,8 @@ class Tasks:
             spec = next((one for one in specs.values() if one.fn == task), None)
         if spec is None:
             raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
+        if user_id is None and spec.per_user:
+            user_id = current_user()
         return self._running().start(spec, id=id, user_id=user_id, payload=payload, name=name)
 
     async def stop(self, id: str) -> TaskHealth | None:  # noqa: A002  (so named in the API)

@@ -12,17 +12,27 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from sepkit.records import Record, record
+from sepkit.records import Record, field, record
+from sepkit.userids import user_fault
 
 Document = dict[str, Any]
 """A document: a JSON object."""
 
 
+def _user_id(owner: object, attribute: Any, value: Any) -> None:
+    if fault := user_fault(value):
+        raise ValueError(f"the user's id {fault}")
+
+
 @record
 class Principal(Record):
-    """Whom a call is made for."""
+    """Whom a call is made for.
 
-    id: str
+    Raises:
+        ValueError: The id could leave its folder, or is not a text of 1 to 80 bytes.
+    """
+
+    id: str = field(validator=_user_id)
     """The host's name for the user: a text that can be the name of a file."""
 
 
@@ -129,8 +139,8 @@ class UserBackend(Protocol):
     async def ids(self) -> list[str]:
         """The ids of all users, as far as the host tells."""
 
-    async def profile(self, user: str) -> dict[str, Any]:
-        """What is known of a user."""
+    async def profile(self, user: str) -> dict[str, str]:
+        """What the host tells of a user, such as ``{"nickname": "Ada"}``; nothing of one that it does not know."""
 
 
 class Backend(Protocol):

@@ -20,6 +20,7 @@ from sepkit.wire.writing import to_json
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from sepkit.contexts.users import User
     from sepkit.tasks import TaskRun
 
 T = TypeVar("T")
@@ -66,6 +67,21 @@ class Context(Generic[StateT]):
     def workspace(self) -> Workspace:
         """Where the agent works (``root``, an absolute path), and whether its user trusts that place (``trusted``)."""
         return self._link.host.workspace
+
+    @property
+    def user(self) -> User:
+        """Whom this is done for: its ``id``, None where there is no user, and what the host tells of it."""
+        from sepkit.contexts.users import User
+
+        return User(self._link)
+
+    async def users(self) -> list[str]:
+        """The ids of the host's users, as far as it tells; none where it has no users.
+
+        Raises:
+            CapabilityDisabled: The host does not let this extension read them.
+        """
+        return list(await self._link.backend.users.ids())
 
     @property
     def flags(self) -> Mapping[str, Any]:

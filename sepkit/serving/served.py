@@ -24,7 +24,7 @@ from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.contexts import TaskContext
-from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
+from sepkit.contexts.link import CURRENT_LINK, CURRENT_USER, HostInfo, Link, Outgoing
 from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
 from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
@@ -319,7 +319,8 @@ class Served:
 
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
         self.watch.wake()
-        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self), run)}
+        CURRENT_USER.set(run.user_id)  # in the context of this run
+        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self, run.user_id), run)}
         try:
             return await spec.fn(**given)
         except BaseException as error:
@@ -350,10 +351,14 @@ class Served:
 
 
 class _Home:
-    """The link of what belongs to no connection, as background tasks do: the oldest one that is open."""
+    """The link of what belongs to no connection, as background tasks do: the oldest one that is open.
 
-    def __init__(self, served: Served) -> None:
+    It has a user of its own, or none.
+    """
+
+    def __init__(self, served: Served, user: str | None) -> None:
         self._served = served
+        self.principal = None if user is None else Principal(user)
 
     @property
     def _link(self) -> Link:
@@ -381,10 +386,6 @@ class _Home:
     @property
     def backend(self) -> Backend:
         return self._served.backend
-
-    @property
-    def principal(self) -> Principal | None:
-        return None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -30,6 +30,8 @@ class TestHost(AsyncHost):
         allowed_tools: The tools that may be active; None where all may.
         workspace: The root of the workspace; None for the current directory.
         trusted: Whether its user trusts it.
+        user: Whom calls are made for, by id; None for no user. ``host.user`` may be changed between calls.
+        users: The ids of the host's users; or a dict, with what ``ctx.user.profile()`` gives of each.
         mode: Where the host runs; by default ``"tui"`` with a ``ui``, else ``"headless"``.
         timeout: Seconds that an answer may take, where a call does not say.
         max_concurrency: How many tool and provider calls run at once.

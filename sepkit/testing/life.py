@@ -23,6 +23,7 @@ from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.services import Services
+from sepkit.contexts.backend import Principal
 from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError, sayable_path
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
@@ -42,6 +43,9 @@ from sepkit.wire import messages, methods
 from sepkit.wire.writing import unstructure
 
 H = TypeVar("H", bound="AsyncHost")
+
+Users = Mapping[str, Mapping[str, str]] | Sequence[str]
+"""The ids of users, or what a host tells of each."""
 
 _HANDSHAKE_SECONDS: Final = 10.0  # a host waits no longer
 _END_SECONDS: Final = 20.0
@@ -65,6 +69,8 @@ class AsyncHost(Asking):
         allowed_tools: Sequence[str] | None = None,
         workspace: str | os.PathLike[str] | None = None,
         trusted: bool = True,
+        user: str | None = None,
+        users: Users = (),
         mode: methods.Mode | None = None,
         timeout: float = 120.0,
         max_concurrency: int = MAX_CONCURRENCY,
@@ -91,6 +97,8 @@ class AsyncHost(Asking):
             flags=dict(flags or {}),
             capabilities_enabled=enabled,
         )
+        self._principal = None if user is None else Principal(user)
+        self._profiles = _profiles(users, user)
         self._timeout = timeout
         self._max_concurrency = max_concurrency
         self._grace = grace
@@ -117,9 +125,13 @@ class AsyncHost(Asking):
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
         served = Served(
-            self.app, max_concurrency=self._max_concurrency, backend=lambda: LocalBackend(self.app.name, None)
+            self.app,
+            max_concurrency=self._max_concurrency,
+            backend=lambda: LocalBackend(self.app.name, None, profiles=self._profiles),
         )
-        self._dispatcher = Dispatcher(served, theirs, grace=self._grace, on_ready=self._ready)
+        self._dispatcher = Dispatcher(
+            served, theirs, grace=self._grace, on_ready=self._ready, principal=self._principal
+        )
         if isinstance(self._loop, VirtualClockLoop):
             # It beats on the loop's clock, which would never stand still, and measures on the wall's.
             served.watch.stop()
@@ -241,6 +253,16 @@ class AsyncHost(Asking):
         except TimeoutError:
             raise TimeoutError(f"until({getattr(found, '__name__', found)}): not within {seconds:g} s") from None
 
+    @property
+    def user(self) -> str | None:
+        """Whom calls are made for, by id. Another one may be put here between calls: ``host.user = "bo"``."""
+        return None if self._principal is None else self._principal.id
+
+    @user.setter
+    def user(self, user: str | None) -> None:
+        self._alive()
+        self._principal = self._dispatcher.link.principal = None if user is None else Principal(user)
+
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _alive(self) -> Peer:
@@ -272,6 +294,16 @@ class AsyncHost(Asking):
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _profiles(users: Users, user: str | None) -> dict[str, Mapping[str, str]]:
+    """The users of the host, with what it tells of each."""
+    if isinstance(users, str):
+        raise ValueError(f"users={users!r}: write a list of ids, [{users!r}], or a dict with what is known of each")
+    profiles = dict(users) if isinstance(users, Mapping) else {one: {} for one in users}
+    for one in profiles:
+        Principal(one)
+    return profiles if user is None else {user: {}, **profiles}
 
 
 class _LogToHost:

@@ -568,3 +568,19 @@ def wants_awaitable(call: Callable[[], Awaitable[None]]) -> None: ...
 
 
 wants_awaitable(on_message)
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+@app.tool
+async def users_of_a_call(ctx: ToolContext) -> None:
+    assert_type(ctx.user.id, str | None)
+    assert_type(await ctx.user.profile(), dict[str, str])
+    assert_type(await ctx.users(), list[str])
+    ctx.user.id = "bo"  # type: ignore[misc]
+
+
+@app.task(per_user=True)
+async def users_of_a_task(ctx: TaskContext) -> None:
+    assert_type(ctx.user.id, str | None)

@@ -7,7 +7,7 @@ owner only. What belongs to the app is in ``app.sqlite3``, what belongs to a use
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +21,9 @@ from sepkit.contexts.backend import (
     UserBackend,
 )
 from sepkit.errors import StoreError
+from sepkit.userids import user_fault, user_file
 
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
-_USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 
 # Of all parts; a database of a user has all tables, too.
 _SCHEMA: Final = ""
@@ -35,11 +35,15 @@ class LocalBackend:
     Args:
         app: Its name.
         folder: Where its data is kept; None keeps it in memory.
+        profiles: Its users, each with what is known of it.
     """
 
-    def __init__(self, app: str, folder: Path | None) -> None:
+    def __init__(
+        self, app: str, folder: Path | None, *, profiles: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         self.app: Final = app
         self.folder: Final = folder
+        self._profiles = profiles or {}
         self._databases: dict[str | None, Database] = {}
 
     def database(self, user: str | None) -> Database:
@@ -53,11 +57,11 @@ class LocalBackend:
         return found
 
     def _path(self, user: str | None) -> Path | None:
-        if user is not None and not _USER.fullmatch(user):
-            raise StoreError(f"the user id {user[:100]!a} cannot be the name of a file")
+        if user is not None and (fault := user_fault(user)):
+            raise StoreError(f"the user's id {fault}")
         if self.folder is None:
             return None
-        return self.folder / "app.sqlite3" if user is None else self.folder / "users" / f"{user}.sqlite3"
+        return self.folder / "app.sqlite3" if user is None else self.folder / "users" / f"{user_file(user)}.sqlite3"
 
     @property
     def documents(self) -> DocumentBackend:
@@ -87,7 +91,9 @@ class LocalBackend:
     @property
     def users(self) -> UserBackend:
         """Users."""
-        raise NotImplementedError
+        from sepkit.capabilities.local.users import LocalUsers
+
+        return LocalUsers(self._profiles)
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
