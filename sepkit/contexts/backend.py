@@ -103,25 +103,21 @@ class JobBackend(Protocol):
     """Jobs, and which of their times have been started."""
 
 
-class FetchBackend(Protocol):
-    """HTTP."""
-
-    async def fetch(self, request: FetchRequest) -> FetchReply:
-        """Send a request; its answer, read to its end."""
-
-    def stream(self, request: FetchRequest) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Send a request; the chunks of its answer, as they are taken."""
-
-
 @record
 class FetchRequest(Record):
-    """A request. Where it may go has been checked; where it is redirected to has not."""
+    """A request. All of it has been checked but its URL."""
 
     url: str
     method: str
-    headers: Mapping[str, str]
-    body: bytes | None
+    """In upper case."""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     timeout: float
+    """Seconds. Who asked keeps the time; a backend need not."""
+    binary: bool
+    """Whether a stream is wanted as bytes."""
+    max_bytes: int
+    """Of the answer, where it is not a stream."""
 
 
 @record
@@ -129,8 +125,41 @@ class FetchReply(Record):
     """An answer."""
 
     status: int
-    headers: Mapping[str, str]
-    content: bytes
+    headers: Sequence[tuple[str, str]]
+    content: bytes | str = field(repr=False)
+    """A text under a host that hands on no bytes."""
+    url: str
+    """Where it came from in the end."""
+
+
+@record
+class FetchStream(Record):
+    """An answer that comes in chunks."""
+
+    status: int
+    charset: str
+    """What its bytes are a text in."""
+    chunks: AsyncIterator[bytes] | AsyncIterator[str]
+    """Raises a ``FetchError`` where the answer breaks off. Reads no more than a chunk ahead."""
+
+
+class FetchBackend(Protocol):
+    """HTTP, as far as the app's ``needs`` allow."""
+
+    async def fetch(self, request: FetchRequest) -> FetchReply:
+        """Send a request, and follow where it is redirected to; its answer, read to its end.
+
+        Raises:
+            FetchError: The URL, or one that it is redirected to, is outside of what the app needs; the answer is too
+                long; the connection failed or broke.
+        """
+
+    def stream(self, request: FetchRequest) -> AbstractAsyncContextManager[FetchStream]:
+        """Send a request; its answer, whatever its status. The end of the block closes the connection.
+
+        Raises:
+            FetchError: As above, also while it is read.
+        """
 
 
 class UserBackend(Protocol):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
     from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
+    from sepkit.testing.seen import Fetched
     from sepkit.wire.messages import (
         BlockOutcome,
         ConfirmRequest,
@@ -36,6 +37,7 @@ __all__ = [
     "ContinueOutcome",
     "Deadlock",
     "ExecRunResult",
+    "Fetched",
     "InputRequest",
     "ModifyOutcome",
     "ProtocolViolation",
@@ -55,6 +57,7 @@ _HOMES: Final = {
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
+    "sepkit.testing.seen": ("Fetched",),
     "sepkit.wire.messages": (
         "BlockOutcome",
         "ConfirmRequest",

@@ -16,8 +16,9 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
 
 from sepkit import __version__
 from sepkit.app import App
@@ -36,11 +37,14 @@ from sepkit.testing.asking import Asking, fitted
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.faults import Faults
 from sepkit.testing.inspection import InspectedTransport
-from sepkit.testing.scripted import ExecScript, ScriptedDelegate, UiScript
+from sepkit.testing.scripted import ExecScript, FetchScript, ScriptedDelegate, UiScript
 from sepkit.testing.seen import Kept, KvInMemory
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages, methods
 from sepkit.wire.writing import unstructure
+
+if TYPE_CHECKING:
+    import httpx
 
 H = TypeVar("H", bound="AsyncHost")
 
@@ -62,6 +66,7 @@ class AsyncHost(Asking):
         *,
         ui: UiScript = None,
         exec: ExecScript = None,  # noqa: A002  (so named on the wire)
+        fetch: FetchScript = None,
         flags: Mapping[str, Any] | None = None,
         capabilities: Mapping[str, bool] | None = None,
         kv: Mapping[str, Any] | None = None,
@@ -84,6 +89,7 @@ class AsyncHost(Asking):
         delegate = ScriptedDelegate(
             self, token=token, ui=ui, exec=exec, session_state=session_state, on_fault=faults.found
         )
+        self._network: Final = partial(_network, self, fetch, delegate)
         kept = Kept(self, allowed_tools)
         grants = {group: enabled.get(group) is not False for group in get_args(methods.CapabilityGroup)}
         self._services = Services(app.name, token, grants, delegate, KvInMemory(self), kept, kept.told)
@@ -127,7 +133,9 @@ class AsyncHost(Asking):
         served = Served(
             self.app,
             max_concurrency=self._max_concurrency,
-            backend=lambda: LocalBackend(self.app.name, None, profiles=self._profiles),
+            backend=lambda: LocalBackend(
+                self.app.name, None, profiles=self._profiles, needs=self.app.needs, transport=self._network
+            ),
         )
         self._dispatcher = Dispatcher(
             served, theirs, grace=self._grace, on_ready=self._ready, principal=self._principal
@@ -304,6 +312,12 @@ def _profiles(users: Users, user: str | None) -> dict[str, Mapping[str, str]]:
     for one in profiles:
         Principal(one)
     return profiles if user is None else {user: {}, **profiles}
+
+
+def _network(host: AsyncHost, script: FetchScript, delegate: ScriptedDelegate) -> httpx.AsyncBaseTransport:
+    from sepkit.testing.fetching import ScriptedTransport  # needs httpx
+
+    return ScriptedTransport(host, script, delegate.following, delegate.unforeseen)
 
 
 class _LogToHost:

@@ -7,9 +7,9 @@ owner only. What belongs to the app is in ``app.sqlite3``, what belongs to a use
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sepkit.capabilities.database import Database
 from sepkit.contexts.backend import (
@@ -22,6 +22,11 @@ from sepkit.contexts.backend import (
 )
 from sepkit.errors import StoreError
 from sepkit.userids import user_fault, user_file
+
+if TYPE_CHECKING:
+    import httpx
+
+    from sepkit.capabilities.local.fetch import LocalFetcher
 
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
 
@@ -36,14 +41,25 @@ class LocalBackend:
         app: Its name.
         folder: Where its data is kept; None keeps it in memory.
         profiles: Its users, each with what is known of it.
+        needs: What it may reach, as :func:`~sepkit.contexts.network.checked_needs` gives it.
+        transport: Makes what takes the place of the network.
     """
 
     def __init__(
-        self, app: str, folder: Path | None, *, profiles: Mapping[str, Mapping[str, str]] | None = None
+        self,
+        app: str,
+        folder: Path | None,
+        *,
+        profiles: Mapping[str, Mapping[str, str]] | None = None,
+        needs: Sequence[str] = (),
+        transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         self.app: Final = app
         self.folder: Final = folder
         self._profiles = profiles or {}
+        self._needs = needs
+        self._transport = transport
+        self._fetcher: LocalFetcher | None = None
         self._databases: dict[str | None, Database] = {}
 
     def database(self, user: str | None) -> Database:
@@ -86,7 +102,12 @@ class LocalBackend:
     @property
     def fetcher(self) -> FetchBackend:
         """HTTP."""
-        raise NotImplementedError
+        if self._fetcher is None:
+            from sepkit.capabilities.local.fetch import LocalFetcher
+            from sepkit.contexts.network import Network
+
+            self._fetcher = LocalFetcher(Network(self.app, self._needs), self._transport)
+        return self._fetcher
 
     @property
     def users(self) -> UserBackend:
@@ -97,6 +118,8 @@ class LocalBackend:
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
+        if self._fetcher is not None:
+            await self._fetcher.aclose()
         for database in self._databases.values():
             await database.aclose()
         self._databases.clear()
