@@ -61,6 +61,7 @@ class Served:
         max_concurrency: How many tool and provider calls run at once, over all connections.
         max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that tasks and the lifespan have to end, where a block holds it.
+        confirms: Whether tools that want it are confirmed by ``ctx.ui``; False where the host asks by itself.
         backend: Makes what documents, settings and the like stand on; called when the first of them is used.
     """
 
@@ -71,6 +72,7 @@ class Served:
         max_concurrency: int = MAX_CONCURRENCY,
         max_waiting: int = MAX_WAITING,
         grace: float = GRACE,
+        confirms: bool = True,
         backend: Callable[[], Backend] | None = None,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
@@ -89,7 +91,9 @@ class Served:
         self._threads = DaemonThreads()
         self._names: dict[object, str] = handler_names(app)
         self.watch: Final = LoopWatch(self._names, self._busy)
-        self.calls: Final = Calls(app, Slots(max_concurrency, max_waiting), self._threads, self.watch)
+        self.calls: Final = Calls(
+            app, Slots(max_concurrency, max_waiting), self._threads, self.watch, confirms=confirms
+        )
         self.supervisor: Final = Supervisor(
             self._launch, on_change=self._task_changed, on_report=self._task_reported, context=self._base
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sepkit.contexts.fetching import Response
     from sepkit.testing.asking import ProviderAnswer, ToolAnswer
     from sepkit.testing.blocking import BlockingTestHost
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
@@ -42,6 +43,7 @@ __all__ = [
     "ModifyOutcome",
     "ProtocolViolation",
     "ProviderAnswer",
+    "Response",
     "SelectRequest",
     "TestHost",
     "ToolAnswer",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "sepkit.contexts.fetching": ("Response",),
     "sepkit.testing.asking": ("ProviderAnswer", "ToolAnswer"),
     "sepkit.testing.blocking": ("BlockingTestHost",),
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
