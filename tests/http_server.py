@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
+
+import trustme
 
 SOCKET_BYTES: Final = 64 * 1024  # asked for; the system may take twice as much
 _PATIENCE: Final = 20.0
@@ -45,7 +48,8 @@ class Connection:
                 select.select([], [self._sock], [])
                 self.blocked.clear()
             try:
-                count = self._sock.send(view, socket.MSG_DONTWAIT)
+                flags = 0 if isinstance(self._sock, ssl.SSLSocket) else socket.MSG_DONTWAIT
+                count = self._sock.send(view, flags)
             except BlockingIOError:
                 continue
             self.sent += count
@@ -71,9 +75,15 @@ Answer = Callable[[Asked, Connection], None]
 class Server:
     """What a test knows of its server."""
 
-    def __init__(self, answer: Answer | bytes, *, keep_alive: bool) -> None:
+    def __init__(
+        self, answer: Answer | bytes, *, keep_alive: bool, certificate: trustme.LeafCert | None = None
+    ) -> None:
         self._answer = answer
         self._keep_alive = keep_alive
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(self._tls)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
         self._threads: list[threading.Thread] = []
@@ -101,7 +111,12 @@ class Server:
                 self._start(self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError, EOFError, ValueError), sock.makefile("rb") as reader:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sock)
+            stack.enter_context(contextlib.suppress(OSError, EOFError, ValueError))
+            if self._tls is not None:
+                sock = stack.enter_context(self._tls.wrap_socket(sock, server_side=True))
+            reader = stack.enter_context(sock.makefile("rb"))
             while not self.ending.is_set():
                 asked = _read(reader.readline, reader.read)
                 self.asked.append(asked)
