@@ -10,15 +10,14 @@ import pytest
 
 from sepkit.contexts.backend import Backend
 from sepkit.errors import FetchError, HttpError
-from tests.fetching import closing, drained, get, redirect, streamed
+from tests.fetching import alone, closing, drained, get, redirect, streamed
 from tests.http_server import Asked, Connection, chunked, ok, routes, serving
 from tests.memory_host import on_each_loop
 
 
 @pytest.fixture(autouse=True)
-def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch)
 
 
 @on_each_loop

@@ -17,7 +17,7 @@ from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.local.fetch import MOST_CONNECTIONS
 from sepkit.contexts.backend import Backend
 from sepkit.errors import FetchError
-from tests.fetching import closing, drained, get, streamed
+from tests.fetching import alone, closing, drained, get, streamed
 from tests.http_server import Asked, Connection, Server, chunked, ok, routes, serving
 from tests.memory_host import on_each_loop
 
@@ -32,9 +32,8 @@ def backend() -> Backend:
 
 
 @pytest.fixture(autouse=True)
-def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -266,14 +265,14 @@ async def test_time_is_up_for_a_server_that_says_nothing_or_a_byte_now_and_then(
 
     async with closing(backend), serving(answer) as server:
         for path in ("/never", "/informs", "/drips", "/stops"):
-            with pytest.raises(FetchError, match=r"no answer within 0.2 s"):
-                await get(backend, server.url(path), timeout=0.2)
+            with pytest.raises(FetchError, match=r"no answer within 0.1 s"):
+                await get(backend, server.url(path), timeout=0.1)
         for path in ("/never", "/informs"):
-            with pytest.raises(FetchError, match=r"no answer within 0.2 s"):
-                await drained(backend, server.url(path), timeout=0.2)
-        async with streamed(backend, server.url("/stops"), timeout=0.2) as chunks:
+            with pytest.raises(FetchError, match=r"no answer within 0.1 s"):
+                await drained(backend, server.url(path), timeout=0.1)
+        async with streamed(backend, server.url("/stops"), timeout=0.5) as chunks:
             for _ in range(2):
-                with pytest.raises(FetchError, match=r"no answer within 0.2 s"):
+                with pytest.raises(FetchError, match=r"no answer within 0.5 s"):
                     await anext(chunks)
 
 
@@ -319,4 +318,4 @@ async def test_more_requests_than_connections_wait_for_one(backend: Backend) -> 
     async with closing(backend), serving(answer) as server:
         answers = await asyncio.gather(*(get(backend, server.url()) for _ in range(MOST_CONNECTIONS + 20)))
         assert [one.text for one in answers] == ["x"] * (MOST_CONNECTIONS + 20)
-        assert 10 < max(together) <= MOST_CONNECTIONS
+        assert 1 < max(together) <= MOST_CONNECTIONS
