@@ -62,6 +62,16 @@ class Connection:
                 pass
         self.closed.set()
 
+    def cut(self) -> None:
+        """Close the connection without a word, not even of TLS."""
+        socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def farewell(self) -> None:
+        """Say by TLS that nothing more is sent."""
+        assert isinstance(self._sock, ssl.SSLSocket)
+        with contextlib.suppress(OSError):
+            self._sock.unwrap()
+
     def reset(self) -> None:
         """Break the connection, when it is closed."""
         self._sock.setsockopt(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import socket
 import threading
 import time
 import tracemalloc
 import zlib
+from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
+import trustme
 
 from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.local.fetch import MOST_CONNECTIONS
@@ -131,6 +135,34 @@ async def test_an_answer_that_breaks_off_or_is_none_is_an_error_and_never_a_quie
 
 
 @on_each_loop
+async def test_an_answer_over_tls_that_is_cut_is_an_error_also_where_nothing_says_how_long_it_is(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def answer(asked: Asked, connection: Connection) -> None:
+        if asked.path == "/empty":
+            connection.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        else:
+            connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\npart")
+        (connection.farewell if asked.path == "/whole" else connection.cut)()
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = Server(answer, keep_alive=False, certificate=authority.issue_cert("localhost"))
+    url = f"https://localhost:{server.port}"
+    try:
+        async with closing(backend):
+            assert (await get(backend, f"{url}/whole")).content == b"part"
+            assert (await get(backend, f"{url}/empty")).content == b""
+            with pytest.raises(FetchError, match="has broken off"):
+                await get(backend, f"{url}/cut")
+            with pytest.raises(FetchError, match="has broken off"):
+                await drained(backend, f"{url}/cut")
+    finally:
+        server.close()
+
+
+@on_each_loop
 async def test_a_server_that_is_not_there_or_has_no_address_is_an_error(backend: Backend) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -197,6 +229,51 @@ async def test_a_long_answer_is_refused_and_one_that_unpacks_to_gigabytes_too_in
         finally:
             tracemalloc.stop()
         assert peak < 8 * MIB
+
+
+WHOLE: Final = [
+    ok(b"hello" * 50),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"abc", b"def" * 30),
+    ok(gzip.compress(b"x" * 1000), "Content-Encoding: gzip"),
+    redirect("/x"),
+    b"HTTP/1.0 200 OK\r\n\r\nrest",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + ok(b"x"),
+    b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\nabc",
+    ok(b"x", "Content-Type: text/plain; charset=utf-16"),
+]
+SLIPPED_IN: Final = [b"\r\n", b"\0", b"Location: http://[::1\r\n", b"Content-Length: 5\r\n", b"\xff\xfe", b"zz"]
+
+
+def spoiled(raw: bytes, random: Random) -> bytes:
+    found = bytearray(raw)
+    for _ in range(random.randint(0, 4)):
+        place = random.randrange(len(found) + 1)
+        match random.randrange(4):
+            case 0:
+                found[place : place + 1] = bytes([random.randrange(256)])
+            case 1:
+                found[place:place] = random.randbytes(random.randint(1, 5))
+            case 2:
+                del found[place : place + random.randint(1, 20)]
+            case _:
+                found[place:place] = random.choice(SLIPPED_IN)
+    return bytes(found)
+
+
+@on_each_loop
+async def test_whatever_a_server_sends_comes_to_an_answer_or_to_a_fetch_error(backend: Backend) -> None:
+    random = Random(12)
+    now = b""
+    async with closing(backend), serving(lambda asked, connection: connection.send(now)) as server:
+        for turn in range(1000 if "SEPKIT_SOAK" in os.environ else 40):
+            now = spoiled(random.choice(WHOLE), random)
+            try:
+                if turn % 2:
+                    assert isinstance((await get(backend, server.url(), timeout=10)).text, str)
+                else:
+                    await drained(backend, server.url(), timeout=10)
+            except FetchError as error:
+                assert str(error), now
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -205,6 +206,7 @@ class _Body:
         self._unpacker = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
         self._packed = b""
         self._began = False
+        self._tls = _tls_that_ends(response)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -222,7 +224,8 @@ class _Body:
                 except StopAsyncIteration:
                     raw = b""
             if not raw:
-                if self._began and self._unpacker is not None and not self._unpacker.eof:
+                is_cut = self._began and self._unpacker is not None and not self._unpacker.eof
+                if is_cut or (self._tls is not None and not _has_closed(self._tls)):
                     raise FetchError(f"{self._request.method} {self._place.shown}: the answer has broken off")
                 raise StopAsyncIteration
             self._began = True
@@ -243,6 +246,26 @@ class _Body:
             raise FetchError(f"{self._request.method} {self._place.shown}: the answer is not valid gzip") from None
         self._packed = self._unpacker.unused_data if self._unpacker.eof else self._unpacker.unconsumed_tail
         return piece
+
+
+def _tls_that_ends(response: httpx.Response) -> ssl.SSLObject | None:
+    """The TLS whose end is the end of the answer, as no length and no last chunk says where that is."""
+    has_no_body = response.request.method == "HEAD" or response.status_code in (204, 304)
+    if has_no_body or "content-length" in response.headers or "transfer-encoding" in response.headers:
+        return None
+    network = response.extensions.get("network_stream")
+    found = None if network is None else network.get_extra_info("ssl_object")
+    return found if isinstance(found, ssl.SSLObject) else None
+
+
+def _has_closed(tls: ssl.SSLObject) -> bool:
+    """Whether the server has said that it sends no more; else anyone may have cut the connection."""
+    try:
+        return tls.read(1) == b""
+    except ssl.SSLZeroReturnError:
+        return True
+    except (ssl.SSLError, ValueError):
+        return False
 
 
 class _said:  # noqa: N801  (it reads as a function)
