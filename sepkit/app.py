@@ -17,7 +17,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sepkit.errors import RegistrationError
+from sepkit.contexts.link import current_user
+from sepkit.errors import RegistrationError, sayable
 from sepkit.handlers import Fn, ObserverSpec, check_name, check_sendable, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
@@ -25,6 +26,8 @@ from sepkit.terminal import is_terminal
 from sepkit.wire import messages
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+_MOST_INSTRUCTIONS: Final = 65_536  # characters
 
 # What can be added while the app is served, because `registry/update` tells of it or the host need not know.
 _OPEN: Final = frozenset(
@@ -41,14 +44,24 @@ class App(Router):
         version: The extension's version.
         lifespan: An async context manager that takes the app; what it yields is ``ctx.state``. It is entered before the
             first call, and left after the last one, in one task.
+        instructions: What the model should know of the extension as a whole; added to its system prompt.
+        needs: What the app reaches beside its host: ``"network:api.example.com"``, ``"network:localhost:8080"`` or
+            ``"network:*"``. ``ctx.fetch`` goes nowhere else.
         expose_errors: Let the text of an unexpected exception cross to the host. For development.
 
     Raises:
-        RegistrationError: ``name`` is no name.
+        RegistrationError: ``name`` is no name, or an option is not what it should be.
     """
 
     def __init__(
-        self, name: str, *, version: str = "0.0.0", lifespan: Lifespan | None = None, expose_errors: bool = False
+        self,
+        name: str,
+        *,
+        version: str = "0.0.0",
+        lifespan: Lifespan | None = None,
+        instructions: str | None = None,
+        needs: Sequence[str] = (),
+        expose_errors: bool = False,
     ) -> None:
         super().__init__()
         self.name = check_name("App", name)
@@ -63,6 +76,8 @@ class App(Router):
         self.version = version
         self.lifespan = lifespan
         self.expose_errors = expose_errors
+        self.instructions: Final = None if instructions is None else _checked_instructions(name, instructions)
+        self.needs: Final = _checked_needs(name, needs)
         self.tasks = Tasks(self)
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
@@ -105,6 +120,32 @@ class App(Router):
     def _registered(self, changes: Sequence[Change]) -> None:
         for served in list(self.serving):
             served.registered(changes)
+
+
+def _checked_needs(name: str, needs: Sequence[str]) -> tuple[str, ...]:
+    if type(needs) is tuple and not needs:
+        return ()
+    from sepkit.contexts.network import checked_needs  # by apps that need the network only
+
+    try:
+        return checked_needs(needs)
+    except RegistrationError as error:
+        raise RegistrationError(f"App {name!r}: {error}") from None
+
+
+def _checked_instructions(name: str, instructions: object) -> str:
+    if not isinstance(instructions, str) or not instructions.strip():
+        raise RegistrationError(
+            f"App {name!r}: instructions={instructions!r:.100}: write a text for the model, or None"
+        )
+    if sayable(instructions) != instructions:
+        raise RegistrationError(f"App {name!r}: instructions= holds half a character, which can't be sent")
+    if len(instructions) > _MOST_INSTRUCTIONS:
+        raise RegistrationError(
+            f"App {name!r}: instructions= has {len(instructions)} characters; at most {_MOST_INSTRUCTIONS} are sent, "
+            "and each turn of the model reads all of them"
+        )
+    return instructions
 
 
 def ways_to_try(app: App, target: str) -> list[str]:
@@ -194,6 +235,8 @@ class Tasks:
     ) -> TaskHandle:
         """Start a task, given as its function or by its name, under an id of its own.
 
+        A per-user task without a ``user_id`` is started for the user of the running call, task or job.
+
         Raises:
             RegistrationError: The task is not known, the app is not served, or served several times and no handler of
                 it is running here.
@@ -207,6 +250,8 @@ class Tasks:
             spec = next((one for one in specs.values() if one.fn == task), None)
         if spec is None:
             raise RegistrationError(f"there is no task {shown!r}; known: {', '.join(specs) or 'none'}")
+        if user_id is None and spec.per_user:
+            user_id = current_user()
         return self._running().start(spec, id=id, user_id=user_id, payload=payload, name=name)
 
     async def stop(self, id: str) -> TaskHealth | None:  # noqa: A002  (so named in the API)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sepkit.contexts import contexts
-from sepkit.errors import EncodeError, InvalidData, RegistrationError
+from sepkit.errors import EncodeError, InvalidData, RegistrationError, sayable
 from sepkit.records import Record, changed, field, record
 from sepkit.schema import Signature, classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
@@ -33,12 +33,14 @@ class ToolSpec(Record):
     parameters: dict[str, Any]
     deferred: bool
     timeout: float | None
+    confirm: bool | str | None
+    """Whether a person is asked before it runs, or what; None where its author did not say."""
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     call: Callable[[Mapping[str, Any], object], Any] = field(repr=False)
     context: str | None
     is_async: bool
     is_plain: bool
-    """It is awaited as it is: no thread, no time limit."""
+    """It is awaited as it is: no thread, no time limit, no question before."""
     is_alone: bool
     """It is plain, and takes no context: ``call`` is all of it."""
 
@@ -204,6 +206,20 @@ def _check_is_bool(what: str, fn: Fn, **options: object) -> None:
             raise RegistrationError(f"{what} ({where(fn)}): {name}={given!r}: write True or False")
 
 
+_LONGEST_QUESTION: Final = 1000  # characters
+
+
+def _check_confirm(confirm: object, what: str) -> None:
+    if confirm is None or isinstance(confirm, bool):
+        return
+    if not isinstance(confirm, str) or not confirm.strip():
+        raise RegistrationError(f"{what}: confirm={confirm!r:.100}: write True, False, or the question to ask")
+    if len(confirm) > _LONGEST_QUESTION or sayable(confirm) != confirm:
+        raise RegistrationError(
+            f"{what}: confirm= is a question of at most {_LONGEST_QUESTION} characters, all of which UTF-8 can write"
+        )
+
+
 def make_tool(
     fn: Fn,
     *,
@@ -213,6 +229,7 @@ def make_tool(
     deferred: bool,
     strict: bool,
     timeout: float | None,
+    confirm: bool | str | None,
 ) -> ToolSpec:
     """The record of a tool."""
     _check_callable(fn, "@app.tool")
@@ -224,6 +241,7 @@ def make_tool(
         not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < float("inf")
     ):
         raise RegistrationError(f"tool {tool!r} ({where(fn)}): timeout is in seconds and above 0, not {timeout!r}")
+    _check_confirm(confirm, f"tool {tool!r} ({where(fn)})")
     signature = inspect_signature(
         fn,
         what=f"tool {tool!r}",
@@ -233,6 +251,7 @@ def make_tool(
         parameters=parameters,
     )
     awaited = is_async(fn)
+    plain = awaited and timeout is None and not confirm
     spec = ToolSpec(
         fn=fn,
         name=tool,
@@ -240,12 +259,13 @@ def make_tool(
         parameters=signature.parameters,
         deferred=deferred,
         timeout=timeout,
+        confirm=confirm,
         bind=signature.loading.bind,
         call=signature.loading.call,
         context=signature.context,
         is_async=awaited,
-        is_plain=awaited and timeout is None,
-        is_alone=awaited and timeout is None and signature.context is None,
+        is_plain=plain,
+        is_alone=plain and signature.context is None,
     )
     _Later(spec, signature)
     # The parameters have been checked with the signature, the other fields above.

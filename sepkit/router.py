@@ -99,6 +99,7 @@ class Router:
         deferred: bool = False,
         strict: bool = False,
         timeout: float | None = None,
+        confirm: bool | str | None = None,
     ) -> Callable[[AnyF], AnyF]: ...
     def tool(
         self,
@@ -110,6 +111,7 @@ class Router:
         deferred: bool = False,
         strict: bool = False,
         timeout: float | None = None,
+        confirm: bool | str | None = None,
     ) -> Any:
         """Make a function a tool that the model can call.
 
@@ -124,6 +126,8 @@ class Router:
             deferred: The model finds it by a search instead of seeing it from the start.
             strict: Take arguments only in their own type: ``"5"`` is no integer then.
             timeout: Seconds after which a call is cancelled and fails.
+            confirm: Ask the user before it runs: with the arguments, or with this question. It does not run where the
+                answer is no, or was dismissed, or where there is no user to ask.
 
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
@@ -140,6 +144,7 @@ class Router:
                 deferred=deferred,
                 strict=strict,
                 timeout=timeout,
+                confirm=confirm,
             )
             return fn
 
@@ -155,6 +160,7 @@ class Router:
         deferred: bool = False,
         strict: bool = False,
         timeout: float | None = None,
+        confirm: bool | str | None = None,
         replace: bool = False,
     ) -> None:
         """Make a function a tool, as :meth:`tool` does; also while the app is served: the host is told at once.
@@ -167,6 +173,7 @@ class Router:
             deferred: The model finds it by a search.
             strict: Take arguments only in their own type.
             timeout: Seconds after which a call is cancelled and fails.
+            confirm: Ask the user before it runs.
             replace: Take the place of a tool of this name. Calls that are running end as they began.
 
         Raises:
@@ -182,6 +189,7 @@ class Router:
             deferred=deferred,
             strict=strict,
             timeout=timeout,
+            confirm=confirm,
         )
         self._put(self.tools, "tool", spec.name, spec, replace=replace)
 

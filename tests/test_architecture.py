@@ -16,7 +16,7 @@ PACKAGE = Path(sepkit.__file__).parent
 # From the bottom to the top: a room imports from the rooms above it in this list, and from itself. Rooms in one line do
 # not import from each other.
 LAYERS: list[set[str]] = [
-    {"errors", "files", "forks", "ownlog", "records", "terminal"},
+    {"errors", "files", "forks", "ownlog", "records", "terminal", "userids"},
     {"tracebacks"},
     {"concurrency", "wire"},
     {"transports", "schema"},

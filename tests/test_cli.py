@@ -284,21 +284,21 @@ async def feed(ctx: TaskContext) -> None:
 
 @app.tool
 async def begin(user: str) -> str:
-    app.tasks.start(feed, user_id=user)
+    app.tasks.start(feed, id=f"feed:{user}", user_id="ada")
     await asyncio.sleep(0.2)
     return "begun"
 """
 
 
 def test_ages_are_those_of_the_moment_that_is_shown_and_ids_stay_in_their_line(tmp_path: Path) -> None:
-    """Nobody is shown how long the end took; nor a line that a user's name has made up."""
+    """Nobody is shown how long the end took; nor a line that an id has made up."""
     (tmp_path / "app.py").write_text(ODD_TASKS, encoding="utf-8")
     called = sepkit(tmp_path, "call", "app:app", "begin", "user=ada\nsteady: failed")
     inspected = sepkit(tmp_path, "inspect", "app:app", "--run", "0.5")
     for shown in (called.stderr, inspected.stdout):
         (age,) = re.findall(r"\n  steady: running, 0 restarts, said 'fine' (\d+\.\d) s ago\n", shown)
         assert float(age) < 1
-    assert r"'feed:ada\nsteady: failed' (feed) for 'ada\nsteady: failed': restarting" in called.stderr
+    assert r"'feed:ada\nsteady: failed' (feed) for ada: restarting" in called.stderr
     assert sepkit(tmp_path, "inspect", "app:app", "--run", "nan").returncode == 2
 
 

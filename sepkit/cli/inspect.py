@@ -73,7 +73,13 @@ def describe(app: App) -> dict[str, Any]:
 
     registered = unstructure(registrations(app))
     tools = [
-        {**tool, "handler": where(spec.fn), "runs": _runs(spec.is_async), "timeout": spec.timeout}
+        {
+            **tool,
+            "handler": where(spec.fn),
+            "runs": _runs(spec.is_async),
+            "timeout": spec.timeout,
+            "confirm": spec.confirm,
+        }
         for tool, spec in zip(registered.pop("tools", []), app.tools.values(), strict=True)
     ]
     commands = [
@@ -119,6 +125,8 @@ def describe(app: App) -> dict[str, Any]:
     return {
         "name": app.name,
         "version": app.version,
+        "instructions": app.instructions,
+        "needs": list(app.needs),
         "tools": tools,
         "commands": commands,
         **observers,
@@ -176,6 +184,11 @@ _NAME: Final = re.compile(r"  [^ (]+")
 
 def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
     yield f"{app['name']} {app['version']}"
+    if app["instructions"] is not None:
+        yield from _section(
+            "instructions", [[line] for line in app["instructions"].strip().splitlines() if line.strip()]
+        )
+    yield from _section("needs", [[need] for need in app["needs"]])
     yield from _section("tools", [_tool_lines(tool) for tool in app["tools"]])
     yield from _section("commands", [_command_lines(command) for command in app["commands"]])
     for kind in ("hooks", "events"):
@@ -229,6 +242,8 @@ def _tool_lines(tool: dict[str, Any]) -> list[str]:
         notes.append("deferred")
     if tool["timeout"] is not None:
         notes.append(f"at most {tool['timeout']:g} s")
+    if tool["confirm"]:
+        notes.append("asks the user before it runs")
     summary = _summary(tool["description"])
     return [f"{tool['name']}({', '.join(arguments)})", *summary, f"{tool['handler']}, {', '.join(notes)}"]
 

@@ -12,17 +12,27 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from sepkit.records import Record, record
+from sepkit.records import Record, field, record
+from sepkit.userids import user_fault
 
 Document = dict[str, Any]
 """A document: a JSON object."""
 
 
+def _user_id(owner: object, attribute: Any, value: Any) -> None:
+    if fault := user_fault(value):
+        raise ValueError(f"the user's id {fault}")
+
+
 @record
 class Principal(Record):
-    """Whom a call is made for."""
+    """Whom a call is made for.
 
-    id: str
+    Raises:
+        ValueError: The id could leave its folder, or is not a text of 1 to 80 bytes.
+    """
+
+    id: str = field(validator=_user_id)
     """The host's name for the user: a text that can be the name of a file."""
 
 
@@ -119,25 +129,21 @@ class JobBackend(Protocol):
     """Jobs, and which of their times have been started."""
 
 
-class FetchBackend(Protocol):
-    """HTTP."""
-
-    async def fetch(self, request: FetchRequest) -> FetchReply:
-        """Send a request; its answer, read to its end."""
-
-    def stream(self, request: FetchRequest) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Send a request; the chunks of its answer, as they are taken."""
-
-
 @record
 class FetchRequest(Record):
-    """A request. Where it may go has been checked; where it is redirected to has not."""
+    """A request. All of it has been checked but its URL."""
 
     url: str
     method: str
-    headers: Mapping[str, str]
-    body: bytes | None
+    """In upper case."""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     timeout: float
+    """Seconds. Who asked keeps the time; a backend need not."""
+    binary: bool
+    """Whether a stream is wanted as bytes."""
+    max_bytes: int
+    """Of the answer, where it is not a stream."""
 
 
 @record
@@ -145,8 +151,41 @@ class FetchReply(Record):
     """An answer."""
 
     status: int
-    headers: Mapping[str, str]
-    content: bytes
+    headers: Sequence[tuple[str, str]]
+    content: bytes | str = field(repr=False)
+    """A text under a host that hands on no bytes."""
+    url: str
+    """Where it came from in the end."""
+
+
+@record
+class FetchStream(Record):
+    """An answer that comes in chunks."""
+
+    status: int
+    charset: str
+    """What its bytes are a text in."""
+    chunks: AsyncIterator[bytes] | AsyncIterator[str]
+    """Raises a ``FetchError`` where the answer breaks off. Reads no more than a chunk ahead."""
+
+
+class FetchBackend(Protocol):
+    """HTTP, as far as the app's ``needs`` allow."""
+
+    async def fetch(self, request: FetchRequest) -> FetchReply:
+        """Send a request, and follow where it is redirected to; its answer, read to its end.
+
+        Raises:
+            FetchError: The URL, or one that it is redirected to, is outside of what the app needs; the answer is too
+                long; the connection failed or broke.
+        """
+
+    def stream(self, request: FetchRequest) -> AbstractAsyncContextManager[FetchStream]:
+        """Send a request; its answer, whatever its status. The end of the block closes the connection.
+
+        Raises:
+            FetchError: As above, also while it is read.
+        """
 
 
 class UserBackend(Protocol):
@@ -155,8 +194,8 @@ class UserBackend(Protocol):
     async def ids(self) -> list[str]:
         """The ids of all users, as far as the host tells."""
 
-    async def profile(self, user: str) -> dict[str, Any]:
-        """What is known of a user."""
+    async def profile(self, user: str) -> dict[str, str]:
+        """What the host tells of a user, such as ``{"nickname": "Ada"}``; nothing of one that it does not know."""
 
 
 class Backend(Protocol):

@@ -6,8 +6,9 @@ Contexts are made anew for each call and cheap to make: what they offer is built
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
 from sepkit.concurrency.lanes import Hold, Slots
 from sepkit.concurrency.threads import wait_in_thread
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from sepkit.contexts.documents import Collection, Documents
+    from sepkit.contexts.fetching import Response
+    from sepkit.contexts.users import User
     from sepkit.tasks import TaskRun
 
 T = TypeVar("T")
@@ -68,6 +71,113 @@ class Context(Generic[StateT]):
     def workspace(self) -> Workspace:
         """Where the agent works (``root``, an absolute path), and whether its user trusts that place (``trusted``)."""
         return self._link.host.workspace
+
+    @property
+    def user(self) -> User:
+        """Whom this is done for: its ``id``, None where there is no user, and what the host tells of it."""
+        from sepkit.contexts.users import User
+
+        return User(self._link)
+
+    async def users(self) -> list[str]:
+        """The ids of the host's users, as far as it tells; none where it has no users.
+
+        Raises:
+            CapabilityDisabled: The host does not let this extension read them.
+        """
+        return list(await self._link.backend.users.ids())
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        timeout: float = 30,
+        max_bytes: int = 64 * 1024 * 1024,
+    ) -> Response:
+        """Send an HTTP request, and read its answer to the end; whatever its status, it is an answer.
+
+        Redirects are followed, as far as the app's ``needs`` allow; to another server only headers such as ``Accept``
+        go along. A ``def`` handler writes ``ctx.wait(ctx.fetch(url))``.
+
+        Args:
+            url: http or https; ``App(needs=["network:api.example.com"])`` says where an app may go.
+            method: Of HTTP.
+            headers: By name.
+            body: What is sent; a str as UTF-8.
+            timeout: Seconds for all of it, from the wait for a free connection to the last byte.
+            max_bytes: How long the answer may be, unpacked.
+
+        Raises:
+            FetchError: The app's needs do not allow it, with the line to write; it took too long, the answer is too
+                long, or the connection failed or broke.
+            ValueError: An option cannot be sent.
+        """
+        from sepkit.contexts import fetching
+
+        request = fetching.checked_request(
+            url, method=method, headers=headers, body=body, timeout=timeout, max_bytes=max_bytes
+        )
+        return await fetching.fetch(self._link.backend.fetcher, request)
+
+    @overload
+    def fetch_stream(
+        self,
+        url: str,
+        *,
+        binary: Literal[False] = False,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        timeout: float = 30,
+    ) -> AbstractAsyncContextManager[AsyncIterator[str]]: ...
+    @overload
+    def fetch_stream(
+        self,
+        url: str,
+        *,
+        binary: Literal[True],
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        timeout: float = 30,
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
+    def fetch_stream(
+        self,
+        url: str,
+        *,
+        binary: bool = False,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = None,
+        timeout: float = 30,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        """Send an HTTP request, and take its answer in chunks: ``async with ctx.fetch_stream(url) as chunks``.
+
+        A server sends no more than what is taken and a little ahead. The end of the block closes the connection, also
+        where the answer has not been read to its end. One that breaks off raises, and never just ends.
+
+        Args:
+            url: As for :meth:`fetch`, like all that follow.
+            binary: Give bytes; else texts, in the charset that the answer names, or in UTF-8.
+            method: Of HTTP.
+            headers: By name.
+            body: What is sent.
+            timeout: Seconds until the answer begins, and for each chunk of it.
+
+        Raises:
+            HttpError: The status is not one of success, 200 to 299.
+            FetchError: As for :meth:`fetch`.
+            ValueError: An option cannot be sent.
+        """
+        from sepkit.contexts import fetching
+
+        request = fetching.checked_request(
+            url, method=method, headers=headers, body=body, timeout=timeout, binary=binary
+        )
+        return fetching.fetch_stream(self._link.backend.fetcher, request)
 
     @property
     def flags(self) -> Mapping[str, Any]:

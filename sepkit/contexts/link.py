@@ -85,7 +85,10 @@ class Link(Protocol):
 
     @property
     def principal(self) -> Principal | None:
-        """Whom the call is made for; None where the host has no users."""
+        """Whom the call is made for; None where the host has no users.
+
+        A face whose calls are made for different users gives each call a link of its own.
+        """
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -133,3 +136,14 @@ class Link(Protocol):
 
 CURRENT_LINK: Final[ContextVar[Link | None]] = ContextVar("sepkit_link", default=None)
 """The connection that the running code serves; None outside of handlers, and in what all connections share."""
+
+CURRENT_USER: Final[ContextVar[str | None]] = ContextVar("sepkit_user", default=None)
+"""The user that the running task or job works for: those have no connection that would tell."""
+
+
+def current_user() -> str | None:
+    """The id of the user that the running call, task or job works for; None where there is none."""
+    link = CURRENT_LINK.get()
+    if link is None:
+        return CURRENT_USER.get()
+    return None if link.principal is None else link.principal.id

@@ -120,7 +120,7 @@ def run(
 def _local(app: App) -> Backend:
     from sepkit.capabilities.local.backend import LocalBackend, data_folder  # only for apps that use it
 
-    return LocalBackend(app.name, data_folder(app.name))
+    return LocalBackend(app.name, data_folder(app.name), needs=app.needs)
 
 
 def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: asyncio.Task[None]) -> None:

@@ -62,13 +62,17 @@ class Calls:
         slots: Bounds how many tool and provider calls run.
         threads: Where ``def`` handlers run.
         watch: Woken when a handler is called.
+        confirms: Whether tools that want it are confirmed here; False where the host does so itself.
     """
 
-    def __init__(self, app: App, slots: Slots, threads: DaemonThreads, watch: LoopWatch) -> None:
+    def __init__(
+        self, app: App, slots: Slots, threads: DaemonThreads, watch: LoopWatch, *, confirms: bool = True
+    ) -> None:
         self._app = app
         self.slots = slots
         self._threads = threads
         self.watch = watch
+        self._confirms = confirms
         self._draining: Counter[Outgoing] = Counter()  # calls that wait for their host to read
         self._process = os.getpid()
         self._is_late = False  # whether a call is about to wait for a slot
@@ -154,7 +158,9 @@ class Calls:
             if self.watch.asleep:
                 self.watch.wake()
             try:
-                work = spec.call(arguments, context) if spec.is_plain else self._call_tool(spec, arguments, context)
+                work = (
+                    spec.call(arguments, context) if spec.is_plain else self._call_tool(spec, arguments, context, link)
+                )
             except InvalidData as error:
                 raise BadArguments(error) from None
             return await work
@@ -242,14 +248,20 @@ class Calls:
             if not self._draining[outgoing]:
                 del self._draining[outgoing]
 
-    def _call_tool(self, tool: ToolSpec, arguments: dict[str, Any], context: ToolContext | None) -> Awaitable[object]:
-        """Call a tool that runs in a thread, or has a time limit."""
+    def _call_tool(
+        self, tool: ToolSpec, arguments: dict[str, Any], context: ToolContext | None, link: Link
+    ) -> Awaitable[object]:
+        """Call a tool that runs in a thread, has a time limit, or is confirmed first."""
         values = tool.bind(arguments)
         if tool.context is not None:
             values[tool.context] = context
-        return self._run_tool(tool, values)
+        return self._run_tool(tool, values, arguments, link)
 
-    async def _run_tool(self, tool: ToolSpec, values: dict[str, Any]) -> object:
+    async def _run_tool(self, tool: ToolSpec, values: dict[str, Any], arguments: dict[str, Any], link: Link) -> object:
+        if tool.confirm and self._confirms:
+            from sepkit.serving.confirming import confirm
+
+            await confirm(tool, arguments, link, self.slots)  # its time is the user's, not the tool's
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:

@@ -24,7 +24,7 @@ from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.contexts import TaskContext
-from sepkit.contexts.link import CURRENT_LINK, HostInfo, Link, Outgoing
+from sepkit.contexts.link import CURRENT_LINK, CURRENT_USER, HostInfo, Link, Outgoing
 from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
 from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
@@ -61,6 +61,7 @@ class Served:
         max_concurrency: How many tool and provider calls run at once, over all connections.
         max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that tasks and the lifespan have to end, where a block holds it.
+        confirms: Whether tools that want it are confirmed by ``ctx.ui``; False where the host asks by itself.
         backend: Makes what documents, settings and the like stand on; called when the first of them is used.
     """
 
@@ -71,6 +72,7 @@ class Served:
         max_concurrency: int = MAX_CONCURRENCY,
         max_waiting: int = MAX_WAITING,
         grace: float = GRACE,
+        confirms: bool = True,
         backend: Callable[[], Backend] | None = None,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
@@ -89,7 +91,9 @@ class Served:
         self._threads = DaemonThreads()
         self._names: dict[object, str] = handler_names(app)
         self.watch: Final = LoopWatch(self._names, self._busy)
-        self.calls: Final = Calls(app, Slots(max_concurrency, max_waiting), self._threads, self.watch)
+        self.calls: Final = Calls(
+            app, Slots(max_concurrency, max_waiting), self._threads, self.watch, confirms=confirms
+        )
         self.supervisor: Final = Supervisor(
             self._launch, on_change=self._task_changed, on_report=self._task_reported, context=self._base
         )
@@ -319,7 +323,8 @@ class Served:
 
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
         self.watch.wake()
-        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self), run)}
+        CURRENT_USER.set(run.user_id)  # in the context of this run
+        given = {} if spec.context is None else {spec.context: TaskContext(_Home(self, run.user_id), run)}
         try:
             return await spec.fn(**given)
         except BaseException as error:
@@ -350,10 +355,14 @@ class Served:
 
 
 class _Home:
-    """The link of what belongs to no connection, as background tasks do: the oldest one that is open."""
+    """The link of what belongs to no connection, as background tasks do: the oldest one that is open.
 
-    def __init__(self, served: Served) -> None:
+    It has a user of its own, or none.
+    """
+
+    def __init__(self, served: Served, user: str | None) -> None:
         self._served = served
+        self.principal = None if user is None else Principal(user)
 
     @property
     def _link(self) -> Link:
@@ -381,10 +390,6 @@ class _Home:
     @property
     def backend(self) -> Backend:
         return self._served.backend
-
-    @property
-    def principal(self) -> Principal | None:
-        return None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

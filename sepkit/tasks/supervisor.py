@@ -36,6 +36,7 @@ from sepkit.tasks.leftovers import Leftovers, Owner
 from sepkit.tasks.policy import TaskSpec
 from sepkit.tasks.run import Latch, TaskRun
 from sepkit.tracebacks import Told, authors_part, cut
+from sepkit.userids import user_fault
 from sepkit.wire.messages import TaskHealth
 from sepkit.wire.methods import TaskStatus
 
@@ -227,8 +228,8 @@ class Supervisor:
             raise TaskRefused(f"task {spec.name!r}: the extension is shutting down, and starts no more tasks")
         if user_id is None and spec.per_user:
             raise TaskRefused(f"task {spec.name!r} is per user: start it with a user_id")
-        if user_id is not None and not _is_text(user_id):
-            raise TaskRefused(f"task {spec.name!r}: user_id must be a string that is not empty, not {user_id!r}")
+        if user_id is not None and (fault := user_fault(user_id)):
+            raise TaskRefused(f"task {spec.name!r}: user_id {fault}")
         task_id = id
         if task_id is None:
             task_id = f"{spec.name}:{user_id}" if spec.per_user else spec.name

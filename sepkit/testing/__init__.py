@@ -12,11 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sepkit.contexts.fetching import Response
     from sepkit.testing.asking import ProviderAnswer, ToolAnswer
     from sepkit.testing.blocking import BlockingTestHost
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
     from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
+    from sepkit.testing.seen import Fetched
     from sepkit.wire.messages import (
         BlockOutcome,
         ConfirmRequest,
@@ -36,10 +38,12 @@ __all__ = [
     "ContinueOutcome",
     "Deadlock",
     "ExecRunResult",
+    "Fetched",
     "InputRequest",
     "ModifyOutcome",
     "ProtocolViolation",
     "ProviderAnswer",
+    "Response",
     "SelectRequest",
     "TestHost",
     "ToolAnswer",
@@ -50,11 +54,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "sepkit.contexts.fetching": ("Response",),
     "sepkit.testing.asking": ("ProviderAnswer", "ToolAnswer"),
     "sepkit.testing.blocking": ("BlockingTestHost",),
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
+    "sepkit.testing.seen": ("Fetched",),
     "sepkit.wire.messages": (
         "BlockOutcome",
         "ConfirmRequest",

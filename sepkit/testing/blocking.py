@@ -87,6 +87,15 @@ class BlockingTestHost(Seen):
         """The extension's name and version."""
         return self._host.extension
 
+    @property
+    def user(self) -> str | None:
+        """Whom calls are made for, by id. Another one may be put here between calls."""
+        return self._host.user
+
+    @user.setter
+    def user(self, user: str | None) -> None:
+        self._host.user = user
+
     call_tool = _Blocking(AsyncHost.call_tool)
     call_hook = _Blocking(AsyncHost.call_hook)
     run_command = _Blocking(AsyncHost.run_command)

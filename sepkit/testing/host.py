@@ -23,6 +23,10 @@ class TestHost(AsyncHost):
             request, sync or async. None: the host has no user.
         exec: What commands end with, by ``"git status"`` or ``"git"``: an ``ExecRunResult``, what it printed, or a list
             of them. Or a function of the request, sync or async. What is not there is denied; None denies all.
+        fetch: What servers answer, by URL (``"https://example.com/news"``) or with the method before it (``"POST https://…"``);
+            without its query it matches any. An answer is a ``Response``; or, with status 200, a text, bytes, a dict as
+            JSON, or an async iterator of chunks; or an exception; or a list of them, one after another. Or a function
+            of the request, sync or async. There is no network otherwise; ``needs`` and redirects are as in earnest.
         flags: Their values. The host does not begin where the app declares no flag of a name (ValueError).
         capabilities: Groups of methods, switched on or off. ``tasks`` are on.
         kv: What the key-value store holds at the beginning.
@@ -30,6 +34,8 @@ class TestHost(AsyncHost):
         allowed_tools: The tools that may be active; None where all may.
         workspace: The root of the workspace; None for the current directory.
         trusted: Whether its user trusts it.
+        user: Whom calls are made for, by id; None for no user. ``host.user`` may be changed between calls.
+        users: The ids of the host's users; or a dict, with what ``ctx.user.profile()`` gives of each.
         mode: Where the host runs; by default ``"tui"`` with a ``ui``, else ``"headless"``.
         timeout: Seconds that an answer may take, where a call does not say.
         max_concurrency: How many tool and provider calls run at once.

@@ -16,13 +16,15 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
 
 from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.services import Services
+from sepkit.contexts.backend import Principal
 from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError, sayable_path
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
@@ -35,13 +37,19 @@ from sepkit.testing.asking import Asking, fitted
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.faults import Faults
 from sepkit.testing.inspection import InspectedTransport
-from sepkit.testing.scripted import ExecScript, ScriptedDelegate, UiScript
+from sepkit.testing.scripted import ExecScript, FetchScript, ScriptedDelegate, UiScript
 from sepkit.testing.seen import Kept, KvInMemory
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages, methods
 from sepkit.wire.writing import unstructure
 
+if TYPE_CHECKING:
+    import httpx
+
 H = TypeVar("H", bound="AsyncHost")
+
+Users = Mapping[str, Mapping[str, str]] | Sequence[str]
+"""The ids of users, or what a host tells of each."""
 
 _HANDSHAKE_SECONDS: Final = 10.0  # a host waits no longer
 _END_SECONDS: Final = 20.0
@@ -58,6 +66,7 @@ class AsyncHost(Asking):
         *,
         ui: UiScript = None,
         exec: ExecScript = None,  # noqa: A002  (so named on the wire)
+        fetch: FetchScript = None,
         flags: Mapping[str, Any] | None = None,
         capabilities: Mapping[str, bool] | None = None,
         kv: Mapping[str, Any] | None = None,
@@ -65,6 +74,8 @@ class AsyncHost(Asking):
         allowed_tools: Sequence[str] | None = None,
         workspace: str | os.PathLike[str] | None = None,
         trusted: bool = True,
+        user: str | None = None,
+        users: Users = (),
         mode: methods.Mode | None = None,
         timeout: float = 120.0,
         max_concurrency: int = MAX_CONCURRENCY,
@@ -78,6 +89,7 @@ class AsyncHost(Asking):
         delegate = ScriptedDelegate(
             self, token=token, ui=ui, exec=exec, session_state=session_state, on_fault=faults.found
         )
+        self._network: Final = partial(_network, self, fetch, delegate)
         kept = Kept(self, allowed_tools)
         grants = {group: enabled.get(group) is not False for group in get_args(methods.CapabilityGroup)}
         self._services = Services(app.name, token, grants, delegate, KvInMemory(self), kept, kept.told)
@@ -91,6 +103,8 @@ class AsyncHost(Asking):
             flags=dict(flags or {}),
             capabilities_enabled=enabled,
         )
+        self._principal = None if user is None else Principal(user)
+        self._profiles = _profiles(users, user)
         self._timeout = timeout
         self._max_concurrency = max_concurrency
         self._grace = grace
@@ -117,9 +131,15 @@ class AsyncHost(Asking):
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
         served = Served(
-            self.app, max_concurrency=self._max_concurrency, backend=lambda: LocalBackend(self.app.name, None)
+            self.app,
+            max_concurrency=self._max_concurrency,
+            backend=lambda: LocalBackend(
+                self.app.name, None, profiles=self._profiles, needs=self.app.needs, transport=self._network
+            ),
         )
-        self._dispatcher = Dispatcher(served, theirs, grace=self._grace, on_ready=self._ready)
+        self._dispatcher = Dispatcher(
+            served, theirs, grace=self._grace, on_ready=self._ready, principal=self._principal
+        )
         if isinstance(self._loop, VirtualClockLoop):
             # It beats on the loop's clock, which would never stand still, and measures on the wall's.
             served.watch.stop()
@@ -241,6 +261,16 @@ class AsyncHost(Asking):
         except TimeoutError:
             raise TimeoutError(f"until({getattr(found, '__name__', found)}): not within {seconds:g} s") from None
 
+    @property
+    def user(self) -> str | None:
+        """Whom calls are made for, by id. Another one may be put here between calls: ``host.user = "bo"``."""
+        return None if self._principal is None else self._principal.id
+
+    @user.setter
+    def user(self, user: str | None) -> None:
+        self._alive()
+        self._principal = self._dispatcher.link.principal = None if user is None else Principal(user)
+
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _alive(self) -> Peer:
@@ -272,6 +302,22 @@ class AsyncHost(Asking):
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _profiles(users: Users, user: str | None) -> dict[str, Mapping[str, str]]:
+    """The users of the host, with what it tells of each."""
+    if isinstance(users, str):
+        raise ValueError(f"users={users!r}: write a list of ids, [{users!r}], or a dict with what is known of each")
+    profiles = dict(users) if isinstance(users, Mapping) else {one: {} for one in users}
+    for one in profiles:
+        Principal(one)
+    return profiles if user is None else {user: {}, **profiles}
+
+
+def _network(host: AsyncHost, script: FetchScript, delegate: ScriptedDelegate) -> httpx.AsyncBaseTransport:
+    from sepkit.testing.fetching import ScriptedTransport  # needs httpx
+
+    return ScriptedTransport(host, script, delegate.following, delegate.unforeseen)
 
 
 class _LogToHost:

@@ -6,12 +6,13 @@ Source: docs/protocol.md, section 4.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from sepkit.capabilities.delegate import Delegate
+from sepkit.contexts.fetching import Response
 from sepkit.errors import InternalError, NotTrusted, NoUI, RpcError
-from sepkit.testing.seen import Seen
+from sepkit.testing.seen import Fetched, Seen
 from sepkit.wire import messages, methods
 
 UiAnswer = str | bool | None
@@ -28,6 +29,13 @@ ExecScript = (
     | None
 )
 """How ``exec/run`` is answered: answers by command, or a function of the request."""
+
+FetchAnswer = Response | str | bytes | Mapping[str, Any] | AsyncIterator[str | bytes] | Exception
+"""What a server answers: a Response; with 200, a text, bytes, a dict as JSON, or chunks; or why there is no answer."""
+FetchScript = (
+    Mapping[str, FetchAnswer | Sequence[FetchAnswer]] | Callable[[Fetched], FetchAnswer | Awaitable[FetchAnswer]] | None
+)
+"""How servers answer: answers by URL, with the method before it or without; or a function of the request."""
 
 _ASKING: Final[dict[str, tuple[str, type]]] = {
     "select": ("value", str),
@@ -93,7 +101,7 @@ class ScriptedDelegate(Delegate):
 
     def _next(self, option: str, name: str, answers: Any) -> Any:
         """The next of the answers to ``name``."""
-        if isinstance(answers, str) or not isinstance(answers, Sequence):
+        if isinstance(answers, str | bytes) or not isinstance(answers, Sequence):
             return answers
         left = self._scripts.setdefault((option, name), iter(answers))
         for answer in left:
@@ -103,6 +111,16 @@ class ScriptedDelegate(Delegate):
     def _unforeseen(self, problem: str) -> RpcError:
         self._on_fault(AssertionError(problem))
         return InternalError(problem)
+
+    @property
+    def following(self) -> Callable[[str, str, Any], Any]:
+        """Gives the next answer of a script, where it has several."""
+        return self._next
+
+    @property
+    def unforeseen(self) -> Callable[[str], RpcError]:
+        """Tells that the test must fail."""
+        return self._unforeseen
 
     # -- what the services ask -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import orjson
+
 from sepkit.capabilities.registrations import merged
+from sepkit.records import Record, record
 from sepkit.wire import messages, methods
 
 SessionCall = (
@@ -18,6 +21,21 @@ SessionCall = (
     | messages.SessionSetModelParams
     | messages.SessionStateParams
 )
+
+
+@record
+class Fetched(Record):
+    """A request that the extension sent to a server; each redirect makes one more."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    """By name, in any case; also those that the client adds."""
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return orjson.loads(self.body)
 
 
 class Seen:
@@ -34,6 +52,8 @@ class Seen:
         """The commands that it wanted to be run, those that were denied included."""
         self.bus: list[messages.BusPublishParams] = []
         """What it published."""
+        self.fetched: list[Fetched] = []
+        """The requests that it sent to servers; those that its ``needs`` do not allow are not sent."""
         self.logs: list[messages.LogParams] = []
         """What it logged."""
         self.task_updates: list[messages.TaskHealth] = []

@@ -36,10 +36,12 @@ class Slow:
         return late
 
 
+NEEDS = ["network:localhost"]
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
-    "local": lambda folder: LocalBackend("contract", folder),
-    "memory": lambda folder: LocalBackend("contract", None),
-    "slow": lambda folder: Slow(LocalBackend("contract", folder)),
+    "local": lambda folder: LocalBackend("contract", folder, needs=NEEDS),
+    "memory": lambda folder: LocalBackend("contract", None, needs=NEEDS),
+    "slow": lambda folder: Slow(LocalBackend("contract", folder, needs=NEEDS)),
 }
 
 

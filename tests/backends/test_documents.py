@@ -74,7 +74,7 @@ def test_a_user_id_that_could_leave_its_folder_is_refused(backend: Backend, tmp_
     """Nothing is written for it."""
 
     async def main() -> None:
-        for user in ("", ".", "..", "../x", "a/b", "a\\b", "/", "a\0", "a" * 129, "ä", "a:b", ".hidden"):
+        for user in ("", ".", "..", "../x", "a/b", "a\\b", "/", "a\0", "a" * 129, "a:b"):
             with pytest.raises(StoreError, match=r"user('s)? id"):
                 await backend.documents.put(Place(user, "notes"), [("a", {})])
         await backend.aclose()

@@ -633,3 +633,53 @@ def wants_awaitable(call: Callable[[], Awaitable[None]]) -> None: ...
 
 
 wants_awaitable(on_message)
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+@app.tool
+async def users_of_a_call(ctx: ToolContext) -> None:
+    assert_type(ctx.user.id, str | None)
+    assert_type(await ctx.user.profile(), dict[str, str])
+    assert_type(await ctx.users(), list[str])
+    ctx.user.id = "bo"  # type: ignore[misc]
+
+
+@app.task(per_user=True)
+async def users_of_a_task(ctx: TaskContext) -> None:
+    assert_type(ctx.user.id, str | None)
+
+
+# -- fetch, confirm, instructions --------------------------------------------------------------------------------------
+
+needy = App("needy", needs=["network:api.example.com"], instructions="Be kind.")
+App("needy", needs=[1])  # type: ignore[list-item]
+App("needy", instructions=b"x")  # type: ignore[arg-type]
+
+
+@needy.tool(confirm=True)
+async def fetches(ctx: ToolContext) -> None:
+    answer = await ctx.fetch("https://api.example.com/", method="POST", headers={"A": "b"}, body=b"x", timeout=1.5)
+    assert_type(answer.status, int)
+    assert_type(answer.text, str)
+    assert_type(answer.content, bytes)
+    assert_type(answer.json(Point), Point)
+    assert_type(answer.json(list[Point]), list[Point])
+    assert_type(answer.headers["a"], str)
+    async with ctx.fetch_stream("https://api.example.com/") as texts:
+        async for text in texts:
+            assert_type(text, str)
+    async with ctx.fetch_stream("https://api.example.com/", binary=True) as pieces:
+        async for piece in pieces:
+            assert_type(piece, bytes)
+    await ctx.fetch("https://api.example.com/", body={"a": 1})  # type: ignore[arg-type]
+    ctx.fetch_stream("https://api.example.com/", max_bytes=1)  # type: ignore[call-overload]
+
+
+@needy.tool(confirm="Really?")
+def asks_a_question() -> None: ...
+
+
+@needy.tool(confirm=5)  # type: ignore[call-overload, untyped-decorator]
+def asks_a_number() -> None: ...

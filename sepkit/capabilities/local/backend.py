@@ -7,9 +7,9 @@ owner only. What belongs to the app is in ``app.sqlite3``, what belongs to a use
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sepkit.capabilities.database import Database
 from sepkit.capabilities.local.documents import LocalDocuments
@@ -22,9 +22,14 @@ from sepkit.contexts.backend import (
     UserBackend,
 )
 from sepkit.errors import StoreError
+from sepkit.userids import user_fault, user_file
+
+if TYPE_CHECKING:
+    import httpx
+
+    from sepkit.capabilities.local.fetch import LocalFetcher
 
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
-_USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 
 # Of all parts; a database of a user has all tables, too. Documents make theirs when a collection is first used.
 _SCHEMA: Final = ""
@@ -38,11 +43,26 @@ class LocalBackend:
     Args:
         app: Its name.
         folder: Where its data is kept; None keeps it in memory.
+        profiles: Its users, each with what is known of it.
+        needs: What it may reach, as :func:`~sepkit.contexts.network.checked_needs` gives it.
+        transport: Makes what takes the place of the network.
     """
 
-    def __init__(self, app: str, folder: Path | None) -> None:
+    def __init__(
+        self,
+        app: str,
+        folder: Path | None,
+        *,
+        profiles: Mapping[str, Mapping[str, str]] | None = None,
+        needs: Sequence[str] = (),
+        transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
+    ) -> None:
         self.app: Final = app
         self.folder: Final = folder
+        self._profiles = profiles or {}
+        self._needs = needs
+        self._transport = transport
+        self._fetcher: LocalFetcher | None = None
         self._databases: dict[str | None, Database] = {}
         self._closed = False
 
@@ -68,11 +88,11 @@ class LocalBackend:
             self._databases.pop(user).rest()
 
     def _path(self, user: str | None) -> Path | None:
-        if user is not None and not _USER.fullmatch(user):
-            raise StoreError(f"the user id {user[:100]!a} cannot be the name of a file")
+        if user is not None and (fault := user_fault(user)):
+            raise StoreError(f"the user's id {fault}")
         if self.folder is None:
             return None
-        return self.folder / "app.sqlite3" if user is None else self.folder / "users" / f"{user}.sqlite3"
+        return self.folder / "app.sqlite3" if user is None else self.folder / "users" / f"{user_file(user)}.sqlite3"
 
     @property
     def documents(self) -> DocumentBackend:
@@ -97,16 +117,25 @@ class LocalBackend:
     @property
     def fetcher(self) -> FetchBackend:
         """HTTP."""
-        raise NotImplementedError
+        if self._fetcher is None:
+            from sepkit.capabilities.local.fetch import LocalFetcher
+            from sepkit.contexts.network import Network
+
+            self._fetcher = LocalFetcher(Network(self.app, self._needs), self._transport)
+        return self._fetcher
 
     @property
     def users(self) -> UserBackend:
         """Users."""
-        raise NotImplementedError
+        from sepkit.capabilities.local.users import LocalUsers
+
+        return LocalUsers(self._profiles)
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
         self._closed = True
+        if self._fetcher is not None:
+            await self._fetcher.aclose()
         for database in self._databases.values():
             await database.aclose()
         self._databases.clear()

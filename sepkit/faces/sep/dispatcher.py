@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
+from sepkit.contexts.backend import Principal
 from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded, RpcError
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
@@ -50,6 +51,7 @@ class Dispatcher:
         transport: Where the host is.
         grace: Seconds that accepted calls have to finish, once the connection ends.
         on_ready: Called once when the handshake has succeeded, right before it is answered: it sends nothing itself.
+        principal: Whom the calls are made for; SEP itself has no users.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Dispatcher:
         *,
         grace: float = GRACE,
         on_ready: Callable[[SepLink], None] | None = None,
+        principal: Principal | None = None,
     ) -> None:
         self._served = served
         self._on_ready = on_ready
         self._grace = grace
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
-        self._link = SepLink(served, self._peer, self._is_observing)
+        self._link = SepLink(served, self._peer, self._is_observing, principal)
         self._peer.context = served.context(self._link)
         self._observers = Observers(served.app, self._link, served.calls, self._peer.spawn)
         self._tasks = TaskCalls(served, self._peer)
@@ -87,6 +90,11 @@ class Dispatcher:
     def peer(self) -> Peer:
         """The connection."""
         return self._peer
+
+    @property
+    def link(self) -> SepLink:
+        """The connection, as handlers see it."""
+        return self._link
 
     async def wait_observed(self, seconds: float) -> bool:
         """Wait until the events that came so far have been observed, at most ``seconds``. Whether they have."""

@@ -30,17 +30,20 @@ class SepLink:
         served: What the connection is to.
         peer: Its wire.
         observing: Whether event handlers of this connection run.
+        principal: Whom its calls are made for.
     """
 
     host: HostInfo  # there are no calls before the handshake, which sets it
 
-    def __init__(self, served: Served, peer: Peer, observing: Callable[[], bool]) -> None:
+    def __init__(
+        self, served: Served, peer: Peer, observing: Callable[[], bool], principal: Principal | None = None
+    ) -> None:
         self.peer = peer
         self.logger = logging.getLogger(served.app.name)
         self.ui_kinds: frozenset[str] | None = None
         self.flags: Mapping[str, Any] = served.app.flag_defaults
         self.served = served
-        self.principal: Principal | None = None
+        self.principal = principal
         self.outgoing = peer.transport
         self._observing = observing
         self._unknown: set[str] = set()  # methods that the host has refused as unknown, and of which the log has told

@@ -6,12 +6,16 @@ Source: docs/protocol.md, sections 4 and 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sepkit.app import App
 from sepkit.handlers import task_registration
 from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.wire import messages, methods
+
+INSTRUCTED: Final = "before_agent_start"
+"""The hook that adds ``App(instructions=)`` to the system prompt: SEP has no other place for them."""
 
 
 def registrations(app: App) -> messages.Registrations:
@@ -28,7 +32,7 @@ def registrations(app: App) -> messages.Registrations:
         flags=list(app.flag_defaults),
         shortcuts=list(app.shortcuts.values()),
         subscriptions=list(app.events),
-        hooks=list(app.hooks),
+        hooks=list(app.hooks) if app.instructions is None else list(dict.fromkeys([INSTRUCTED, *app.hooks])),
         providers=[_provider(app, name) for name in list(app.providers)],
         message_renderers=list(app.renderers.values()),
     )

@@ -15,6 +15,7 @@ from sepkit.app import App
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
 from sepkit.errors import EncodeError, InvalidData, InvalidParams, sayable
 from sepkit.faces.sep.link import SepLink
+from sepkit.faces.sep.registrations import INSTRUCTED
 from sepkit.faces.sep.results import (
     command_result,
     completions_result,
@@ -113,7 +114,8 @@ def _sendable(value: object) -> dict[str, Any]:
 class HookCalls:
     """The hooks on one connection: a :class:`~sepkit.peer.Route`."""
 
-    def __init__(self, calls: Calls, link: SepLink) -> None:
+    def __init__(self, app: App, calls: Calls, link: SepLink) -> None:
+        self._instructions = app.instructions
         self._calls = calls
         self._link = link
 
@@ -127,7 +129,23 @@ class HookCalls:
         if not fits:
             call = checked(params, messages.HookParams)
             name, value, raw = call.hook, call.input, unstructure(call.context)
-        return self._calls.hook(name, value, HookContext(self._link, raw, name))
+        context = HookContext(self._link, raw, name)
+        if self._instructions is not None and name == INSTRUCTED:
+            return self._instructed(self._instructions, value, context)
+        return self._calls.hook(name, value, context)
+
+    async def _instructed(
+        self, instructions: str, value: dict[str, Any], context: HookContext
+    ) -> Block | dict[str, Any] | None:
+        """Add the app's instructions to the system prompt; its own handlers see them there."""
+        prompt = value.get("system_prompt")
+        # What is no text is refused with the input; what is there already has come back from the host.
+        if isinstance(prompt, str) and instructions not in prompt:
+            now = {**value, "system_prompt": f"{prompt}\n\n{instructions}" if prompt else instructions}
+        else:
+            now = value
+        outcome = await self._calls.hook(INSTRUCTED, now, context)
+        return now if outcome is None and now is not value else outcome
 
     def returned(self, outcome: Block | dict[str, Any] | None) -> dict[str, Any]:
         """The result."""
@@ -164,7 +182,7 @@ class Requests:
         """The handler of each method."""
         return {
             methods.TOOL_EXECUTE: ToolCalls(self._app, self._calls, self._link),
-            methods.HOOK: HookCalls(self._calls, self._link),
+            methods.HOOK: HookCalls(self._app, self._calls, self._link),
             methods.COMMAND_EXECUTE: self._command_execute,
             methods.COMMAND_COMPLETE: self._command_complete,
             methods.PROVIDER_COMPLETE: self._provider_complete,
