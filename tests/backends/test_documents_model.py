@@ -163,3 +163,41 @@ def test_each_backend_finds_what_plain_python_finds_in_the_same_order_or_refuses
 
         compared()
         runner.run(backend.aclose())
+
+
+EACH_VALUE: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 1.0, 0.5, 0.1, 0.1 + 0.2, 0.3, -0.0, 1e300, 5e-324, 10, 9),
+    *(2**53, 2**53 + 1, 2.0**53, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 1.5e19),
+    *("", "a", "A", "ab", "aB", "b", "1", "10", "9", "true", "é", "É", "\uffff", "\U0001f600", "%", "_", "a%b"),
+    *("\0", "a\0", "a\0b", "\1", "[]", "[1]", '{"d":1}'),
+    *([], [1], ["a", 1.0], {}, {"d": 1}, {"D": 1}, {"d": None}),
+]
+EACH_OPERAND = [value for value in EACH_VALUE if isinstance(value, str | int | float)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "local"])
+def test_each_value_beside_each_operand_is_less_equal_or_more_as_in_plain_python(kind: str, tmp_path: Path) -> None:
+    """All pairs, with each operator; and all of them in order."""
+    model = Model()
+    model.put_many([(str(number), {"a": value, "b": value}) for number, value in enumerate(EACH_VALUE)])
+    conditions: list[Any] = [{"$contains": text} for text in EACH_OPERAND if isinstance(text, str)]
+    for operand in EACH_OPERAND:
+        if isinstance(operand, int) and operand >= 2**63:
+            continue
+        conditions += [operand, {"$in": [operand, "b"]}]
+        conditions += [{operator: operand} for operator in ("$gt", "$gte", "$lt", "$lte", "$ne")]
+
+    async def main() -> None:
+        backend = MAKERS[kind](tmp_path)
+        store = Documents(cast("Link", OnlyBackend(backend)), things)
+        await store.put_many(model.documents)
+        for path in ("a", "b"):  # with an index, and without
+            for condition in conditions:
+                found = [id for id, _ in await store.find_items({path: condition})]  # noqa: A001
+                assert found == model.find({path: condition}), (path, condition)
+            for direction in ("asc", "desc"):
+                found = [id for id, _ in await store.find_items(sort={path: direction})]  # noqa: A001
+                assert found == model.find(None, {path: direction}), direction
+        await backend.aclose()
+
+    asyncio.run(main())
