@@ -139,7 +139,7 @@ class FetchRequest(Record):
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
     timeout: float
-    """Seconds. Who asked keeps the time; a backend need not."""
+    """Seconds. The caller keeps the time; a backend need not."""
     binary: bool
     """Whether a stream is wanted as bytes."""
     max_bytes: int

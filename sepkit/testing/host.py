@@ -26,7 +26,8 @@ class TestHost(AsyncHost):
         fetch: What servers answer, by URL (``"https://example.com/news"``) or with the method before it (``"POST https://…"``);
             without its query it matches any. An answer is a ``Response``; or, with status 200, a text, bytes, a dict as
             JSON, or an async iterator of chunks; or an exception; or a list of them, one after another. Or a function
-            of the request, sync or async. There is no network otherwise; ``needs`` and redirects are as in earnest.
+            of the request, sync or async. Without it no server is there; ``needs`` and redirects are checked all the
+            same.
         flags: Their values. The host does not begin where the app declares no flag of a name (ValueError).
         capabilities: Groups of methods, switched on or off. ``tasks`` are on.
         kv: What the key-value store holds at the beginning.

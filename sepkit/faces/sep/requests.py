@@ -139,7 +139,7 @@ class HookCalls:
     ) -> Block | dict[str, Any] | None:
         """Add the app's instructions to the system prompt; its own handlers see them there."""
         prompt = value.get("system_prompt")
-        # What is no text is refused with the input; what is there already has come back from the host.
+        # Another type than text is refused with the input; a prompt that has them already has come back from the host.
         if isinstance(prompt, str) and instructions not in prompt:
             now = {**value, "system_prompt": f"{prompt}\n\n{instructions}" if prompt else instructions}
         else:
