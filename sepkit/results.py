@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -14,6 +15,9 @@ from sepkit.wire import messages
 from sepkit.wire.converter import structure
 from sepkit.wire.shapes import field_names, fields_of, has_fields
 from sepkit.wire.writing import copied, to_json, unstructure
+
+if TYPE_CHECKING:
+    from sepkit.content import Part
 
 
 @record
@@ -59,6 +63,16 @@ class Patch:
 
 
 Decision = Block | Patch
+
+
+def rich(value: object) -> list[Part] | None:
+    """The parts of a result with an image or the like in it; None for all other results.
+
+    Raises:
+        EncodeError: An item of the list has no form in JSON.
+    """
+    content = sys.modules.get("sepkit.content")  # while it is not imported, there is no value of its classes
+    return None if content is None else cast("list[Part] | None", content.parts_of(value))
 
 
 def patched(

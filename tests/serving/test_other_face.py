@@ -56,6 +56,9 @@ class Caller:
             self.kv[params["key"]] = params["value"]
         return {"value": self.kv.get(params["key"])}
 
+    async def ask_client(self, method: str, params: dict[str, Any]) -> Any:
+        return [method, params]
+
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         self.told.append(params["message"])
 

@@ -6,12 +6,15 @@ Source: docs/protocol.md, sections 4 and 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sepkit.app import App
 from sepkit.handlers import task_registration
 from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.wire import messages, methods
+
+_MOST_NAMED: Final = 20
 
 
 def registrations(app: App) -> messages.Registrations:
@@ -50,6 +53,13 @@ def introduction(app: App, handshake: messages.InitializeParams) -> messages.Ini
         extension=messages.ExtensionInfo(name=app.name, version=app.version),
         registrations=found,
     )
+
+
+def not_served(app: App) -> str:
+    """What SEP has no place for, and that is no tool either: the URIs of resources; empty where all is served."""
+    uris = [spec.uri for spec in list(app.resources.values()) if spec.tool is None]
+    more = f" and {len(uris) - _MOST_NAMED} more" if len(uris) > _MOST_NAMED else ""
+    return ", ".join(uris[:_MOST_NAMED]) + more
 
 
 def wants_tasks(handshake: messages.InitializeParams) -> bool:
