@@ -20,7 +20,7 @@ from sepkit.wire.writing import to_json
 MOST_BYTES: Final = 32 * 1024 * 1024
 """How large an image, a sound or the content of a resource may be: 32 MiB, which are 43 MiB on the wire."""
 MOST_IN_DETAILS: Final = 48_000
-"""How many characters of data a host gets in the details of a result: some hosts end at a line of over 64 KiB."""
+"""How many bytes of blocks a host gets in the details of a result: some hosts end at a line of over 64 KiB."""
 _LONGEST_URI: Final = 8192
 
 Role = Literal["user", "assistant"]
@@ -411,30 +411,38 @@ def shown(parts: Sequence[Part]) -> tuple[str, dict[str, Any] | None]:
     """What a host gets that takes a text and details only.
 
     Returns:
-        The text, in which a placeholder stands for each part that is not text; and ``{"content": blocks}`` with the
-        data of those parts, as far as all of it has at most 48,000 characters. The placeholder says what is left out.
+        The text, in which a placeholder stands for each part that is not text; and ``{"content": blocks}`` with those
+        parts, at most 48,000 bytes. A block whose data did not fit has ``omitted`` in its place, and the placeholder
+        says so; of blocks that did not fit at all, ``{"omitted": 3}`` beside the others says how many.
 
     Raises:
         EncodeError: A text has a lone surrogate.
     """
     lines: list[str] = []
     blocks: list[dict[str, Any]] = []
-    left = MOST_IN_DETAILS
+    left, omitted = MOST_IN_DETAILS, 0
     for part, block in zip(parts, blocks_of(parts), strict=True):
         if isinstance(part, str):
             lines.append(part)
             continue
-        holder = block.get("resource", block)
-        name = next((name for name in ("data", "blob", "text") if name in holder), None)
-        lost = name is not None and len(holder[name]) > left
-        if name is not None and lost:
-            holder["omitted"] = name
-            del holder[name]
-        elif name is not None:
-            left -= len(holder[name])
-        blocks.append(block)
+        size = len(dumps(block))
+        lost = size > left
+        if lost:
+            holder = block.get("resource", block)
+            for name in ("data", "blob", "text"):
+                if holder.pop(name, None) is not None:
+                    holder["omitted"] = name
+            size = len(dumps(block))
+        if size <= left:
+            blocks.append(block)
+            left -= size
+        else:
+            omitted += 1
         lines.append(_placeholder(part, lost=lost))
-    return "\n".join(lines), {"content": blocks} if blocks else None
+    text = "\n".join(lines)
+    if not blocks and not omitted:
+        return text, None
+    return text, {"content": blocks, **({"omitted": omitted} if omitted else {})}
 
 
 def _placeholder(part: Content, *, lost: bool) -> str:

@@ -126,16 +126,14 @@ def _parsed(uri: object) -> tuple[list[str], list[Variable]]:
     texts, variables = pieces[0::2], [_variable(what, text) for text in pieces[1::2]]
     if any("{" in text or "}" in text for text in texts):
         raise RegistrationError(f"{what}: a brace has no partner; write %7B and %7D for braces of the URI itself")
+    if not uri.partition("{")[0].rstrip("/").partition(":")[1]:
+        raise RegistrationError(f"{what}: a URI begins with its scheme, written out, as in note://{{id}}")
     try:
-        check_uri("x".join(texts) + ("x" if variables else ""), what)
+        check_uri("x".join(texts) + "x" * bool(variables), what)
     except ValueError:
-        if not uri.partition("{")[0].rstrip("/").partition(":")[1]:
-            raise RegistrationError(f"{what}: a URI begins with its scheme, written out, as in note://{{id}}") from None
         raise RegistrationError(f"{what}: is not a URI; write %20 for a space, and %… for other characters") from None
     if _ENCODED.search("x".join(texts)):
         raise RegistrationError(f"{what}: a % is followed by two digits of a byte; write %25 for a % itself")
-    if not uri.partition("{")[0].rstrip("/").partition(":")[1]:
-        raise RegistrationError(f"{what}: a URI begins with its scheme, written out, as in note://{{id}}")
     names = [variable.name for variable in variables]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RegistrationError(f"{what}: {{{twice}}} stands there twice; give one of them another name")
@@ -223,7 +221,8 @@ def make_resource(
     if not shown:
         raise RegistrationError(f"{what} ({where(fn)}): name='' is empty")
     about = signature.description if description is None else description
-    tool = _as_tool(fn, shown, about, title, signature, template, mime) if expose_as_tool else None
+    pictures = icons_given(what, fn, icons)
+    tool = _as_tool(fn, shown, about, title, pictures, signature, template, mime) if expose_as_tool else None
     return ResourceSpec(
         fn=fn,
         uri=uri,
@@ -231,7 +230,7 @@ def make_resource(
         title=title,
         description=about,
         mime=mime,
-        icons=icons_given(what, fn, icons),
+        icons=pictures,
         parameters=signature.parameters,
         bind=signature.loading.bind,
         context=signature.context,
@@ -310,40 +309,35 @@ def contents_of(spec: ResourceSpec, uri: str, returned: object) -> Contents:
 
 
 def _as_tool(
-    fn: Fn, name: str, description: str, title: str | None, signature: Signature, template: Template, mime: str | None
+    fn: Fn,
+    name: str,
+    description: str,
+    title: str | None,
+    icons: tuple[Icon, ...],
+    signature: Signature,
+    template: Template,
+    mime: str | None,
 ) -> ToolSpec:
+    """The tool that reads a resource: its arguments are the variables."""
     context, awaited = signature.context, is_async(fn)
 
-    def prepared(values: dict[str, Any]) -> tuple[str, contexts.ResourceContext | None]:
+    def prepared(values: dict[str, Any]) -> str:
         uri = _filled(template, {key: value for key, value in values.items() if key != context})
-        if context is None:
-            return uri, None
-        reading = values[context] = values[context].reading(uri)
-        return uri, reading
+        if context is not None:
+            values[context] = values[context].reading(uri)
+        return uri
 
     async def read(**values: Any) -> object:
-        uri, reading = prepared(values)
-        try:
-            return _told(uri, await fn(**values), mime)
-        finally:
-            if reading is not None:
-                reading.close()
+        uri = prepared(values)
+        return _told(uri, await fn(**values), mime)
 
     def read_in_thread(**values: Any) -> object:
-        uri, reading = prepared(values)
+        uri = prepared(values)
         returned = fn(**values)
-        if isawaitable(returned):
-            return _later(uri, returned, reading)
-        if reading is not None:
-            reading.close()
-        return _told(uri, returned, mime)
+        return later(uri, returned) if isawaitable(returned) else _told(uri, returned, mime)
 
-    async def _later(uri: str, returned: Awaitable[Any], reading: contexts.ResourceContext | None) -> object:
-        try:
-            return _told(uri, await returned, mime)
-        finally:
-            if reading is not None:
-                reading.close()
+    async def later(uri: str, returned: Awaitable[Any]) -> object:
+        return _told(uri, await returned, mime)
 
     check_name("tool", name, fn)
     stand_in = functools.update_wrapper(read if awaited else read_in_thread, fn)
@@ -363,6 +357,7 @@ def _as_tool(
         is_alone=False,
         title=title,
         read_only=True,
+        icons=icons,
         stands_for="resource",
     )
     check_sendable(spec.registration, f"tool {name!r}", fn)

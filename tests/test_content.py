@@ -281,6 +281,7 @@ async def test_under_sep_a_placeholder_stands_for_each_part_and_the_data_is_in_t
 def test_what_a_host_may_not_take_is_left_out_and_said_so() -> None:
     """The data of all parts together is bounded: some hosts end the session at a line of over 64 KiB."""
     small, large = Image(PNG), Image(bytes(MOST_IN_DETAILS), "image/png")
+    assert shown(["a", "b"]) == ("a\nb", None)
     text, details = shown([small, large, small, EmbeddedResource("a:b", "y" * MOST_IN_DETAILS)])
     lines = text.splitlines()
     assert lines[1] == "[image: image/png, 48,000 bytes; not sent: this host takes no results of this size]"
@@ -293,7 +294,11 @@ def test_what_a_host_may_not_take_is_left_out_and_said_so() -> None:
         None,
         "text",
     ]
-    assert len(json.dumps(details)) < 50_000
+    text, details = shown([ResourceLink("note://x")] * 5000)
+    assert details is not None
+    assert text.count("[x: note://x]") == 5000  # what an author returns is never cut
+    assert len(details["content"]) + details["omitted"] == 5000
+    assert len(json.dumps(details)) < 64_000
 
 
 async def _told(value: Any) -> tuple[str, bool]:

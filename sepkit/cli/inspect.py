@@ -274,7 +274,7 @@ def _tool_lines(tool: dict[str, Any]) -> list[str]:
         notes.append("deferred")
     if tool["timeout"] is not None:
         notes.append(f"at most {tool['timeout']:g} s")
-    returns = [f"returns {_members(tool['output_schema'])}"] if "output_schema" in tool else []
+    returns = [f"returns {_members(tool['output_schema']) or 'an object'}"] if "output_schema" in tool else []
     return [
         f"{tool['name']}({_members(tool['parameters'])}){_title(tool)}",
         *_summary(tool["description"]),

@@ -227,8 +227,8 @@ class ToolContext(_CommandTier[StateT]):
         return self._over
 
     def reading(self, uri: str) -> ResourceContext[StateT]:
-        """The context of a resource that is read by this call; it lends the call's slot, and must be closed."""
-        return ResourceContext(self._link, self._raw, uri, slots=self._slots)
+        """The context of a resource that is read by this call; it lends the call's slot."""
+        return ResourceContext(self._link, self._raw, uri, self._ask_host)
 
 
 class CommandContext(_CommandTier[StateT]):
@@ -249,24 +249,17 @@ class CommandContext(_CommandTier[StateT]):
 class ResourceContext(_CommandTier[StateT]):
     """What a resource is given: what a command has, and the URI that is read."""
 
-    __slots__ = ("_hold", "uri")
+    __slots__ = ("_lending", "uri")
 
-    def __init__(self, link: Link, raw: dict[str, Any], uri: str, *, slots: Slots) -> None:
+    def __init__(self, link: Link, raw: dict[str, Any], uri: str, ask: Ask) -> None:
         super().__init__(link, raw)
-        self._hold = Hold(slots)
+        self._lending = ask  # the slot of the call that reads it, meanwhile
         self.uri = uri
         """The URI as the host sent it."""
 
     @property
     def _ask(self) -> Ask:
-        return self._ask_host
-
-    async def _ask_host(self, method: str, params: dict[str, Any]) -> Any:
-        return await self._hold.lend(self._link.ask(method, params))
-
-    def close(self) -> None:
-        """It has been read, and gives its slot back."""
-        self._hold.end()
+        return self._lending
 
     def _tags(self) -> dict[str, object]:
         return {"resource": self.uri}

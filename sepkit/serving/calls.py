@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sepkit.app import App
 from sepkit.concurrency.cancelling import is_cancelled
 from sepkit.concurrency.eager import noting
-from sepkit.concurrency.lanes import Overloaded, Slots
+from sepkit.concurrency.lanes import Hold, Overloaded, Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
 from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ResourceContext, ToolContext
@@ -436,9 +436,13 @@ class Calls:
         except InvalidData as error:
             raise does_not_fit(f"the URI does not fit the resource {spec.uri}", error) from None
         await self._take_slot(link)
-        context = ResourceContext[Any](link, raw, uri, slots=self.slots)
+        hold = Hold(self.slots)
+
+        async def ask(method: str, params: dict[str, Any]) -> Any:
+            return await hold.lend(link.ask(method, params))
+
         if spec.context is not None:
-            values[spec.context] = context
+            values[spec.context] = ResourceContext[Any](link, raw, uri, ask)
         self.watch.wake()
         try:
             returned = await self._settled(await self._called(spec.fn, values, is_async=spec.is_async))
@@ -448,7 +452,7 @@ class Calls:
                 raise
             raise self._failed(f"the resource {spec.uri}", error) from None
         finally:
-            context.close()
+            hold.end()
             self.slots.release()
 
     # -- providers -----------------------------------------------------------------------------------------------------
