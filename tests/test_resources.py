@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -603,9 +606,6 @@ async def test_a_sep_host_cannot_be_asked_in_the_words_of_mcp() -> None:
 
 def test_nothing_of_it_is_imported_by_an_app_that_has_none() -> None:
     """Start-up counts: content and resources come with the first of them."""
-    import subprocess
-    import sys
-
     code = (
         "import sys; from sepkit import App; app = App('x'); app.tool(name='t')(lambda: ''); "
         "from sepkit.faces.sep import dispatcher; import sepkit.serving.served; "
@@ -619,3 +619,29 @@ def test_nothing_of_it_is_imported_by_an_app_that_has_none() -> None:
 def test_the_registrations_of_sep_know_no_resource() -> None:
     """Nothing of a resource that is not exposed crosses the wire."""
     assert registrations(notes()) == registrations(App("x"))
+
+
+def test_call_reads_a_resource_by_its_uri(tmp_path: Path) -> None:
+    """In the process of the command: what the module prints is not in the output; each mistake is one sentence."""
+    (tmp_path / "diary.py").write_text(
+        "from sepkit import App, ResourceContext\n"
+        "print('imported')\n"
+        "app = App('diary')\n"
+        "app.flag('loud', default=False)\n"
+        "@app.resource('day://{n}')\n"
+        "async def day(n: int, ctx: ResourceContext) -> str:\n"
+        "    return f'day {n} \\x1b[31m {ctx.flags[\"loud\"]}'\n"
+    )
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "sepkit", "call", "diary:app", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert call("day://7", "--flag", "loud=true") == (0, "day 7 \\x1b[31m True\n", "imported\n")
+    code, out, err = call("day://seven")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("sepkit: the URI does not fit the resource day://{n}: $.n: expected integer")
+    code, out, err = call("day://7", "n=7")
+    assert (code, out) == (2, "")
+    assert "a resource takes no arguments: what it needs is in its URI" in err
