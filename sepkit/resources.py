@@ -295,13 +295,15 @@ def contents_of(spec: ResourceSpec, uri: str, returned: object) -> Contents:
     Raises:
         TypeError: It is neither a text, nor bytes, nor ``Contents``.
         ValueError: It is too large.
+        EncodeError: It is a text with a lone surrogate.
     """
     if isinstance(returned, Contents):
         given = returned
     elif isinstance(returned, str | bytes):
         given = Contents(returned)
     else:
-        raise TypeError(f"the resource {spec.uri} returned a {type(returned).__name__}; return str, bytes or Contents")
+        raise TypeError(f"it returned a {type(returned).__name__}, and not str, bytes or Contents")
+    to_json(given.data if isinstance(given.data, str) else "")
     return Contents(given.data, given.mime or spec.mime or mime_of(uri, given.data))
 
 
@@ -390,5 +392,7 @@ def _told(uri: str, returned: object, mime: str | None) -> object:
     if isinstance(data, str):
         return data
     if not isinstance(data, bytes):
-        raise TypeError(f"the resource {uri} returned a {type(returned).__name__}; return str, bytes or Contents")
+        raise ToolError(
+            f"{uri} cannot be read: it returned a {type(returned).__name__}, and not str, bytes or Contents"
+        )
     return EmbeddedResource(uri, data, (None if given is None else given.mime) or mime)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepkit import App, Contents, Image, ResourceContext, Router, ToolContext, ToolError
+from sepkit.content import MOST_BYTES
 from sepkit.errors import (
     ConnectionClosed,
     InternalError,
@@ -330,8 +331,9 @@ async def test_what_does_not_fit_or_fails_is_one_sentence() -> None:
     app = notes()
 
     @app.resource("bad://{kind}")
-    def bad(kind: Literal["dict", "none", "surrogate", "mime"]) -> Any:
-        return {"dict": {"a": 1}, "none": None, "surrogate": Image, "mime": Contents}[kind]
+    def bad(kind: Literal["dict", "none", "class", "surrogate", "large"]) -> Any:
+        large = bytes(MOST_BYTES + 1)
+        return {"dict": {"a": 1}, "none": None, "class": Image, "surrogate": Contents("\ud800"), "large": large}[kind]
 
     async with TestHost(app) as host:
         with pytest.raises(InvalidParams, match=r"no resource has the URI 'other://x'; known: note://today, "):
@@ -343,8 +345,14 @@ async def test_what_does_not_fit_or_fails_is_one_sentence() -> None:
         with pytest.raises(InternalError, match=r"the resource note://\{number\} failed unexpectedly") as caught:
             await host.read_resource("note://-1")
         assert "secret" not in str(caught.value)
-        for kind in ("dict", "none", "surrogate"):
-            with pytest.raises(InternalError, match=r"the resource bad://\{kind\} failed"):
+        for kind, problem in (
+            ("dict", "it returned a dict, and not str, bytes or Contents"),
+            ("none", "it returned a NoneType, and not str"),
+            ("class", "it returned a type, and not str"),
+            ("surrogate", "a text with a lone surrogate"),
+            ("large", "33,554,433 bytes are too many; at most 33,554,432"),
+        ):
+            with pytest.raises(InternalError, match=rf"^the resource bad://\{{kind\}} cannot be sent: .*{problem}"):
                 await host.read_resource(f"bad://{kind}")
         with pytest.raises(InvalidParams, match="expected one of"):
             await host.read_resource("bad://other")
@@ -474,7 +482,8 @@ async def test_an_exposed_resource_is_a_tool_under_sep() -> None:
             refused = await host.call_tool("document", {"path": path})
             assert refused.is_error
             assert problem in refused.content
-        assert (await host.call_tool("document", {"path": "x"})).is_error
+        wrong = await host.call_tool("document", {"path": "x"})
+        assert wrong.content == "doc://x cannot be read: it returned a int, and not str, bytes or Contents"
         assert (await host.call_tool("number", {"n": "5"})).content == "n is 5"
         assert "expected integer" in (await host.call_tool("number", {"n": "five"})).content
         assert (await host.call_tool("later")).content == "later://x"

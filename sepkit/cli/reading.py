@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -43,5 +44,9 @@ def read(options: Options, uri: str) -> NoReturn:
 async def _read(options: Options, app: App, uri: str) -> Contents:
     from sepkit.testing import TestHost
 
+    if not options.quiet:  # where the id of an unforeseen error leads to
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setLevel(logging.WARNING)
+        logging.getLogger().addHandler(shown)
     async with TestHost(app, flags=options.flags, timeout=options.timeout, mode="cli") as host:
         return await host.read_resource(uri)

@@ -381,7 +381,7 @@ class Calls:
             try:
                 found = messages_of(returned, f"the prompt {spec.name}")
             except TypeError as error:
-                raise self.unexpected(error, f"the prompt {spec.name} failed") from None
+                raise InternalError(str(error)) from None
             return value(found)
 
         return await self.command(spec, context, messages)
@@ -446,7 +446,6 @@ class Calls:
         self.watch.wake()
         try:
             returned = await self._settled(await self._called(spec.fn, values, is_async=spec.is_async))
-            return contents_of(spec, uri, returned)
         except BaseException as error:
             if self._is_passed_on(error):
                 raise
@@ -454,6 +453,10 @@ class Calls:
         finally:
             hold.end()
             self.slots.release()
+        try:
+            return contents_of(spec, uri, returned)
+        except (TypeError, ValueError, EncodeError) as error:
+            raise InternalError(f"the resource {spec.uri} cannot be sent: {error}") from None
 
     # -- providers -----------------------------------------------------------------------------------------------------
 
