@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.records import Record, changed, field, record
+from sepkit.results import promising
 from sepkit.schema import (
     Output,
     Signature,
@@ -78,7 +79,7 @@ class ToolSpec(Record):
     is_alone: bool
     """It is plain, and takes no context: ``call`` is all of it."""
     output: Output | None = field(default=None, repr=False)
-    """What each of its results must fit; such a tool is not plain."""
+    """What each of its results must fit; ``call`` sees to it."""
     title: str | None = None
     read_only: bool | None = None
     destructive: bool | None = None
@@ -297,7 +298,7 @@ def make_tool(
     if output is None and signature.returned is not None:
         output = returned_output(signature.returned)
     awaited = is_async(fn)
-    is_plain = awaited and timeout is None and output is None
+    is_plain = awaited and timeout is None
     spec = ToolSpec(
         fn=fn,
         name=tool,
@@ -386,9 +387,10 @@ class _Later:
         self._put(self.bind, self.call)
 
     def _put(self, bind: Any, call: Any) -> None:
-        object.__setattr__(self._spec, "bind", bind)
-        if isinstance(self._spec, ToolSpec):
-            object.__setattr__(self._spec, "call", call)
+        spec = self._spec
+        object.__setattr__(spec, "bind", bind)
+        if isinstance(spec, ToolSpec):
+            object.__setattr__(spec, "call", call if spec.output is None else promising(spec.output, call))
 
     def _count(self) -> None:
         self._left -= 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from sepkit.errors import InvalidData
+from sepkit.errors import EncodeError, InvalidData
 from sepkit.records import Record, field, instance_of, record
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -18,6 +19,7 @@ from sepkit.wire.writing import copied, to_json, unstructure
 
 if TYPE_CHECKING:
     from sepkit.content import Part
+    from sepkit.schema import Output
 
 
 @record
@@ -63,6 +65,44 @@ class Patch:
 
 
 Decision = Block | Patch
+
+
+class BadResult(Exception):
+    """What a tool returned does not fit the schema that it promises; ``data`` has the faults, where it has a form."""
+
+    def __init__(self, error: InvalidData | EncodeError) -> None:
+        super().__init__(str(error))
+        self.data = error.as_data() if isinstance(error, InvalidData) else None
+
+
+def promised(output: Output, returned: object) -> object:
+    """What a tool returned that promises a schema: its data, which fits it. Of a failure nothing is promised.
+
+    Raises:
+        BadResult: It does not fit, or has no form in JSON.
+    """
+    full = returned if isinstance(returned, ToolResult) else None
+    if full is not None and full.is_error:
+        return full
+    try:
+        plain = output.written(returned if full is None else full.details)
+    except (InvalidData, EncodeError) as error:
+        raise BadResult(error) from None
+    return plain if full is None else ToolResult(full.content, details=plain)
+
+
+def promising(
+    output: Output, call: Callable[[Mapping[str, Any], object], Awaitable[object]]
+) -> Callable[[Mapping[str, Any], object], Awaitable[object]]:
+    """A tool's ``call`` whose result fits its schema. Arguments are bound where it is called, as without."""
+
+    async def fitting(work: Awaitable[object]) -> object:
+        returned = await work
+        while isawaitable(returned):
+            returned = await returned
+        return promised(output, returned)
+
+    return lambda arguments, context: fitting(call(arguments, context))
 
 
 def rich(value: object) -> list[Part] | None:

@@ -152,6 +152,15 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again_five_times() -> No
 
 
 @on_each_loop
+async def test_a_field_of_any_name_is_asked_for_again_alone() -> None:
+    """A path in a fault is more than the name, where that is no identifier."""
+    odd: Any = TypedDict("odd", {"a-b": int, "c": int})
+    form, questions = await asked(odd, {"input": ["x", "1", "2"]})
+    assert form == {"a-b": 1, "c": 2}
+    assert len(questions) == 3
+
+
+@on_each_loop
 async def test_a_class_may_have_a_rule_over_several_fields() -> None:
     """The whole form is asked for again, with what the class says."""
 

@@ -124,7 +124,7 @@ def test_what_is_told_of_a_tool_is_kept_and_does_not_cross_the_wire_of_sep() -> 
     unset = plain.tools["tool"]
     assert (unset.title, unset.read_only, unset.icons, unset.long, unset.output) == (None, None, (), False, None)
     assert unset.is_alone  # the quick way of a call is the same
-    assert not spec.is_plain
+    assert spec.is_alone
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,14 @@ async def test_a_result_that_does_not_fit_is_one_clear_error(
 @on_each_loop
 async def test_other_ways_of_failing_are_as_before() -> None:
     """No form in JSON, a ToolError, a time limit, a thread, a context."""
-    text, is_error, _ = await answer({"city": object()}, Report)
-    assert (is_error, text[:38]) == (True, "The result of tool cannot be sent: $.c")
+    text, is_error, details = await answer({"city": object()}, Report)
+    assert text.endswith("its output schema: $.city: a value of type object has no form in JSON")
+    assert (is_error, details) == (True, None)
+
+    async def later() -> Any:
+        return Report("Oslo", 1)
+
+    assert (await answer(later(), Report))[1] is False
     app = App("x")
 
     @app.tool(timeout=60)
@@ -287,7 +293,15 @@ async def test_other_ways_of_failing_are_as_before() -> None:
             raise ToolError("none")
         return Attrs(n)
 
+    @app.tool
+    async def often(n: int) -> Attrs:
+        return Attrs(n)
+
     async with TestHost(app) as host:
+        for _ in range(20):  # past the calls that are made without generated code
+            assert (await host.call_tool("often", {"n": 2})).details == {"n": 2, "private": "p"}
+            assert "does not fit its output schema" in (await host.call_tool("often", {"n": 0})).content
+            assert "do not fit its schema" in (await host.call_tool("often", {"n": "x"})).content
         assert (await host.call_tool("threaded", {"n": 2})).details == {"n": 2, "private": "p"}
         assert (await host.call_tool("threaded", {"n": 0})).content == "none"
         assert "does not fit its output schema" in (await host.call_tool("threaded", {"n": -1})).content

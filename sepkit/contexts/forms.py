@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from sepkit.errors import Fault, InternalError, InvalidData, NoUI, RegistrationError
 from sepkit.schema import compile_type, schema_of
+from sepkit.schema.forms import key_step
 from sepkit.wire.frames import dumps
 
 T = TypeVar("T")
@@ -198,6 +199,6 @@ def _faults(convert: Callable[[Any], Any], name: str, value: Any) -> list[Fault]
     try:
         convert({name: value})
     except InvalidData as error:
-        path = f"$.{name}"
+        path = f"${key_step(name)}"
         return [fault for fault in error.faults if fault.path == path]
     return []

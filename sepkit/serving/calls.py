@@ -25,7 +25,16 @@ from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.forks import end_if_child
 from sepkit.handlers import CommandSpec, Fn, ObserverSpec, ProviderSpec, ToolSpec, choices, name_of
-from sepkit.results import Block, ToolResult, argument_fault, check_hook_input, checked_credentials, patched
+from sepkit.results import (
+    BadResult,
+    Block,
+    ToolResult,
+    argument_fault,
+    check_hook_input,
+    checked_credentials,
+    patched,
+    promised,
+)
 from sepkit.tracebacks import unexpected
 
 if TYPE_CHECKING:
@@ -52,14 +61,6 @@ class Unsendable(Exception):
 
 class BadArguments(Exception):
     """The arguments that came do not fit what the handler takes."""
-
-    def __init__(self, fault: InvalidData) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
-
-
-class BadResult(Exception):
-    """What a tool returned does not fit the schema that it promises."""
 
     def __init__(self, fault: InvalidData) -> None:
         super().__init__(str(fault))
@@ -207,7 +208,7 @@ class Calls:
         if isinstance(error, BadArguments):
             return failure(*argument_fault(name, error.fault))
         if isinstance(error, BadResult):
-            return failure(f"The result of {name} does not fit its output schema: {error}", error.fault.as_data())
+            return failure(f"The result of {name} does not fit its output schema: {error}", error.data)
         told, rest = split(error, ToolError)
         if rest is None:
             return failure("\n".join(map(str, told)))
@@ -272,7 +273,7 @@ class Calls:
             if limit.expired():
                 raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
             raise
-        return returned if tool.output is None else _promised(tool, returned)
+        return returned if tool.output is None else promised(tool.output, returned)
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -579,26 +580,6 @@ def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
             yield from _leaves(error)
         else:
             yield error
-
-
-def _promised(tool: ToolSpec, returned: object) -> object:
-    """What a tool returned that promises a schema: its data, which fits it.
-
-    Raises:
-        BadResult: It does not fit.
-        Unsendable: It has no form in JSON.
-    """
-    assert tool.output is not None
-    full = returned if isinstance(returned, ToolResult) else None
-    if full is not None and full.is_error:
-        return full
-    try:
-        plain = tool.output.written(returned if full is None else full.details)
-    except InvalidData as error:
-        raise BadResult(error) from None
-    except EncodeError as error:
-        raise Unsendable(None, error) from None
-    return plain if full is None else ToolResult(full.content, details=plain)
 
 
 def fitted(spec: ObserverSpec, value: object, what: str) -> Any:

@@ -39,10 +39,13 @@ def tool_result(value: object) -> dict[str, Any]:
         if value.details is not None:
             result["details"] = to_json(value.details, "$.details")
         return result
-    parts = rich(value)
-    if parts is not None:
+    try:
+        details = to_json(value)
+    except EncodeError:
+        parts = rich(value)  # no part has a form in JSON, so that data does not pay for them
+        if parts is None:
+            raise
         return _rich_result(parts)
-    details = to_json(value)
     if type(details) is str:  # an Enum, a date, a path …
         return {"content": details}
     return {"content": dumps(details).decode(), "details": details}
