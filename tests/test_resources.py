@@ -27,7 +27,7 @@ from sepkit.errors import (
     RequestTimeout,
 )
 from sepkit.faces.sep.registrations import registrations
-from sepkit.resources import LONGEST_URI, Template, find
+from sepkit.resources import LONGEST_URI, Template, _filled, find
 from sepkit.serving.served import MOST_CHANGED, Served
 from sepkit.testing import TestHost
 from tests.memory_host import on_each_loop
@@ -118,6 +118,19 @@ def test_matching_finds_a_match_wherever_a_search_would(texts: list[str]) -> Non
     assert matched == (re.fullmatch(r"t:([^/]+)-([^/]+)-([^/]+)", uri) is not None)
     with_path = Template("t:{a}-{+b}-{c}").match(uri) is not None
     assert with_path == (re.fullmatch(r"t:([^/]+)-(.+)-([^/]+)", uri) is not None)
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_what_is_filled_in_is_what_is_read_out(one: str, path: str) -> None:
+    """Whatever a tool's argument holds stands in the URI so that the resource gets it back; or both refuse it."""
+    app = App("x")
+    app.add_resource(_taking(["one", "path"]), "d://{one}/{+path}/end")
+    (spec,) = app.resources.values()
+    try:
+        uri = _filled(spec.template, {"one": one, "path": path})
+    except ToolError:
+        return
+    assert find(app.resources, uri) == (spec, {"one": one, "path": path})
 
 
 def test_a_hostile_uri_is_matched_in_no_time() -> None:
