@@ -344,7 +344,7 @@ def test_what_a_prompt_returns_is_its_messages() -> None:
 
 
 def test_a_picture_crosses_a_process(tmp_path: Path) -> None:
-    """``sepkit call`` prints the placeholder, and with --json the data; an unserved resource is named on stderr."""
+    """``sepkit call --json`` prints the placeholder and the data; an unserved resource is named on stderr."""
     (tmp_path / "camera.py").write_text(
         "from sepkit import App, Image\n"
         "app = App('camera')\n"
@@ -355,13 +355,14 @@ def test_a_picture_crosses_a_process(tmp_path: Path) -> None:
         "def last() -> bytes:\n"
         "    return b''\n"
     )
-    command = [sys.executable, "-m", "sepkit", "call", "camera:app", "shoot"]
+    command = [sys.executable, "-m", "sepkit", "call", "camera:app", "shoot", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "done\n[image: image/png, 8 bytes]\n"
-    assert "not served, since SEP has no resources: camera://last" in done.stderr
-    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     block = {"type": "image", "data": "iVBORw0KGgo=", "mimeType": "image/png"}
-    assert json.loads(done.stdout)["details"] == {"content": [block]}
+    assert json.loads(done.stdout) == {
+        "content": "done\n[image: image/png, 8 bytes]",
+        "details": {"content": [block]},
+    }
+    assert "not served, since SEP has no resources: camera://last" in done.stderr
 
 
 @on_each_loop
