@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any, Final
+
 from sepkit import render
 from sepkit.app import App
 from sepkit.contexts.contexts import (
@@ -15,6 +17,7 @@ from sepkit.contexts.contexts import (
     EventContext,
     HookContext,
     ProviderContext,
+    ResourceContext,
     TaskContext,
     ToolContext,
 )
@@ -45,25 +48,48 @@ from sepkit.wire.messages import (
 )
 from sepkit.wire.messages import ProviderCompleteParams as ProviderRequest
 
+if TYPE_CHECKING:
+    from sepkit.content import (
+        Audio,
+        Contents,
+        EmbeddedResource,
+        Icon,
+        Image,
+        PromptMessage,
+        ResourceLink,
+    )
+    from sepkit.contexts.backend import Principal
+    from sepkit.schema import Format
+
 __all__ = [
     "App",
+    "Audio",
     "Block",
     "CommandContext",
     "Completion",
+    "Contents",
     "Cost",
     "Credentials",
     "Delta",
     "Done",
+    "EmbeddedResource",
     "EventContext",
+    "Format",
     "HookContext",
+    "Icon",
+    "Image",
     "Messages",
     "Model",
     "ModelUsed",
     "OAuthParams",
     "Patch",
+    "Principal",
+    "PromptMessage",
     "ProviderContext",
     "ProviderRequest",
     "Reasoning",
+    "ResourceContext",
+    "ResourceLink",
     "ResponseId",
     "RestartPolicy",
     "Router",
@@ -84,3 +110,30 @@ __all__ = [
     "__version__",
     "render",
 ]
+
+# Imported at the first use: most extensions have none of them.
+_LATER: Final = {
+    "sepkit.content": (
+        "Audio",
+        "Contents",
+        "EmbeddedResource",
+        "Icon",
+        "Image",
+        "PromptMessage",
+        "ResourceLink",
+    ),
+    "sepkit.contexts.backend": ("Principal",),
+    "sepkit.schema": ("Format",),
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take it for leave to import any name
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _LATER.items():
+            if name in names:
+                from importlib import import_module
+
+                found = globals()[name] = getattr(import_module(home), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

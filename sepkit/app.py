@@ -15,15 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from sepkit.contexts.link import current_user
-from sepkit.errors import RegistrationError, sayable
-from sepkit.handlers import Fn, ObserverSpec, check_name, check_sendable, where
+from sepkit.errors import InvalidParams, RegistrationError, sayable
+from sepkit.handlers import CommandSpec, Fn, ObserverSpec, check_name, check_sendable, icons_given, where
 from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
 from sepkit.terminal import is_terminal
 from sepkit.wire import messages
+
+if TYPE_CHECKING:
+    from sepkit.content import Icon
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -31,7 +34,7 @@ _MOST_INSTRUCTIONS: Final = 65_536  # characters
 
 # What can be added while the app is served, because `registry/update` tells of it or the host need not know.
 _OPEN: Final = frozenset(
-    {"tool", "command", "completer of command", "flag", "event", "provider", "collection"}
+    {"tool", "command", "completer of command", "prompt", "resource", "flag", "event", "provider", "collection"}
     | {"OAuth login of provider", "OAuth refresh of provider"}
 )
 
@@ -48,6 +51,7 @@ class App(Router):
         needs: What the app reaches beside its host: ``"network:api.example.com"``, ``"network:localhost:8080"`` or
             ``"network:*"``. ``ctx.fetch`` goes nowhere else.
         expose_errors: Let the text of an unexpected exception cross to the host. For development.
+        icons: Pictures that a host may show beside its name: URLs, or ``Icon(…)``.
 
     Raises:
         RegistrationError: ``name`` is no name, or an option is not what it should be.
@@ -62,6 +66,7 @@ class App(Router):
         instructions: str | None = None,
         needs: Sequence[str] = (),
         expose_errors: bool = False,
+        icons: Sequence[Icon | str] = (),
     ) -> None:
         super().__init__()
         self.name = check_name("App", name)
@@ -78,6 +83,7 @@ class App(Router):
         self.expose_errors = expose_errors
         self.instructions: Final = None if instructions is None else _checked_instructions(name, instructions)
         self.needs: Final = _checked_needs(name, needs)
+        self.icons = icons_given(f"App {name!r}", None, icons)
         self.tasks = Tasks(self)
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
@@ -109,6 +115,41 @@ class App(Router):
             if shortcut.command not in self.commands:
                 hint = closest(shortcut.command, self.commands)
                 raise RegistrationError(f"shortcut {shortcut.key!r}: there is no command {shortcut.command!r}{hint}")
+
+        for command in self.exposed("tool"):
+            if (tool := self.tools.get(command.name)) is not None and tool.stands_for is None:
+                raise RegistrationError(
+                    f'command {command.name!r} ({where(command.fn)}) has expose="tool", and there is a tool of that '
+                    f"name ({where(tool.fn)}); give one of them another name"
+                )
+
+    def exposed(self, kind: Literal["prompt", "tool"]) -> list[CommandSpec]:
+        """What a host without commands has as this: commands by their ``expose=``, and prompts; as registered."""
+        return [command for command in list(self.commands.values()) if command.expose == kind]
+
+    def resource_changed(self, uri: str) -> None:
+        """Say that a resource is another now, so that hosts that asked for that are told; from any thread.
+
+        Within a handler, a task or the lifespan it concerns the hosts of what serves it; elsewhere, of the only one
+        that serves the app. SEP hosts know no resources, and are told nothing.
+
+        Args:
+            uri: The URI that is another; of a template, with its variables filled in.
+
+        Raises:
+            RegistrationError: No resource has this URI; the app is not served; or it is served several times, and no
+                handler of it is running here.
+        """
+        from sepkit.resources import find
+
+        try:
+            found = find(self.resources, uri)
+        except InvalidParams as error:
+            raise RegistrationError(f"app.resource_changed({uri!a}): {error.message}") from None
+        if found is None:
+            known = ", ".join(spec.uri for spec in self.resources.values()) or "none"
+            raise RegistrationError(f"app.resource_changed({uri!a}): no resource has this URI; known: {known}")
+        serving_here(self, "resources change", "app.resource_changed").resource_changed(uri)
 
     def _check_open(self, kind: str, name: str) -> None:
         if kind not in _OPEN and any(served.told for served in self.serving):
@@ -209,6 +250,9 @@ class Serving(Protocol):
     def registered(self, changes: Sequence[Change]) -> None:
         """Something has been registered."""
 
+    def resource_changed(self, uri: str) -> None:
+        """A resource is another now."""
+
 
 SERVING: Final[ContextVar[Serving | None]] = ContextVar("sepkit_serving", default=None)
 """What serves the app whose handler, task or lifespan is running."""
@@ -274,16 +318,30 @@ class Tasks:
         return self._running().status() if self._app.serving else []
 
     def _running(self) -> Supervisor:
-        serving = self._app.serving
-        if not serving:
-            raise RegistrationError("tasks run while the app is served, and it is not")
-        mine = SERVING.get()
-        if mine is not None and mine.app is self._app:
-            if not any(served is mine for served in serving):
-                raise RegistrationError("tasks run while the app is served, and what served this one has ended")
-            return mine.supervisor
-        if len(serving) == 1:
-            return serving[0].supervisor
-        raise RegistrationError(
-            f"the app is served {len(serving)} times in this process; call app.tasks within a handler, which says which"
-        )
+        return serving_here(self._app, "tasks run", "app.tasks").supervisor
+
+
+def serving_here(app: App, what: str, called: str) -> Serving:
+    """What serves an app: that of the running handler, task or lifespan, else the only one.
+
+    Args:
+        app: The app.
+        what: What happens while it is served: ``"tasks run"``.
+        called: What was called, as an author writes it.
+
+    Raises:
+        RegistrationError: It is not served; or several times, and no handler of it is running here.
+    """
+    serving = app.serving
+    if not serving:
+        raise RegistrationError(f"{what} while the app is served, and it is not")
+    mine = SERVING.get()
+    if mine is not None and mine.app is app:
+        if not any(served is mine for served in serving):
+            raise RegistrationError(f"{what} while the app is served, and what served this one has ended")
+        return mine
+    if len(serving) == 1:
+        return serving[0]
+    raise RegistrationError(
+        f"the app is served {len(serving)} times in this process; call {called} within a handler, which says which"
+    )

@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError, sayable
 from sepkit.records import Record, changed, field, record
-from sepkit.schema import Signature, classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
+from sepkit.results import promising
+from sepkit.schema import (
+    Output,
+    Signature,
+    classes_in,
+    code_of,
+    docstring_of,
+    given_output,
+    inspect_signature,
+    inspect_value,
+    returned_output,
+    underlying,
+)
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
+from sepkit.wire.frames import dumps
 from sepkit.wire.writing import copied, to_json
+
+if TYPE_CHECKING:
+    from sepkit.content import Icon
 
 Fn = Callable[..., Any]
 
 _CONTEXTS: Final = (contexts.Context,)
 """What all contexts are; a handler of another kind may not take one of these."""
+
+
+class ToolAbout(TypedDict, total=False):
+    """What some hosts show of a tool, or go by; SEP has no place for it."""
+
+    title: str
+    """What people read in place of the name."""
+    read_only: bool
+    """It changes nothing."""
+    destructive: bool
+    """It may destroy something, not only add."""
+    idempotent: bool
+    """Called again with the same arguments it changes nothing more."""
+    open_world: bool
+    """It reaches things outside of the App, as a search of the web does."""
+    icons: Sequence[Icon | str]
+    """Pictures beside its name: URLs, or ``Icon(…)``."""
+    output_schema: dict[str, Any] | type[Any]
+    """What it returns: a JSON Schema of an object, or a class; by default of the class in the return annotation."""
+    long: bool
+    """It takes so long that a host that can should run it in the background."""
 
 
 @record
@@ -43,6 +80,17 @@ class ToolSpec(Record):
     """It is awaited as it is: no thread, no time limit, no question before."""
     is_alone: bool
     """It is plain, and takes no context: ``call`` is all of it."""
+    output: Output | None = field(default=None, repr=False)
+    """What each of its results must fit; ``call`` sees to it."""
+    title: str | None = None
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+    icons: tuple[Icon, ...] = ()
+    long: bool = False
+    stands_for: Literal["resource"] | None = None
+    """It is there for hosts that know no resources; others do not show it."""
 
     @property
     def registration(self) -> messages.ToolRegistration:
@@ -50,6 +98,10 @@ class ToolSpec(Record):
         return messages.ToolRegistration(
             name=self.name, description=self.description, parameters=self.parameters, deferred=self.deferred
         )
+
+
+Expose = Literal["prompt", "tool"] | None
+"""What a command is for a host that knows no commands: a prompt that people pick, a tool of the model, or nothing."""
 
 
 @record
@@ -62,6 +114,14 @@ class CommandSpec(Record):
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     context: str | None
     is_async: bool
+    parameters: dict[str, Any]
+    """The JSON Schema of its arguments."""
+    expose: Expose = "prompt"
+    """What it is for a host that knows no commands."""
+    is_prompt: bool = False
+    """It was registered as a prompt, and gives messages; a host that knows no prompts has it as a command."""
+    title: str | None = None
+    icons: tuple[Icon, ...] = ()
 
     @property
     def registration(self) -> messages.CommandRegistration:
@@ -230,6 +290,7 @@ def make_tool(
     strict: bool,
     timeout: float | None,
     confirm: bool | str | None,
+    about: Mapping[str, Any],
 ) -> ToolSpec:
     """The record of a tool."""
     _check_callable(fn, "@app.tool")
@@ -250,8 +311,12 @@ def make_tool(
         strict=strict,
         parameters=parameters,
     )
+    told = _told_of(f"tool {tool!r}", fn, about) if about else {}
+    output: Output | None = told.pop("output", None)
+    if output is None and signature.returned is not None:
+        output = returned_output(signature.returned)
     awaited = is_async(fn)
-    plain = awaited and timeout is None and not confirm
+    is_plain = awaited and timeout is None and not confirm
     spec = ToolSpec(
         fn=fn,
         name=tool,
@@ -264,14 +329,65 @@ def make_tool(
         call=signature.loading.call,
         context=signature.context,
         is_async=awaited,
-        is_plain=plain,
-        is_alone=plain and signature.context is None,
+        is_plain=is_plain,
+        is_alone=is_plain and signature.context is None,
+        output=output,
+        **told,
     )
     _Later(spec, signature)
     # The parameters have been checked with the signature, the other fields above.
     if type(spec.description) is not str or not spec.description.isascii():
         check_sendable(changed(spec.registration, parameters={}), f"tool {tool!r}", fn)
     return spec
+
+
+def _told_of(what: str, fn: Fn, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of ``ToolAbout``, checked, as fields of a ToolSpec."""
+    told = dict(about)
+    if unknown := told.keys() - ToolAbout.__annotations__.keys():
+        raise TypeError(f"{what} ({where(fn)}): there is no option {min(unknown)}=")
+    if "output_schema" in told and (schema := told.pop("output_schema")) is not None:
+        told["output"] = given_output(schema, what=what, fn=fn)
+    check_text(what, fn, "title", told.get("title"))
+    told["icons"] = icons_given(what, fn, told.get("icons", ()))
+    hints = {name: told[name] for name in ("read_only", "destructive", "idempotent", "open_world") if name in told}
+    _check_is_bool(what, fn, **{name: given for name, given in hints.items() if given is not None})
+    _check_is_bool(what, fn, long=told.get("long", False))
+    if hints.get("read_only") and hints.get("destructive"):
+        raise RegistrationError(f"{what} ({where(fn)}): read_only=True and destructive=True exclude each other")
+    return told
+
+
+def check_text(what: str, fn: Fn, option: str, given: object) -> None:
+    """Refuse an option that is neither None nor a text that can be sent.
+
+    Raises:
+        RegistrationError: It is something else.
+    """
+    if given is None:
+        return
+    if not isinstance(given, str):
+        raise RegistrationError(f"{what} ({where(fn)}): {option}={given!r}: write a text")
+    try:
+        to_json(given)
+    except EncodeError as error:
+        raise RegistrationError(f"{what} ({where(fn)}): {option} can't be sent: {error.problem}") from None
+
+
+def icons_given(what: str, fn: Fn | None, given: Any) -> tuple[Icon, ...]:
+    """What was given as ``icons=``.
+
+    Raises:
+        RegistrationError: It is something else than URLs and icons.
+    """
+    if given == () or given is None:
+        return ()
+    from sepkit.content import icons_of
+
+    try:
+        return tuple(icons_of(given, what if fn is None else f"{what} ({where(fn)})"))
+    except ValueError as error:
+        raise RegistrationError(str(error)) from None
 
 
 _FEW: Final = 16
@@ -290,9 +406,10 @@ class _Later:
         self._put(self.bind, self.call)
 
     def _put(self, bind: Any, call: Any) -> None:
-        object.__setattr__(self._spec, "bind", bind)
-        if isinstance(self._spec, ToolSpec):
-            object.__setattr__(self._spec, "call", call)
+        spec = self._spec
+        object.__setattr__(spec, "bind", bind)
+        if isinstance(spec, ToolSpec):
+            object.__setattr__(spec, "call", call if spec.output is None else promising(spec.output, call))
 
     def _count(self) -> None:
         self._left -= 1
@@ -308,15 +425,28 @@ class _Later:
         return self._signature.loading.call(arguments, context)
 
 
-def make_command(fn: Fn, *, name: str | None, description: str | None) -> CommandSpec:
-    """The record of a command."""
-    _check_callable(fn, "@app.command")
+def make_command(
+    fn: Fn,
+    *,
+    name: str | None,
+    description: str | None,
+    kind: Literal["command", "prompt"] = "command",
+    expose: Expose = "prompt",
+    title: str | None = None,
+    icons: Sequence[Icon | str] = (),
+) -> CommandSpec:
+    """The record of a command, or of a prompt."""
+    _check_callable(fn, f"@app.{kind}")
     given: object = name_of(fn) if name is None else name
-    command = check_name("command", given.removeprefix("/") if isinstance(given, str) else given, fn)
-    _refuse_generator(fn, f"command {command!r}", "return what is shown")
+    command = check_name(kind, given.removeprefix("/") if isinstance(given, str) else given, fn)
+    what = f"{kind} {command!r}"
+    _refuse_generator(fn, what, "return what is shown")
+    if expose not in ("prompt", "tool", None):
+        raise RegistrationError(f"{what} ({where(fn)}): expose={expose!r}: write 'prompt', 'tool' or None")
+    check_text(what, fn, "title", title)
     signature = inspect_signature(
         fn,
-        what=f"command {command!r}",
+        what=what,
         contexts=(contexts.CommandContext,),
         other_contexts=_CONTEXTS,
         extra="ignore",
@@ -328,10 +458,33 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         bind=signature.loading.bind,
         context=signature.context,
         is_async=is_async(fn),
+        parameters=signature.parameters,
+        expose=expose,
+        is_prompt=kind == "prompt",
+        title=title,
+        icons=icons_given(what, fn, icons),
     )
     _Later(spec, signature)
-    check_sendable(spec.registration, f"command {command!r}", fn)
+    check_sendable(spec.registration, what, fn)
     return spec
+
+
+def choices(parameters: Mapping[str, Any], argument: str | None, partial: str) -> list[str]:
+    """What an argument may be by its schema, where that counts it up (Literal, Enum), and that begins with ``partial``.
+
+    Args:
+        parameters: The JSON Schema of the arguments.
+        argument: Its name; None for the first one.
+        partial: What was typed; upper and lower case are the same.
+    """
+    known = parameters.get("properties", {})
+    schema = known.get(next(iter(known), None) if argument is None else argument)
+    if not isinstance(schema, dict):
+        return []
+    parts = [part for part in (schema, *schema.get("anyOf", ())) if isinstance(part, dict)]
+    found = [one for part in parts for one in part.get("enum", ()) if one is not None]
+    texts = [one if isinstance(one, str) else dumps(one).decode() for one in found]
+    return [text for text in texts if text.casefold().startswith(partial.casefold())]
 
 
 def make_hook(fn: Fn, name: str) -> ObserverSpec:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import Any, cast
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from sepkit.errors import InvalidData
+from sepkit.errors import EncodeError, InvalidData
 from sepkit.records import Record, field, instance_of, record
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
 from sepkit.wire.shapes import field_names, fields_of, has_fields
 from sepkit.wire.writing import copied, to_json, unstructure
+
+if TYPE_CHECKING:
+    from sepkit.content import Part
+    from sepkit.schema import Output
 
 
 @record
@@ -59,6 +65,54 @@ class Patch:
 
 
 Decision = Block | Patch
+
+
+class BadResult(Exception):
+    """What a tool returned does not fit the schema that it promises; ``data`` has the faults, where it has a form."""
+
+    def __init__(self, error: InvalidData | EncodeError) -> None:
+        super().__init__(str(error))
+        self.data = error.as_data() if isinstance(error, InvalidData) else None
+
+
+def promised(output: Output, returned: object) -> object:
+    """What a tool returned that promises a schema: its data, which fits it. Of a failure nothing is promised.
+
+    Raises:
+        BadResult: It does not fit, or has no form in JSON.
+    """
+    full = returned if isinstance(returned, ToolResult) else None
+    if full is not None and full.is_error:
+        return full
+    try:
+        plain = output.written(returned if full is None else full.details)
+    except (InvalidData, EncodeError) as error:
+        raise BadResult(error) from None
+    return plain if full is None else ToolResult(full.content, details=plain)
+
+
+def promising(
+    output: Output, call: Callable[[Mapping[str, Any], object], Awaitable[object]]
+) -> Callable[[Mapping[str, Any], object], Awaitable[object]]:
+    """A tool's ``call`` whose result fits its schema. Arguments are bound where it is called, as without."""
+
+    async def fitting(work: Awaitable[object]) -> object:
+        returned = await work
+        while isawaitable(returned):
+            returned = await returned
+        return promised(output, returned)
+
+    return lambda arguments, context: fitting(call(arguments, context))
+
+
+def rich(value: object) -> list[Part] | None:
+    """The parts of a result with an image or the like in it; None for all other results.
+
+    Raises:
+        EncodeError: An item of the list has no form in JSON.
+    """
+    content = sys.modules.get("sepkit.content")  # while it is not imported, there is no value of its classes
+    return None if content is None else cast("list[Part] | None", content.parts_of(value))
 
 
 def patched(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.handlers import (
     CommandSpec,
+    Expose,
     ObserverSpec,
     ProviderSpec,
+    ToolAbout,
     ToolSpec,
     check_name,
     check_sendable,
@@ -30,7 +32,9 @@ from sepkit.wire.converter import structure_exactly
 from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
+    from sepkit.content import Icon
     from sepkit.contexts.documents import Collection
+    from sepkit.resources import ResourceSpec
 
 HookReturn = (
     Block
@@ -74,6 +78,10 @@ class Router:
         self.events: dict[str, list[ObserverSpec]] = {}
         self.commands: dict[str, CommandSpec] = {}
         self.completers: dict[str, ObserverSpec] = {}
+        self.prompts: dict[str, CommandSpec] = {}
+        """Those of the commands that were registered as prompts."""
+        self.resources: dict[str, ResourceSpec] = {}
+        """By the shape of the URI: of a template, without the names of its variables."""
         self.providers: dict[str, ProviderSpec] = {}
         self.oauth_logins: dict[str, ObserverSpec] = {}
         self.oauth_refreshes: dict[str, ObserverSpec] = {}
@@ -100,6 +108,7 @@ class Router:
         strict: bool = False,
         timeout: float | None = None,
         confirm: bool | str | None = None,
+        **about: Unpack[ToolAbout],
     ) -> Callable[[AnyF], AnyF]: ...
     def tool(
         self,
@@ -112,6 +121,7 @@ class Router:
         strict: bool = False,
         timeout: float | None = None,
         confirm: bool | str | None = None,
+        **about: Any,
     ) -> Any:
         """Make a function a tool that the model can call.
 
@@ -128,11 +138,13 @@ class Router:
             timeout: Seconds after which a call is cancelled and fails.
             confirm: Ask the user before it runs: with the arguments, or with this question. It does not run where the
                 answer is no, or was dismissed, or where there is no user to ask.
+            **about: What some hosts show of it or go by, the fields of :class:`~sepkit.handlers.ToolAbout`: ``title``,
+                ``read_only``, ``destructive``, ``idempotent``, ``open_world``, ``icons``, ``output_schema``, ``long``.
 
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
 
-        Source: docs/protocol.md, section 8.
+        Source: docs/protocol.md, section 8; docs/resources.md, "What hosts are told of a tool".
         """
 
         def register(fn: AnyF) -> AnyF:
@@ -145,6 +157,7 @@ class Router:
                 strict=strict,
                 timeout=timeout,
                 confirm=confirm,
+                **about,
             )
             return fn
 
@@ -162,6 +175,7 @@ class Router:
         timeout: float | None = None,
         confirm: bool | str | None = None,
         replace: bool = False,
+        **about: Unpack[ToolAbout],
     ) -> None:
         """Make a function a tool, as :meth:`tool` does; also while the app is served: the host is told at once.
 
@@ -175,6 +189,7 @@ class Router:
             timeout: Seconds after which a call is cancelled and fails.
             confirm: Ask the user before it runs.
             replace: Take the place of a tool of this name. Calls that are running end as they began.
+            **about: As for :meth:`tool`, too.
 
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
@@ -190,6 +205,7 @@ class Router:
             strict=strict,
             timeout=timeout,
             confirm=confirm,
+            about=about,
         )
         self._put(self.tools, "tool", spec.name, spec, replace=replace)
 
@@ -260,9 +276,25 @@ class Router:
     @overload
     def command(self, fn: AnyF, /) -> AnyF: ...
     @overload
-    def command(self, *, name: str | None = None, description: str | None = None) -> Callable[[AnyF], AnyF]: ...
-    def command(self, fn: Any = None, *, name: str | None = None, description: str | None = None) -> Any:
+    def command(
+        self, *, name: str | None = None, description: str | None = None, expose: Expose = "prompt"
+    ) -> Callable[[AnyF], AnyF]: ...
+    def command(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        expose: Literal["prompt", "tool"] | None = "prompt",
+    ) -> Any:
         """Make a function a slash command. Its parameters are the arguments; what it returns is shown in the session.
+
+        Args:
+            fn: The function, where the decorator is written without parentheses.
+            name: The command's name; the function's by default.
+            description: What people are told; the docstring's beginning by default.
+            expose: What it is for a host that knows no commands, as MCP clients: a prompt that people pick, a tool that
+                the model calls, or nothing.
 
         Raises:
             RegistrationError: The name is taken, or a parameter has no form in JSON.
@@ -271,7 +303,7 @@ class Router:
         """
 
         def register(fn: AnyF) -> AnyF:
-            self.add_command(fn, name=name, description=description)
+            self.add_command(fn, name=name, description=description, expose=expose)
             return fn
 
         return register if fn is None else register(fn)
@@ -282,6 +314,7 @@ class Router:
         *,
         name: str | None = None,
         description: str | None = None,
+        expose: Expose = "prompt",
         replace: bool = False,
     ) -> None:
         """Make a function a slash command, as :meth:`command` does; also while the app is served.
@@ -290,6 +323,7 @@ class Router:
             fn: The function.
             name: The command's name; the function's by default.
             description: What people are told.
+            expose: As for :meth:`command`.
             replace: Take the place of a command of this name.
 
         Raises:
@@ -297,8 +331,192 @@ class Router:
 
         Source: docs/protocol.md, section 4, ``registry/update``.
         """
-        spec = make_command(fn, name=name, description=description)
+        spec = make_command(fn, name=name, description=description, expose=expose)
         self._put(self.commands, "command", spec.name, spec, replace=replace)
+        self.prompts.pop(spec.name, None)  # which it has replaced
+
+    @overload
+    def prompt(self, fn: AnyF, /) -> AnyF: ...
+    @overload
+    def prompt(
+        self,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icons: Sequence[Icon | str] = (),
+    ) -> Callable[[AnyF], AnyF]: ...
+    def prompt(
+        self,
+        fn: Any = None,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icons: Sequence[Icon | str] = (),
+    ) -> Any:
+        """Make a function a prompt: messages that people put before the model, with arguments.
+
+        It returns a text, a ``PromptMessage``, a part such as ``Image``, or a list of them. A parameter annotated with
+        ``CommandContext`` receives the call's context. A host that knows no prompts, as under SEP, has it as a slash
+        command that gives the text; so that prompts and commands share their names.
+
+        Args:
+            fn: The function, where the decorator is written without parentheses.
+            name: The prompt's name; the function's by default.
+            title: What people read in place of the name.
+            description: What people are told; the docstring's beginning by default.
+            icons: Pictures beside its name: URLs, or ``Icon(…)``.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: docs/resources.md, "Prompts".
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            self.add_prompt(fn, name=name, title=title, description=description, icons=icons)
+            return fn
+
+        return register if fn is None else register(fn)
+
+    def add_prompt(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icons: Sequence[Icon | str] = (),
+        replace: bool = False,
+    ) -> None:
+        """Make a function a prompt, as :meth:`prompt` does; also while the app is served.
+
+        Args:
+            fn: The function.
+            name: As for :meth:`prompt`, like those that follow.
+            title: What people read.
+            description: What people are told.
+            icons: Pictures beside its name.
+            replace: Take the place of a prompt or a command of this name.
+
+        Raises:
+            RegistrationError: The name is taken, or a parameter has no form in JSON.
+
+        Source: docs/resources.md, "Prompts".
+        """
+        spec = make_command(fn, kind="prompt", name=name, description=description, title=title, icons=icons)
+        self._put(self.commands, "command", spec.name, spec, replace=replace)
+        self._put(self.prompts, "prompt", spec.name, spec, replace=replace)
+
+    def resource(
+        self,
+        uri: str,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        mime: str | None = None,
+        icons: Sequence[Icon | str] = (),
+        expose_as_tool: bool = False,
+    ) -> Callable[[AnyF], AnyF]:
+        """Make a function the resource of a URI, or of all URIs that match a template.
+
+        In ``note://{id}`` the variable stands for some characters without ``/``, ``?`` and ``#``; one ``{+path}`` may
+        hold them. Each is percent-decoded, and goes to the parameter of its name, which is typed as a tool's. ``..``
+        and absolute paths in them are refused. The function returns str, bytes or ``Contents``. A parameter annotated
+        with ``ResourceContext`` receives the call's context. A ``def`` runs in a thread.
+
+        Args:
+            uri: The URI, or the template.
+            name: The resource's name; the function's by default.
+            title: What people read in place of the name.
+            description: What it is; the docstring's beginning by default.
+            mime: Its type, such as ``text/markdown``; told from the URI or the first bytes where it is not given.
+            icons: Pictures beside its name: URLs, or ``Icon(…)``.
+            expose_as_tool: Where a host knows no resources, as under SEP, it is a tool of this name there.
+
+        Raises:
+            RegistrationError: The URI is taken, or can't be matched, or the parameters are not its variables.
+
+        Source: docs/resources.md, "Resources".
+        """
+
+        def register(fn: AnyF) -> AnyF:
+            self.add_resource(
+                fn,
+                uri,
+                name=name,
+                title=title,
+                description=description,
+                mime=mime,
+                icons=icons,
+                expose_as_tool=expose_as_tool,
+            )
+            return fn
+
+        given: object = uri
+        if not isinstance(given, str):  # `@app.resource` without parentheses
+            from sepkit.resources import Template
+
+            Template(uri)
+        return register
+
+    def add_resource(
+        self,
+        fn: Callable[..., Any],
+        uri: str,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        mime: str | None = None,
+        icons: Sequence[Icon | str] = (),
+        expose_as_tool: bool = False,
+        replace: bool = False,
+    ) -> None:
+        """Make a function a resource, as :meth:`resource` does; also while the app is served.
+
+        Args:
+            fn: The function.
+            uri: As for :meth:`resource`, like those that follow.
+            name: The resource's name.
+            title: What people read.
+            description: What it is.
+            mime: Its type.
+            icons: Pictures beside its name.
+            expose_as_tool: It is a tool where the host knows no resources.
+            replace: Take the place of the resource of this URI.
+
+        Raises:
+            RegistrationError: The URI is taken, or can't be matched, or the parameters are not its variables.
+
+        Source: docs/resources.md, "Resources".
+        """
+        from sepkit.resources import make_resource
+
+        spec = make_resource(
+            fn,
+            uri,
+            name=name,
+            title=title,
+            description=description,
+            mime=mime,
+            icons=icons,
+            expose_as_tool=expose_as_tool,
+        )
+        shape, before = spec.template.shape, None
+        if replace and (old := self.resources.get(shape)) is not None and old.tool is not None:
+            before = old.tool.name
+        if not replace:
+            _check_free(self.resources, "resource", shape)
+        if spec.tool is not None and spec.tool.name != before:
+            _check_free(self.tools, "tool", spec.tool.name)
+        if before is not None:
+            self.tools.pop(before, None)
+        self._put(self.resources, "resource", shape, spec, replace=replace)
+        if spec.tool is not None:
+            self._put(self.tools, "tool", spec.tool.name, spec.tool)
 
     def complete(self, command: str) -> Callable[[CompleteF], CompleteF]:
         """Make a function complete what is typed after a command: ``partial: str`` in, strings or ``Completion`` out.
@@ -535,6 +753,8 @@ class Router:
             ("tool", self.tools, router.tools),
             ("command", self.commands, router.commands),
             ("completer of command", self.completers, router.completers),
+            ("prompt", self.prompts, router.prompts),
+            ("resource", self.resources, router.resources),
             ("provider", self.providers, router.providers),
             ("OAuth login of provider", self.oauth_logins, router.oauth_logins),
             ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
@@ -596,7 +816,8 @@ def _check_free(table: Mapping[str, object], kind: str, name: str) -> None:
     if name in table:
         first = getattr(table[name], "fn", None)
         at = f" (the first is at {where(first)})" if first is not None else ""
-        raise RegistrationError(f"{kind} {name!r} is registered twice{at}; give one of them another name")
+        another = "URI" if kind == "resource" else "name"
+        raise RegistrationError(f"{kind} {name!r} is registered twice{at}; give one of them another {another}")
 
 
 def _provider(

@@ -23,8 +23,16 @@ def command(options: Options, tool: str, arguments: tuple[str, ...]) -> None:
     NAME==TEXT is always text, NAME:=JSON always JSON, NAME=@FILE what a file holds (- is stdin). NAME.KEY=VALUE fills
     a part of an object or an array, NAME=A NAME=B an array, and @FILE is a JSON file with all arguments.
 
+    A resource is read by its URI in place of TOOL, as in note://7.
+
     Progress goes to stderr, and how the background tasks are after the call; the exit code is 1 where the tool failed.
     """
+    if ":" in tool:  # no tool's name has one
+        if arguments:
+            raise click.UsageError("a resource takes no arguments: what it needs is in its URI")
+        from sepkit.cli.reading import read
+
+        read(options, tool)
 
     async def question(session: Session) -> ToolExecuteResult:
         tools = {one.name: one for one in session.registered.tools}

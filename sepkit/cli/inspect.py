@@ -19,6 +19,7 @@ from sepkit.terminal import columns_of, has_colour, one_line, painted, wrapped
 
 if TYPE_CHECKING:
     from sepkit.app import App
+    from sepkit.handlers import ToolSpec
     from sepkit.wire.messages import TaskHealth
 
 
@@ -79,6 +80,7 @@ def describe(app: App) -> dict[str, Any]:
             "runs": _runs(spec.is_async),
             "timeout": spec.timeout,
             "confirm": spec.confirm,
+            **_told_of(spec),
         }
         for tool, spec in zip(registered.pop("tools", []), app.tools.values(), strict=True)
     ]
@@ -88,8 +90,38 @@ def describe(app: App) -> dict[str, Any]:
             "handler": where(spec.fn),
             "runs": _runs(spec.is_async),
             "completes": spec.name in app.completers,
+            "expose": spec.expose,
         }
         for command, spec in zip(registered.pop("commands", []), app.commands.values(), strict=True)
+        if not spec.is_prompt
+    ]
+    prompts = [
+        {
+            "name": spec.name,
+            "title": spec.title,
+            "description": spec.description,
+            "parameters": spec.parameters,
+            "handler": where(spec.fn),
+            "runs": _runs(spec.is_async),
+            "completes": spec.name in app.completers,
+            "icons": [icon.as_json() for icon in spec.icons],
+        }
+        for spec in app.prompts.values()
+    ]
+    resources = [
+        {
+            "uri": spec.uri,
+            "name": spec.name,
+            "title": spec.title,
+            "description": spec.description,
+            "mime": spec.mime,
+            "parameters": spec.parameters,
+            "handler": where(spec.fn),
+            "runs": _runs(spec.is_async),
+            "tool": None if spec.tool is None else spec.tool.name,
+            "icons": [icon.as_json() for icon in spec.icons],
+        }
+        for spec in app.resources.values()
     ]
     for kind in ("hooks", "subscriptions"):
         registered.pop(kind, None)
@@ -127,8 +159,11 @@ def describe(app: App) -> dict[str, Any]:
         "version": app.version,
         "instructions": app.instructions,
         "needs": list(app.needs),
+        **({"icons": [icon.as_json() for icon in app.icons]} if app.icons else {}),
         "tools": tools,
         "commands": commands,
+        "prompts": prompts,
+        "resources": resources,
         **observers,
         "tasks": tasks,
         "collections": [
@@ -145,6 +180,22 @@ def describe(app: App) -> dict[str, Any]:
         "flags": to_json(app.flag_defaults),
         "flag_descriptions": dict(app.flag_descriptions),
     }
+
+
+def _told_of(tool: ToolSpec) -> dict[str, Any]:
+    """What is set of a tool that SEP has no place for."""
+    told: dict[str, Any] = {
+        "title": tool.title,
+        "read_only": tool.read_only,
+        "destructive": tool.destructive,
+        "idempotent": tool.idempotent,
+        "open_world": tool.open_world,
+        "output_schema": None if tool.output is None else tool.output.schema,
+        "icons": [icon.as_json() for icon in tool.icons] or None,
+        "long": tool.long or None,
+        "stands_for": tool.stands_for,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 async def _tasks_after(target: str, seconds: float, stdin: TextIO | None) -> tuple[list[TaskHealth], datetime]:
@@ -191,6 +242,8 @@ def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
     yield from _section("needs", [[need] for need in app["needs"]])
     yield from _section("tools", [_tool_lines(tool) for tool in app["tools"]])
     yield from _section("commands", [_command_lines(command) for command in app["commands"]])
+    yield from _section("prompts (commands under SEP)", [_prompt_lines(prompt) for prompt in app["prompts"]])
+    yield from _section("resources (not under SEP)", [_resource_lines(one) for one in app["resources"]])
     for kind in ("hooks", "events"):
         rows = []
         for name, handlers in app[kind].items():
@@ -231,21 +284,69 @@ def _summary(text: str) -> list[str]:
 
 
 def _tool_lines(tool: dict[str, Any]) -> list[str]:
-    schema = tool["parameters"]
-    required = set(schema.get("required", ()))
-    arguments = [
-        f"{name}: {_type_of(form)}" + ("" if name in required else " (optional)")
-        for name, form in schema.get("properties", {}).items()
-    ]
     notes = [tool["runs"]]
+    notes += [word for name, word in _HINTS.items() if tool.get(name) is True]
+    notes += [f"not {word}" for name, word in _HINTS.items() if tool.get(name) is False]
+    if tool.get("stands_for"):
+        notes.append(f"stands for a {tool['stands_for']}")
     if tool.get("deferred"):
         notes.append("deferred")
     if tool["timeout"] is not None:
         notes.append(f"at most {tool['timeout']:g} s")
     if tool["confirm"]:
         notes.append("asks the user before it runs")
-    summary = _summary(tool["description"])
-    return [f"{tool['name']}({', '.join(arguments)})", *summary, f"{tool['handler']}, {', '.join(notes)}"]
+    returns = [f"returns {_members(tool['output_schema']) or 'an object'}"] if "output_schema" in tool else []
+    return [
+        f"{tool['name']}({_members(tool['parameters'])}){_title(tool)}",
+        *_summary(tool["description"]),
+        *returns,
+        f"{tool['handler']}, {', '.join(notes)}",
+    ]
+
+
+_HINTS: Final = {
+    "read_only": "read only",
+    "destructive": "destructive",
+    "idempotent": "idempotent",
+    "open_world": "open world",
+    "long": "long",
+}
+
+
+def _members(schema: dict[str, Any]) -> str:
+    """The members of an object, each with its type."""
+    required = set(schema.get("required", ()))
+    return ", ".join(
+        f"{name}: {_type_of(form)}" + ("" if name in required else " (optional)")
+        for name, form in schema.get("properties", {}).items()
+    )
+
+
+def _title(one: dict[str, Any]) -> str:
+    return f"  {one['title']!r}" if one.get("title") else ""
+
+
+def _prompt_lines(prompt: dict[str, Any]) -> list[str]:
+    completes = ", completes" if prompt["completes"] else ""
+    return [
+        f"{prompt['name']}({_members(prompt['parameters'])}){_title(prompt)}",
+        *_summary(prompt["description"]),
+        f"{prompt['handler']}, {prompt['runs']}{completes}",
+    ]
+
+
+def _resource_lines(resource: dict[str, Any]) -> list[str]:
+    members = _members(resource["parameters"])
+    notes = [resource["runs"]]
+    if resource["mime"]:
+        notes.insert(0, resource["mime"])
+    if resource["tool"]:
+        notes.append(f"the tool {resource['tool']} under SEP")
+    return [
+        f"{resource['uri']}{f' ({members})' if members else ''}{_title(resource)}",
+        *_summary(resource["description"]),
+        f"{resource['handler']}, {', '.join(notes)}",
+    ]
 
 
 def _type_of(form: dict[str, Any] | bool) -> str:
@@ -262,7 +363,8 @@ def _type_of(form: dict[str, Any] | bool) -> str:
 def _command_lines(command: dict[str, Any]) -> list[str]:
     summary = _summary(command["description"])
     completes = ", completes" if command["completes"] else ""
-    return [f"/{command['name']}", *summary, f"{command['handler']}, {command['runs']}{completes}"]
+    exposed = {"prompt": "", "tool": ", a tool of MCP clients", None: ", not for MCP clients"}[command["expose"]]
+    return [f"/{command['name']}", *summary, f"{command['handler']}, {command['runs']}{completes}{exposed}"]
 
 
 def _task_lines(task: dict[str, Any]) -> list[str]:

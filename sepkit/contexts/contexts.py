@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overloa
 
 from sepkit.concurrency.lanes import Hold, Slots
 from sepkit.concurrency.threads import wait_in_thread
+from sepkit.contexts.backend import Principal
 from sepkit.contexts.link import HostInfo, Link, Workspace
-from sepkit.contexts.services import UI, Ask, Bus, Exec, Kv, Session, Tools
+from sepkit.contexts.services import UI, Ask, Bus, Client, Exec, Kv, Session, Tools
 from sepkit.contexts.streams import StreamFold
 from sepkit.wire import messages, methods
 from sepkit.wire.writing import to_json
@@ -209,6 +210,16 @@ class Context(Generic[StateT]):
         """The session's active tools."""
         return Tools(self._ask)
 
+    @property
+    def client(self) -> Client:
+        """The client in its own words: what MCP clients can be asked beside what all hosts know."""
+        return Client(self._link.ask_client)
+
+    @property
+    def principal(self) -> Principal | None:
+        """Whom the call is made for; None where the host has no users, as under SEP."""
+        return self._link.principal
+
     def has_ui(self, kind: methods.UiKind) -> bool:
         """Whether the host said that it can show ``kind``."""
         return self.ui.has(kind)
@@ -339,6 +350,10 @@ class ToolContext(_CommandTier[StateT]):
     def _is_over(self) -> bool:
         return self._over
 
+    def reading(self, uri: str) -> ResourceContext[StateT]:
+        """The context of a resource that is read by this call; it lends the call's slot."""
+        return ResourceContext(self._link, self._raw, uri, self._ask_host)
+
 
 class CommandContext(_CommandTier[StateT]):
     """What a command is given."""
@@ -353,6 +368,25 @@ class CommandContext(_CommandTier[StateT]):
 
     def _tags(self) -> dict[str, object]:
         return {"command": self._command}
+
+
+class ResourceContext(_CommandTier[StateT]):
+    """What a resource is given: what a command has, and the URI that is read."""
+
+    __slots__ = ("_lending", "uri")
+
+    def __init__(self, link: Link, raw: dict[str, Any], uri: str, ask: Ask) -> None:
+        super().__init__(link, raw)
+        self._lending = ask  # the slot of the call that reads it, meanwhile
+        self.uri = uri
+        """The URI as the host sent it."""
+
+    @property
+    def _ask(self) -> Ask:
+        return self._lending
+
+    def _tags(self) -> dict[str, object]:
+        return {"resource": self.uri}
 
 
 class HookContext(_CommandTier[StateT]):

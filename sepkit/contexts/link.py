@@ -120,6 +120,15 @@ class Link(Protocol):
             ConnectionClosed: The host is gone.
         """
 
+    async def ask_client(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask the client in its own protocol: method and params as that has them.
+
+        Raises:
+            MethodNotFound: It knows no such method; no SEP host has any.
+            RpcError: It answered with an error.
+            ConnectionClosed: It is gone.
+        """
+
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         """Notify the host, unless it does not keep up. From any thread; ``unless`` is asked again in the loop."""
 

@@ -9,6 +9,7 @@ Source: docs/protocol.md, sections 4 and 9.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -73,16 +74,60 @@ class UI:
         """Show a render block."""
         await self._request({"kind": "set_widget", "widget": _plain(widget)})
 
+    async def form(self, message: str, cls: type[T]) -> T | None:
+        """Ask for several things at once; None where it was dismissed.
+
+        A host that can show a form shows one. Others, as under SEP, ask one question after another.
+
+        Args:
+            message: What it is for.
+            cls: A flat dataclass, attrs class, TypedDict or NamedTuple: texts (also dates, and texts of a ``Format``),
+                numbers, yes or no, and choices (Literal, Enum), each with a default or without.
+
+        Raises:
+            RegistrationError: ``cls`` has a field that no form can ask for; names it.
+            InvalidData: What was answered did not fit, five times.
+        """
+        from sepkit.contexts.forms import ask_form  # few ask
+
+        return await ask_form(self, self._kinds, self._asked, message, cls)
+
+    async def open_url(self, message: str, url: str) -> bool:
+        """Have a page opened: to log in, to pay, or for a secret, which must not pass through a form.
+
+        A host that opens pages asks the person first. Others, as under SEP, show the message and the URL.
+
+        Args:
+            message: What it is for.
+            url: The page: ``https://…`` or ``http://…``.
+
+        Returns:
+            Whether it was shown, and not refused.
+
+        Raises:
+            ValueError: ``url`` is something else.
+        """
+        given: object = url
+        if not isinstance(given, str) or not re.fullmatch(r"https?://[!-~]{1,8000}", given):
+            raise ValueError(f"ui.open_url: {ascii(given)[:100]} is no URL; write https://… with %20 for a space")
+        if self._kinds is None or "open_url" not in self._kinds:
+            await self.notify(f"{message}\n{url}")
+            return True
+        result = await self._request({"kind": "open_url", "message": message, "url": url})
+        return not result.cancelled
+
     async def _request(self, params: dict[str, Any]) -> messages.UiResult:
+        return _structured(await self._asked(params), messages.UiResult)
+
+    async def _asked(self, params: dict[str, Any]) -> Any:
         if self._kinds is not None and params["kind"] not in self._kinds:
             raise NoUI(
                 f"the host cannot show {params['kind']!r} (it can show: {', '.join(sorted(self._kinds)) or 'nothing'})"
             )
         try:
-            result = await self._ask(methods.UI_REQUEST, params)
+            return await self._ask(methods.UI_REQUEST, params)
         except MethodNotFound:
             raise NoUI("the host has no user interface") from None
-        return _structured(result, messages.UiResult)
 
 
 class Kv:
@@ -143,6 +188,23 @@ class Kv:
         except MethodNotFound:
             return []
         return list(_structured(result, messages.KvListResult).keys)
+
+
+class Client:
+    """An MCP client in its own words: what it can be asked beside what all hosts know."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def ask(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Ask it, for example ``sampling/createMessage`` or ``roots/list``; the result as it comes, as JSON data.
+
+        Raises:
+            MethodNotFound: It cannot do that; SEP hosts never can.
+            EncodeError: ``params`` have no form in JSON.
+            RpcError: It answered with an error.
+        """
+        return await self._ask(method, _plain({} if params is None else params))
 
 
 class Exec:

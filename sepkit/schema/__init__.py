@@ -5,7 +5,9 @@ frames or transports. `signature.py` reads functions, `types.py` annotations, `f
 schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
+from .constraints import Format
 from .hints import code_of, docstring_of, underlying
+from .outputs import Output, given_output, returned_output
 from .signature import (
     Signature,
     ValueSignature,
@@ -18,14 +20,18 @@ from .signature import (
 )
 
 __all__ = [
+    "Format",
+    "Output",
     "Signature",
     "ValueSignature",
     "classes_in",
     "code_of",
     "compile_type",
     "docstring_of",
+    "given_output",
     "inspect_signature",
     "inspect_value",
+    "returned_output",
     "schema_of",
     "stored_type",
     "underlying",

@@ -1,8 +1,8 @@
 """What stands in ``Annotated[T, …]``: a description, and constraints, checked on loading and said in the schema.
 
-A constraint is one of annotated-types (Ge, Gt, Le, Lt, Interval, MultipleOf, MinLen, MaxLen, Len, Predicate), or a
-compiled ``re.Pattern``, which is searched for as JSON Schema does. What other libraries write for the same is read by
-``markers.py``. Anything else that stands there belongs to others.
+A constraint is one of annotated-types (Ge, Gt, Le, Lt, Interval, MultipleOf, MinLen, MaxLen, Len, Predicate), a
+compiled ``re.Pattern``, which is searched for as JSON Schema does, or a ``Format``. What other libraries write for the
+same is read by ``markers.py``. Anything else that stands there belongs to others.
 """
 
 from __future__ import annotations
@@ -31,6 +31,37 @@ _SIZES = {
 }
 
 
+class Format:
+    """Stands in ``Annotated[str, Format("email")]``: the text is an e-mail address or a URI.
+
+    Args:
+        name: ``"email"`` or ``"uri"``. Dates have types of their own: ``date`` and ``datetime``.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: typing.Literal["email", "uri"]) -> None:
+        if name not in _FORMATS:
+            raise ValueError(f"Format({name!r}): write 'email' or 'uri'; dates have types of their own")
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Format({self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Format) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash((Format, self.name))
+
+
+# No more than a reader sees at once: whether an address exists, only a message to it shows.
+_FORMATS = {
+    "email": r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*",
+    "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+",
+}
+
+
 def read_metadata(metadata: tuple[Any, ...]) -> tuple[str | None, list[Any]]:
     """The description, which is the first text, and the constraints, with groups such as Interval taken apart.
 
@@ -53,7 +84,7 @@ def _read(metadata: tuple[Any, ...]) -> Iterator[Any]:
         text = item if isinstance(item, str) else getattr(item, "documentation", None)
         if isinstance(text, str):  # also Doc("…") of annotated-types or typing_extensions
             yield text
-        elif isinstance(item, re.Pattern):
+        elif isinstance(item, re.Pattern | Format):
             yield item
         elif typing.get_origin(item) is typing.Annotated:  # `Annotated[str, LowerCase]`, with or without the type
             yield from _read(item.__metadata__)
@@ -83,6 +114,8 @@ def check_for(constraint: Any, form: Form, shown: str) -> Check:
     kind = type(constraint).__name__
     if isinstance(constraint, re.Pattern):
         return _pattern(constraint, form, shown)
+    if isinstance(constraint, Format):
+        return _format(constraint, form, shown)
     if kind == "Predicate":
         name = getattr(constraint.func, "__name__", type(constraint.func).__name__)
         return Check(name, {}, lambda value: bool(constraint.func(value)))
@@ -178,6 +211,20 @@ def _pattern(pattern: re.Pattern[str], form: Form, shown: str) -> Check:
     if pattern.flags & ~re.UNICODE:
         raise FormError(f"the flags of {pattern.pattern!r} have no place in a JSON Schema; write it without them")
     return Check(f"matching {pattern.pattern}", {"pattern": pattern.pattern}, lambda v: pattern.search(v) is not None)
+
+
+def _format(constraint: Format, form: Form, shown: str) -> Check:
+    if form.takes != {"string"} or form.is_parsed:
+        raise FormError(f"{constraint} does not apply to {shown}; it is for str")
+    pattern = _FORMATS[constraint.name]
+    return Check(
+        "an e-mail address" if constraint.name == "email" else "a URI",
+        {"format": constraint.name},
+        lambda value: len(value) <= _LONGEST_FORMATTED and re.fullmatch(pattern, value) is not None,
+    )
+
+
+_LONGEST_FORMATTED = 8192
 
 
 def _is_multiple(value: Any, divisor: Any) -> bool:

@@ -24,8 +24,8 @@ class HintError(Exception):
     """An annotation could not be evaluated. The text completes "parameter 'x': …"."""
 
 
-def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters that a caller of ``fn`` fills in: what ``functools.partial`` binds is none of them.
+def signature_of(fn: Callable[..., Any]) -> tuple[list[inspect.Parameter], Any]:
+    """The parameters that a caller of ``fn`` fills in, without those that ``functools.partial`` binds; what it returns.
 
     Annotations are as they are written; ``Names`` evaluates them.
 
@@ -33,7 +33,7 @@ def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
         HintError: Python cannot tell the signature.
     """
     try:
-        parameters = inspect.signature(_without_wraps(fn)).parameters.values()
+        signature = inspect.signature(_without_wraps(fn))
     except Exception as error:  # ValueError for a builtin; or what a `__signature__` of its own raises
         raise HintError(
             f"its signature can't be read ({error}); write a function around it, with annotated parameters"
@@ -44,7 +44,8 @@ def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
             bound |= layer.keywords.keys()
         elif _signature_of_its_own(layer):
             break
-    return [parameter for parameter in parameters if parameter.name not in bound]
+    parameters = [parameter for parameter in signature.parameters.values() if parameter.name not in bound]
+    return parameters, signature.return_annotation
 
 
 def _is_evaluated(annotation: Any) -> bool:
@@ -97,6 +98,23 @@ class Names:
             return annotation
         holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
         return _evaluate(holder, parameter.name, self._known, self._scope)[parameter.name]
+
+    def returned(self, annotation: Any) -> Any:
+        """The evaluated annotation of what is returned; None where it names no class of the author's, or cannot."""
+        if type(annotation) is not str:
+            return annotation
+        head = annotation.partition("[")[0].strip()
+        if head in _RETURNED_BY_MOST or "|" in annotation:
+            return None
+        try:
+            return eval(_code(annotation), self._known, self._scope)
+        except Exception:  # it is only there for the type checker; nothing depends on it
+            return None
+
+
+_RETURNED_BY_MOST = frozenset(
+    {"str", "None", "int", "float", "bool", "list", "dict", "tuple", "set", "object", "Any", "ToolResult"}
+)
 
 
 def _type_parameters(cls: type) -> dict[str, Any]:

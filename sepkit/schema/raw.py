@@ -20,25 +20,31 @@ from .forms import FormError, json_word, key_step
 Validate = Callable[[dict[str, Any]], list[Fault]]
 
 
-def compile_schema(schema: Mapping[str, Any]) -> Validate:
-    """The schema as a function that lists the faults of an arguments object. Raises ``FormError`` for a bad schema."""
+def compile_schema(schema: Mapping[str, Any], option: str = "parameters", noun: str = "argument") -> Validate:
+    """The schema as a function that lists the faults of an object. Raises ``FormError`` for a bad schema.
+
+    Args:
+        schema: What the author gave.
+        option: As what it was given.
+        noun: What a member of the object is.
+    """
     try:
         import jsonschema_rs
     except ImportError as error:
-        raise FormError("parameters=<JSON Schema> needs jsonschema-rs; pip install 'sepkit[jsonschema]'") from error
+        raise FormError(f"{option}=<JSON Schema> needs jsonschema-rs; pip install 'sepkit[jsonschema]'") from error
 
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise FormError('parameters= must be the JSON Schema of an object: {"type": "object", "properties": {…}}')
+        raise FormError(f'{option}= must be the JSON Schema of an object: {{"type": "object", "properties": {{…}}}}')
     try:
         validator = jsonschema_rs.validator_for(schema, retriever=_retrieve)
     except ValueError as error:
-        raise FormError(f"parameters= is no valid JSON Schema: {_reason(error)}") from error
+        raise FormError(f"{option}= is no valid JSON Schema: {_reason(error)}") from error
 
     def validate(arguments: dict[str, Any]) -> list[Fault]:
         if validator.is_valid(arguments):
             return []
         errors = islice(validator.iter_errors(arguments), MOST_FAULTS)
-        return [fault for error in errors for fault in _faults(error, arguments)]
+        return [fault for error in errors for fault in _faults(error, arguments, noun)]
 
     return validate
 
@@ -56,7 +62,7 @@ def _reason(error: ValueError) -> str:
     return f"${path}: {message}"
 
 
-def _faults(error: Any, arguments: dict[str, Any]) -> list[Fault]:
+def _faults(error: Any, arguments: dict[str, Any], noun: str) -> list[Fault]:
     path, value = "$", arguments
     for step in error.instance_path:
         path += f"[{step}]" if isinstance(step, int) else key_step(step)
@@ -66,7 +72,7 @@ def _faults(error: Any, arguments: dict[str, Any]) -> list[Fault]:
         return [Fault(path + key_step(kind.property), "a value", "nothing")]
     if keyword in ("additionalProperties", "unevaluatedProperties") and hasattr(kind, "unexpected"):
         return [
-            Fault(path + key_step(key), "nothing (no such argument)", json_word(value.get(key)))
+            Fault(path + key_step(key), f"nothing (no such {noun})", json_word(value.get(key)))
             for key in kind.unexpected
         ]
     return [Fault(path, _expected(keyword, kind), json_word(value))]

@@ -20,7 +20,7 @@ from uuid import UUID
 from sepkit.errors import EncodeError
 from sepkit.wire.converter import structure, structure_exactly
 from sepkit.wire.messages import Record
-from sepkit.wire.shapes import is_attrs
+from sepkit.wire.shapes import field_names, is_attrs
 from sepkit.wire.writing import to_json
 
 from .constraints import check_for, read_metadata
@@ -53,8 +53,12 @@ from .forms import (
 )
 from .hints import HintError, resolve_class_hints, show
 
-Extra: typing.TypeAlias = typing.Literal["forbid", "ignore", "own"]
-"""What becomes of fields that a class does not read: ``own`` ignores those that it writes, and forbids all others."""
+Extra: typing.TypeAlias = typing.Literal["forbid", "ignore", "own", "written"]
+"""What becomes of fields that a class does not read: ``own`` ignores those that it writes, and forbids all others.
+
+``written`` is another direction: the form is that of what ``to_json`` makes of a value. A class has the fields that it
+writes, a subclass may write more of them, and nothing of the author's is called to check it.
+"""
 
 _DEEPEST = 64
 
@@ -79,7 +83,12 @@ class Mode(typing.NamedTuple):
     @property
     def forbid(self) -> bool:
         """Whether unknown fields are refused."""
-        return self.extra != "ignore"
+        return self.extra not in ("ignore", "written")
+
+    @property
+    def written(self) -> bool:
+        """Whether the form is that of what is written, not of what is read."""
+        return self.extra == "written"
 
     def inside(self, cls: Any, variables: Mapping[Any, Any]) -> Mode:
         """The mode for what a class or an alias holds. Schemas are inlined, so it must not hold itself."""
@@ -281,6 +290,8 @@ def _container(cls: type, arguments: tuple[Any, ...], annotation: Any, mode: Mod
         return array_form(item, tuple, hashable=item.hashable)
     if cls in _LISTS:
         return array_form(item, list, hashable=False)
+    if mode.written:
+        return array_form(item, list, hashable=True)
     if not item.hashable:
         raise FormError(f"{show(annotation)}: a set can't hold what is not hashable; write list[{show(arguments[0])}]")
     return set_form(item, set if cls in _SETS else frozenset, hashable=cls in _FROZEN_SETS)
@@ -401,6 +412,8 @@ class _Member:
 
 def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list[_Member], mode: Mode) -> Form:
     bound = _bound_variables(cls, arguments, mode)
+    if mode.written:
+        return _written_object(cls, annotation, members, mode, bound)
     found: list[Field] = []
     for member in members:
         if member.is_input:
@@ -427,6 +440,26 @@ def _object(cls: Any, arguments: tuple[Any, ...], annotation: Any, members: list
     if issubclass(cls, tuple):
         form = named_tuple_form(found, form, build)
     return form.but(hashable=cls.__hash__ is not None)
+
+
+def _written_object(
+    cls: Any, annotation: Any, members: list[_Member], mode: Mode, bound: dict[Any, dict[Any, Any]]
+) -> Form:
+    """What ``to_json`` writes of a class: all of its fields; of a TypedDict, those that are there."""
+    is_dict = issubclass(cls, dict)
+    names = {member.name for member in members} if is_dict else {name for _, name in field_names(cls)}
+    found: list[Field] = []
+    for member in members:
+        if member.name in names:  # a parameter that is no field is not written
+            inner = mode.inside(annotation, bound.get(member.owner, bound[cls]))
+            try:
+                form = _form_of(member.annotation, inner)
+            except FormError as error:
+                raise FormError(f"{show(annotation)}.{member.name}: {error}") from error
+            found.append(Field(member.name, form, member.required or not is_dict))
+    if issubclass(cls, tuple):
+        return tuple_form([field.form for field in found])
+    return object_form(found, lambda loaded: loaded, forbid=False, name=show(annotation))
 
 
 def _bound_variables(cls: Any, arguments: tuple[Any, ...], mode: Mode) -> dict[Any, dict[Any, Any]]:

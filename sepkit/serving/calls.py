@@ -12,21 +12,34 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from inspect import isawaitable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sepkit.app import App
 from sepkit.concurrency.cancelling import is_cancelled
 from sepkit.concurrency.eager import noting
-from sepkit.concurrency.lanes import Overloaded, Slots
+from sepkit.concurrency.lanes import Hold, Overloaded, Slots
 from sepkit.concurrency.threads import DaemonThreads
 from sepkit.concurrency.watch import LoopWatch
-from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ToolContext
+from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContext, ResourceContext, ToolContext
 from sepkit.contexts.link import Link, Outgoing
 from sepkit.errors import EncodeError, InternalError, InvalidData, InvalidParams, RpcError, ToolError
 from sepkit.forks import end_if_child
-from sepkit.handlers import CommandSpec, Fn, ObserverSpec, ProviderSpec, ToolSpec, name_of
-from sepkit.results import Block, argument_fault, check_hook_input, checked_credentials, patched
+from sepkit.handlers import CommandSpec, Fn, ObserverSpec, ProviderSpec, ToolSpec, choices, name_of
+from sepkit.results import (
+    BadResult,
+    Block,
+    ToolResult,
+    argument_fault,
+    check_hook_input,
+    checked_credentials,
+    patched,
+    promised,
+)
 from sepkit.tracebacks import unexpected
+
+if TYPE_CHECKING:
+    from sepkit.content import Contents, PromptMessage
+    from sepkit.resources import ResourceSpec
 
 E = TypeVar("E", bound=BaseException)
 
@@ -200,6 +213,8 @@ class Calls:
     def _tool_failure(self, name: str, error: BaseException, failure: Failure) -> object:
         if isinstance(error, BadArguments):
             return failure(*argument_fault(name, error.fault))
+        if isinstance(error, BadResult):
+            return failure(f"The result of {name} does not fit its output schema: {error}", error.data)
         told, rest = split(error, ToolError)
         if rest is None:
             return failure("\n".join(map(str, told)))
@@ -265,11 +280,12 @@ class Calls:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                return await self._settled(await self._called(tool.fn, values, is_async=tool.is_async))
+                returned = await self._settled(await self._called(tool.fn, values, is_async=tool.is_async))
         except TimeoutError:
             if limit.expired():
                 raise ToolError(f"{tool.name} was stopped: it took longer than {tool.timeout:g} s") from None
             raise
+        return returned if tool.output is None else promised(tool.output, returned)
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -344,15 +360,116 @@ class Calls:
         except BaseException as error:
             if self._is_passed_on(error):
                 raise
-            raise self._command_failure(spec.name, error) from None
+            raise self._failed(f"the {'prompt' if spec.is_prompt else 'command'} {spec.name}", error) from None
         return value(returned)
 
-    def _command_failure(self, name: str, error: BaseException) -> InternalError:
+    def _failed(self, what: str, error: BaseException) -> InternalError:
+        """What the host is told of a command, a prompt or a resource that raised."""
         told, rest = split(error, ToolError)
         if rest is None:
             return InternalError("\n".join(map(str, told)))
-        internal = self.unexpected(rest, f"the command {name} failed")
+        internal = self.unexpected(rest, f"{what} failed")
         return InternalError("\n".join([*map(str, told), internal.message]), data=internal.data)
+
+    async def prompt(
+        self, spec: CommandSpec, context: CommandContext, value: Callable[[list[PromptMessage]], object]
+    ) -> object:
+        """Call a prompt, or a command that stands for one, with the arguments in its context.
+
+        Args:
+            spec: The prompt.
+            context: What it is given.
+            value: Makes the face's result of its messages.
+
+        Raises:
+            InvalidParams: The arguments do not fit.
+            InternalError: It raised, or returned something else than messages.
+            EncodeError: What it returned has no form in JSON.
+        """
+        from sepkit.content import messages_of, text_of
+
+        def messages(returned: object) -> object:
+            if not spec.is_prompt:  # a command returns what is shown
+                returned = text_of(returned.content if isinstance(returned, ToolResult) else returned)
+            try:
+                found = messages_of(returned, f"the prompt {spec.name}")
+            except TypeError as error:
+                raise InternalError(str(error)) from None
+            return value(found)
+
+        return await self.command(spec, context, messages)
+
+    async def complete(self, spec: CommandSpec, argument: str | None, partial: str, context: CommandContext) -> object:
+        """The ways to complete an argument of a command or a prompt: strings and ``Completion`` records, unchecked.
+
+        Its ``@app.complete`` completes the first argument; the schema counts up what a Literal or an Enum may be.
+
+        Args:
+            spec: The command or the prompt.
+            argument: The argument's name; None for the first one.
+            partial: What was typed of it.
+            context: What a completer is given.
+
+        Raises:
+            InvalidParams: What was typed does not fit the completer.
+            InternalError: It raised.
+        """
+        completer = self._app.completers.get(spec.name)
+        first = next(iter(spec.parameters.get("properties", ())), None)
+        if completer is None or (argument is not None and argument != first):
+            return choices(spec.parameters, argument, partial)
+        typed = fitted(completer, partial, f"what was typed does not fit the completer of {spec.name!r}")
+        return await self.observe(completer, typed, context)
+
+    # -- resources -----------------------------------------------------------------------------------------------------
+
+    async def resource(
+        self, spec: ResourceSpec, arguments: dict[str, str], uri: str, raw: dict[str, Any], link: Link
+    ) -> Contents:
+        """Read a resource, within a slot.
+
+        Args:
+            spec: The resource.
+            arguments: The texts of its variables, as ``sepkit.resources.find`` gives them.
+            uri: The URI that is read.
+            raw: The context of the call: its token and its tier.
+            link: The connection that it came over.
+
+        Returns:
+            Its content; the type of it is known.
+
+        Raises:
+            InvalidParams: A variable does not fit its parameter.
+            InternalError: It raised, or returned something else than content; Overloaded where too many calls wait.
+        """
+        from sepkit.resources import contents_of
+
+        try:
+            values = spec.bind(arguments)
+        except InvalidData as error:
+            raise does_not_fit(f"the URI does not fit the resource {spec.uri}", error) from None
+        await self._take_slot(link)
+        hold = Hold(self.slots)
+
+        async def ask(method: str, params: dict[str, Any]) -> Any:
+            return await hold.lend(link.ask(method, params))
+
+        if spec.context is not None:
+            values[spec.context] = ResourceContext[Any](link, raw, uri, ask)
+        self.watch.wake()
+        try:
+            returned = await self._settled(await self._called(spec.fn, values, is_async=spec.is_async))
+        except BaseException as error:
+            if self._is_passed_on(error):
+                raise
+            raise self._failed(f"the resource {spec.uri}", error) from None
+        finally:
+            hold.end()
+            self.slots.release()
+        try:
+            return contents_of(spec, uri, returned)
+        except (TypeError, ValueError, EncodeError) as error:
+            raise InternalError(f"the resource {spec.uri} cannot be sent: {error}") from None
 
     # -- providers -----------------------------------------------------------------------------------------------------
 

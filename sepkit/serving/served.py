@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -37,9 +38,12 @@ from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
 MAX_CONCURRENCY: Final = 256
 MAX_WAITING: Final = 1024
 GRACE: Final = 5.0
+MOST_CHANGED: Final = 1024  # resources that change within one turn of the loop
 
 OnChange = Callable[[Sequence[Change]], None]
 """Told of what is registered while the app is served."""
+OnResource = Callable[[Sequence[str]], None]
+"""Told of the URIs of resources that have changed."""
 OnTask = Callable[[TaskHealth], bool]
 """Told how a background task is; whether the host behind it has been told."""
 
@@ -108,6 +112,10 @@ class Served:
         self._on_change: list[OnChange] = []
         self._on_task: list[OnTask] = []
         self._on_failure: list[Callable[[LifespanEnded], None]] = []
+        self._on_resource: list[OnResource] = []
+        self._changing = threading.Lock()
+        self._changed_resources: dict[str, None] = {}  # of which no listener has been told yet
+        self._changes_lost = 0
         self._entering = asyncio.Lock()  # one at a time enters the lifespan
         self._entered = False
         self._lifespan: Lifespan | None = None
@@ -319,6 +327,35 @@ class Served:
         for listener in list(self._on_change):
             listener(changes)
 
+    # -- resources -----------------------------------------------------------------------------------------------------
+
+    def on_resource_changed(self, listener: OnResource) -> Callable[[], None]:
+        """Have ``listener`` told of the URIs of resources that change from now on; what comes back ends that."""
+        self._on_resource.append(listener)
+        return lambda: _remove(self._on_resource, listener)
+
+    def resource_changed(self, uri: str) -> None:
+        """A resource is another now; from any thread. Listeners hear of each URI once, in the loop's next turn."""
+        if not self._on_resource:
+            return
+        with self._changing:
+            is_first = not self._changed_resources
+            if uri not in self._changed_resources and len(self._changed_resources) >= MOST_CHANGED:
+                self._changes_lost += 1
+                return
+            self._changed_resources[uri] = None
+        if is_first:
+            self.loop.call_soon_threadsafe(self._tell_changed)
+
+    def _tell_changed(self) -> None:
+        with self._changing:
+            found, self._changed_resources = list(self._changed_resources), {}
+            lost, self._changes_lost = self._changes_lost, 0
+        if lost:
+            _log.warning("more than %d resources changed at once; no host is told of %d of them", MOST_CHANGED, lost)
+        for listener in list(self._on_resource):
+            listener(found)
+
     # -- background tasks ----------------------------------------------------------------------------------------------
 
     async def _launch(self, spec: TaskSpec, run: TaskRun) -> object:
@@ -410,6 +447,9 @@ class _Home:
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         return await self._link.ask(method, params)
 
+    async def ask_client(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._link.ask_client(method, params)
+
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         self._link.tell(method, params, unless=unless)
 
@@ -440,6 +480,8 @@ def handler_names(app: App) -> dict[object, str]:
                 add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
     for provider in list(app.providers.values()):
         add(f"provider {provider.observer.name}", provider.observer.fn)
+    for resource in list(app.resources.values()):
+        add(f"resource {resource.uri}", resource.fn)
     for task in list(app.task_specs.values()):
         add(f"task {task.name}", task.fn)
     return found

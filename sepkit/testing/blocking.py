@@ -100,6 +100,8 @@ class BlockingTestHost(Seen):
     call_hook = _Blocking(AsyncHost.call_hook)
     run_command = _Blocking(AsyncHost.run_command)
     complete_command = _Blocking(AsyncHost.complete_command)
+    read_resource = _Blocking(AsyncHost.read_resource)
+    get_prompt = _Blocking(AsyncHost.get_prompt)
     complete = _Blocking(AsyncHost.complete)
     oauth_login = _Blocking(AsyncHost.oauth_login)
     oauth_refresh = _Blocking(AsyncHost.oauth_refresh)

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
@@ -24,8 +24,18 @@ from sepkit import __version__
 from sepkit.app import App
 from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.services import Services
+from sepkit.concurrency.cancelling import cancel
 from sepkit.contexts.backend import Principal
-from sepkit.errors import ConnectionClosed, InternalError, LifespanEnded, RequestTimeout, SepkitError, sayable_path
+from sepkit.contexts.contexts import CommandContext
+from sepkit.errors import (
+    ConnectionClosed,
+    InternalError,
+    InvalidParams,
+    LifespanEnded,
+    RequestTimeout,
+    SepkitError,
+    sayable_path,
+)
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.log import WireHandler
@@ -46,7 +56,10 @@ from sepkit.wire.writing import unstructure
 if TYPE_CHECKING:
     import httpx
 
+    from sepkit.content import Contents, PromptMessage
+
 H = TypeVar("H", bound="AsyncHost")
+R = TypeVar("R")
 
 Users = Mapping[str, Mapping[str, str]] | Sequence[str]
 """The ids of users, or what a host tells of each."""
@@ -113,6 +126,7 @@ class AsyncHost(Asking):
         self._seq = itertools.count(1)
         self._waiting: list[asyncio.Future[None]] = []
         self._log: _LogToHost | None = None
+        self._link: SepLink | None = None
         self._peer: Peer | None = None  # made when the life begins, of which there is one
         self._closing: asyncio.Task[None] | None = None
 
@@ -130,7 +144,7 @@ class AsyncHost(Asking):
         if self._peer is not None:
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
-        served = Served(
+        served = self._served = Served(
             self.app,
             max_concurrency=self._max_concurrency,
             backend=lambda: LocalBackend(
@@ -228,7 +242,86 @@ class AsyncHost(Asking):
         """What kept the extension from starting."""
         return self._serving.exception() if self._serving.done() and not self._serving.cancelled() else None
 
+    # -- what SEP has no method for ------------------------------------------------------------------------------------
+
+    async def read_resource(self, uri: str, *, timeout: float | None = None) -> Contents:
+        """Read a resource, as a host that knows resources does. SEP has none, so that nothing goes over the wire.
+
+        Args:
+            uri: A URI, or one that a template matches.
+            timeout: Seconds until it is cancelled.
+
+        Returns:
+            Its ``data`` (a str, or bytes), and its ``mime``.
+
+        Raises:
+            InvalidParams: No resource has this URI, or a variable does not fit.
+            RequestTimeout: It took too long, and has been cancelled.
+            RpcError: It failed.
+        """
+        from sepkit.resources import find
+
+        found = find(self.app.resources, uri)
+        if found is None:
+            known = ", ".join(spec.uri for spec in self.app.resources.values()) or "none"
+            raise InvalidParams(f"no resource has the URI {uri!r}; known: {known}")
+        spec, arguments = found
+        link = self._open_link()
+        work = self._served.calls.resource(spec, arguments, uri, self._context(), link)
+        return await self._directly(work, link, f"the resource {uri}", timeout)
+
+    async def get_prompt(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> list[PromptMessage]:
+        """The messages of a prompt, as a host that knows prompts gets them; under SEP it is a command.
+
+        Args:
+            name: The prompt's name, or that of a command that is exposed as one.
+            arguments: As a person fills them in.
+            timeout: Seconds until it is cancelled.
+
+        Raises:
+            InvalidParams: There is no such prompt, or the arguments do not fit.
+            RequestTimeout: It took too long, and has been cancelled.
+            RpcError: It failed.
+        """
+        from sepkit.content import message_block
+
+        def checked(messages: list[PromptMessage]) -> object:
+            for message in messages:
+                message_block(message)  # what can't be sent fails here, too
+            return messages
+
+        prompts = {spec.name: spec for spec in self.app.exposed("prompt")}
+        if name not in prompts:
+            raise InvalidParams(f"there is no prompt {name!r}{closest(name, prompts)}")
+        link = self._open_link()
+        context = CommandContext[Any](link, self._context(), name, dict(arguments or {}))
+        work = self._served.calls.prompt(prompts[name], context, checked)
+        found: Any = await self._directly(work, link, f"the prompt {name}", timeout)
+        return list(found)
+
+    def _open_link(self) -> SepLink:
+        self._alive()
+        if self._link is None or self._serving.done():
+            raise ConnectionClosed("the extension has ended")
+        return self._link
+
+    async def _directly(self, work: Coroutine[Any, Any, R], link: SepLink, what: str, timeout: float | None) -> R:
+        """What a call comes to that no frame asks for, in the connection's context."""
+        seconds = self._timeout if timeout is None else timeout
+        task = self._loop.create_task(work, name=what, context=self._served.context(link))
+        try:
+            await asyncio.wait([task], timeout=seconds)
+            if not task.done():
+                raise RequestTimeout(what, seconds)
+            return task.result()
+        finally:
+            if not task.done():
+                cancel(task)
+
     def _ready(self, link: SepLink) -> None:
+        self._link = link
         self._log = _LogToHost(link, self._log_level)
 
     def _unlog(self) -> None:

@@ -7,10 +7,22 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sepkit import App, Block, CommandContext, Patch, ToolCall, ToolContext, ToolError
+from sepkit import (
+    App,
+    Block,
+    CommandContext,
+    Contents,
+    Patch,
+    PromptMessage,
+    ResourceContext,
+    ToolCall,
+    ToolContext,
+    ToolError,
+)
 from sepkit.contexts import contexts
-from sepkit.contexts.backend import Backend
+from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.link import HostInfo, Workspace
+from sepkit.resources import find
 from sepkit.serving.served import Served
 from tests.memory_host import on_each_loop
 
@@ -31,7 +43,7 @@ class Caller:
     state: Any = None
     busy = False
     outgoing = Nothing()
-    principal = None
+    principal: Principal | None = Principal("Ada, Ada!")
     logger = logging.getLogger("elsewhere")
     host = HostInfo("caller", "1", "cli", Workspace("/", trusted=True))
 
@@ -56,6 +68,9 @@ class Caller:
             self.kv[params["key"]] = params["value"]
         return {"value": self.kv.get(params["key"])}
 
+    async def ask_client(self, method: str, params: dict[str, Any]) -> Any:
+        return [method, params]
+
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         self.told.append(params["message"])
 
@@ -71,6 +86,16 @@ class Caller:
     async def hook(self, name: str, value: dict[str, Any]) -> object:
         context = contexts.HookContext(self, {"token": "", "tier": "command"}, name)
         return await self.served.calls.hook(name, value, context)
+
+    async def prompt(self, name: str, /, **arguments: object) -> object:
+        context = contexts.CommandContext(self, {"token": "", "tier": "command"}, name, arguments)
+        (spec,) = [spec for spec in self.app.exposed("prompt") if spec.name == name]
+        return await self.served.calls.prompt(spec, context, lambda messages: messages)
+
+    async def read(self, uri: str) -> Contents:
+        found = find(self.app.resources, uri)
+        assert found is not None
+        return await self.served.calls.resource(*found, uri, {"token": "", "tier": "command"}, self)
 
     async def command(self, name: str, /, **arguments: object) -> object:
         context = contexts.CommandContext(self, {"token": "", "tier": "command"}, name, arguments)
@@ -99,6 +124,18 @@ def an_app() -> App:
             return Block("no shell")
         return Patch(arguments={"name": "Bo"}) if call.tool == "greet" else None
 
+    @app.prompt
+    async def ask(topic: str) -> PromptMessage:
+        return PromptMessage(f"about {topic}", "assistant")
+
+    @app.resource("note://{number}")
+    async def note(number: int, ctx: ResourceContext) -> str:
+        assert ctx.principal is not None
+        method, params = await ctx.client.ask("roots/list", {"a": 1})
+        assert (method, params) == ("roots/list", {"a": 1})
+        await ctx.kv.set("last", "note")
+        return f"note {number} for {ctx.principal.id}"
+
     @app.command
     async def say(word: str, ctx: CommandContext) -> str:
         return f"{word} to {ctx.host.name}"
@@ -122,6 +159,10 @@ async def test_a_tool_a_hook_and_a_command_run_under_another_face() -> None:
     assert await caller.hook("tool_call", {"tool": "greet", "arguments": {"name": "Ada"}}) == changed
     assert await caller.hook("tool_call", {"tool": "other", "arguments": {}}) is None
     assert await caller.command("say", word="hi") == "hi to caller"
+    assert await caller.prompt("say", word="hi") == [PromptMessage("hi to caller")]
+    assert await caller.prompt("ask", topic="ferns") == [PromptMessage("about ferns", "assistant")]
+    assert await caller.read("note://5") == Contents("note 5 for Ada, Ada!", "text/plain")
+    assert caller.kv == {"last": "note"}
     caller.served.begin_leave(caller, 1)
     await caller.served.leave(caller, 1)
     await asyncio.sleep(0)

@@ -10,28 +10,38 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypedDict, assert_type
+from typing import Annotated, Any, Literal, TypedDict, assert_type
 
 import attrs
 
 from sepkit import (
     App,
+    Audio,
     Block,
     CommandContext,
     Completion,
+    Contents,
     Credentials,
     Delta,
     Done,
+    EmbeddedResource,
     EventContext,
+    Format,
     HookContext,
+    Icon,
+    Image,
     Messages,
     Model,
     ModelUsed,
     OAuthParams,
     Patch,
+    Principal,
+    PromptMessage,
     ProviderContext,
     ProviderRequest,
     Reasoning,
+    ResourceContext,
+    ResourceLink,
     RestartPolicy,
     Router,
     RpcError,
@@ -51,6 +61,9 @@ from sepkit import (
 )
 from sepkit.contexts.documents import Collection, Documents
 from sepkit.errors import CapabilityDisabled, NoUI
+from sepkit.handlers import CommandSpec
+from sepkit.resources import ResourceSpec
+from sepkit.testing import BlockingTestHost, TestHost
 from sepkit.wire.messages import ExecRunResult, StreamEvent
 
 
@@ -107,12 +120,111 @@ in_a_thread("point")  # type: ignore[arg-type]
 async def named_by_position() -> None: ...
 
 
-@app.tool(title="x")  # type: ignore[call-overload, untyped-decorator]
+@app.tool(titel="x")  # type: ignore[call-overload, untyped-decorator]
 async def unknown_option() -> None: ...
 
 
 @app.tool(timeout="1")  # type: ignore[call-overload, untyped-decorator]
 async def wrong_option() -> None: ...
+
+
+@app.tool(
+    title="A tool",
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+    icons=["https://x/a.png", Icon("data:,x", sizes=["any"], theme="dark")],
+    output_schema=Point,
+    long=True,
+)
+async def told_of(x: int) -> Point:
+    return Point(x)
+
+
+is_told_of: Callable[[int], Coroutine[Any, Any, Point]] = told_of
+
+
+@app.tool(read_only="yes")  # type: ignore[call-overload, untyped-decorator]
+async def wrong_hint() -> None: ...
+
+
+@app.tool
+async def rich(ctx: ToolContext) -> list[str | Image | Audio | ResourceLink | EmbeddedResource]:
+    form = await ctx.ui.form("Where?", Point)
+    assert_type(form, Point | None)
+    assert_type(await ctx.ui.form("Which turn?", Turn), Turn | None)
+    assert_type(await ctx.ui.open_url("Log in", "https://example.org"), bool)
+    assert_type(await ctx.client.ask("roots/list"), Any)
+    assert_type(ctx.principal, Principal | None)
+    app.resource_changed("note://7")
+    app.resource_changed(7)  # type: ignore[arg-type]
+    return [
+        "text",
+        Image(b"", "image/png"),
+        Audio.file("a.wav"),
+        ResourceLink("note://7"),
+        EmbeddedResource("a:b", b""),
+    ]
+
+
+Image("a.png")  # type: ignore[arg-type]
+Contents(5)  # type: ignore[arg-type]
+PromptMessage("x", "system")  # type: ignore[arg-type]
+mail: Annotated[str, Format("email")] = "a@b"
+Format("phone")  # type: ignore[arg-type]
+
+
+# -- resources, prompts ------------------------------------------------------------------------------------------------
+
+
+@app.resource("note://{id}", name="n", title="t", description="d", mime="text/plain", icons=[], expose_as_tool=True)
+async def note(id: int, ctx: ResourceContext) -> str | bytes | Contents:  # noqa: A002
+    assert_type(ctx.uri, str)
+    assert_type(await ctx.ui.confirm("?"), bool | None)
+    return Contents("text", "text/markdown")
+
+
+is_note: Callable[[int, ResourceContext], Coroutine[Any, Any, str | bytes | Contents]] = note
+
+
+@app.resource  # type: ignore[arg-type]
+async def without_uri() -> str:
+    return ""
+
+
+@app.prompt
+async def bare_prompt(topic: str) -> str:
+    return topic
+
+
+@router.prompt(name="p", title="t", description="d", icons=["https://x"])
+def full_prompt(ctx: CommandContext) -> list[PromptMessage]:
+    return [PromptMessage("a"), PromptMessage(Image(b"", "image/png"), role="assistant")]
+
+
+is_bare_prompt: Callable[[str], Coroutine[Any, Any, str]] = bare_prompt
+assert_type(app.prompts, dict[str, CommandSpec])
+assert_type(app.resources, dict[str, ResourceSpec])
+assert_type(app.exposed("tool"), list[CommandSpec])
+app.add_prompt(full_prompt, name="q", replace=True)
+app.add_resource(lambda: "", "note://all", replace=True)
+
+
+@app.command(expose="tool")
+async def exposed() -> str:
+    return ""
+
+
+@app.command(expose="tols")  # type: ignore[call-overload, untyped-decorator]
+async def wrongly_exposed() -> None: ...
+
+
+async def in_tests(host: TestHost, blocking: BlockingTestHost) -> None:
+    assert_type(await host.read_resource("note://7", timeout=1), Contents)
+    assert_type(await host.get_prompt("p", {"topic": "x"}), list[PromptMessage])
+    assert_type(blocking.read_resource("note://7").data, str | bytes)
+    assert_type(blocking.get_prompt("p"), list[PromptMessage])
 
 
 # -- hooks -------------------------------------------------------------------------------------------------------------

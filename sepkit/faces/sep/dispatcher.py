@@ -20,7 +20,7 @@ from typing import Any, Final
 from sepkit.contexts.backend import Principal
 from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded, RpcError
 from sepkit.faces.sep.link import SepLink
-from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
+from sepkit.faces.sep.registrations import introduction, not_served, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
 from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
@@ -338,6 +338,8 @@ class Dispatcher:
             if flag not in declared:  # a host may send the flags of all its extensions
                 hint = closest(flag, declared)
                 _log.info("the host has set the flag %r, which the app does not declare%s", flag, hint)
+        if unserved := not_served(self._served.app):
+            _log.info("not served, since SEP has no resources: %s; expose_as_tool=True makes tools of them", unserved)
         if not self._ending:
             self._tasks.begin(wanted=wants_tasks(handshake))
             self._served.autostart()

@@ -102,6 +102,14 @@ class SepLink:
                 _log.info("the host does not know %s", method)
             raise
 
+    async def ask_client(self, method: str, params: dict[str, Any]) -> Any:
+        """SEP has no methods but its own.
+
+        Raises:
+            MethodNotFound: In any case.
+        """
+        raise MethodNotFound(f"{method}: ctx.client asks MCP clients, and this host speaks SEP")
+
     def tell(self, method: str, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         """Notify the host, unless it does not keep up; what is too long for some hosts is cut.
 

@@ -16,6 +16,7 @@ from sepkit.wire import messages, methods
 
 INSTRUCTED: Final = "before_agent_start"
 """The hook that adds ``App(instructions=)`` to the system prompt: SEP has no other place for them."""
+_MOST_NAMED: Final = 20
 
 
 def registrations(app: App) -> messages.Registrations:
@@ -54,6 +55,13 @@ def introduction(app: App, handshake: messages.InitializeParams) -> messages.Ini
         extension=messages.ExtensionInfo(name=app.name, version=app.version),
         registrations=found,
     )
+
+
+def not_served(app: App) -> str:
+    """What SEP has no place for, and that is no tool either: the URIs of resources; empty where all is served."""
+    uris = [spec.uri for spec in list(app.resources.values()) if spec.tool is None]
+    more = f" and {len(uris) - _MOST_NAMED} more" if len(uris) > _MOST_NAMED else ""
+    return ", ".join(uris[:_MOST_NAMED]) + more
 
 
 def wants_tasks(handshake: messages.InitializeParams) -> bool:

@@ -211,12 +211,11 @@ class Requests:
 
     async def _command_complete(self, params: dict[str, Any]) -> object:
         call = checked(params, messages.CommandCompleteParams)
-        spec = self._app.completers.get(call.command)
-        if spec is None:  # of an unknown command, too
+        spec = self._app.commands.get(call.command)
+        if spec is None:
             return {"completions": []}
         context = CommandContext(self._link, unstructure(call.context), call.command, {})
-        partial = fitted(spec, call.partial, f"what was typed does not fit the completer of {call.command!r}")
-        return completions_result(await self._calls.observe(spec, partial, context))
+        return completions_result(await self._calls.complete(spec, None, call.partial, context))
 
     def event(self, params: dict[str, Any]) -> Event:
         """The event that a notification tells of.

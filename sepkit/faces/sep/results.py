@@ -6,20 +6,24 @@ Source: docs/protocol.md, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sepkit.errors import EncodeError, sayable
-from sepkit.results import Block, ToolResult
+from sepkit.results import Block, ToolResult, rich
 from sepkit.wire import messages
 from sepkit.wire.frames import dumps
 from sepkit.wire.writing import to_json
+
+if TYPE_CHECKING:
+    from sepkit.content import Part
 
 
 def tool_result(value: object) -> dict[str, Any]:
     """The result of ``tool/execute`` for what a tool returned.
 
     A str is the content, None the empty content; of anything else that has a form in JSON (see ``to_json``), the JSON
-    text is the content and the data itself the details.
+    text is the content and the data itself the details. An image or the like is a placeholder in the content, and
+    ``{"content": [its block]}`` in the details, as far as hosts take that (see ``content.shown``).
 
     Raises:
         EncodeError: It has no form in JSON.
@@ -35,10 +39,23 @@ def tool_result(value: object) -> dict[str, Any]:
         if value.details is not None:
             result["details"] = to_json(value.details, "$.details")
         return result
-    details = to_json(value)
+    try:
+        details = to_json(value)
+    except EncodeError:
+        parts = rich(value)  # no part has a form in JSON, so that data does not pay for them
+        if parts is None:
+            raise
+        return _rich_result(parts)
     if type(details) is str:  # an Enum, a date, a path …
         return {"content": details}
     return {"content": dumps(details).decode(), "details": details}
+
+
+def _rich_result(parts: list[Part]) -> dict[str, Any]:
+    from sepkit.content import shown
+
+    text, details = shown(parts)
+    return {"content": text} if details is None else {"content": text, "details": details}
 
 
 def tool_failure(text: str, details: object = None) -> dict[str, Any]:
