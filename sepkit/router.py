@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
@@ -16,6 +16,7 @@ from sepkit.handlers import (
     check_sendable,
     make_command,
     make_hook,
+    make_migration,
     make_observer,
     make_provider,
     make_task,
@@ -27,6 +28,9 @@ from sepkit.tasks import TaskOptions, TaskSpec
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure_exactly
 from sepkit.wire.writing import to_json
+
+if TYPE_CHECKING:
+    from sepkit.contexts.documents import Collection
 
 HookReturn = (
     Block
@@ -49,6 +53,8 @@ CompleteF = TypeVar("CompleteF", bound=Callable[..., _Completions | Awaitable[_C
 ProviderF = TypeVar("ProviderF", bound=Callable[..., AsyncIterator[messages.StreamEvent]])
 OAuthF = TypeVar("OAuthF", bound=Callable[..., Awaitable[messages.Credentials]])
 TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
+MigrationF = TypeVar("MigrationF", bound=Callable[[dict[str, Any]], dict[str, Any]])
+D = TypeVar("D")
 Change = tuple[str, str]
 """What has been registered: its kind, and its name."""
 
@@ -76,6 +82,7 @@ class Router:
         self.flag_descriptions: dict[str, str] = {}
         self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
         self.renderers: dict[str, messages.MessageRendererRegistration] = {}
+        self.collections: dict[str, Collection[Any]] = {}
         self._included: list[Router] = []
 
     # -- tools, hooks, events ------------------------------------------------------------------------------------------
@@ -464,6 +471,55 @@ class Router:
         registration = messages.MessageRendererRegistration(tag=tag, template=block)
         self._put(self.renderers, "renderer", tag, registration)
 
+    # -- documents -----------------------------------------------------------------------------------------------------
+
+    def collection(
+        self,
+        name: str,
+        type: type[D],  # noqa: A002
+        *,
+        indexes: Sequence[str] = (),
+        version: int = 1,
+    ) -> Collection[D]:
+        """Declare a collection: ``ctx.store(notes)`` has the app's documents, ``ctx.user.store(notes)`` a user's.
+
+        Args:
+            name: Its name: an identifier, at most 64 characters.
+            type: The documents' class: a dataclass, an attrs class, a TypedDict, or ``dict[str, Any]``.
+            indexes: The fields by which it is often searched: ``["tag", "author.name"]``.
+            version: Of the class. When the class changes, so that older documents do not fit, it is raised by 1, and
+                ``@app.migrate`` makes the older ones fit.
+
+        Raises:
+            RegistrationError: The name is taken or is no identifier, the class has no form in JSON, or an index is of a
+                field that the class does not have.
+
+        Source: docs/documents.md.
+        """
+        from sepkit.contexts.documents import Collection  # only for apps that have one
+
+        made = Collection(name, type, indexes=indexes, version=version)
+        self._put(self.collections, "collection", made.name, made)
+        made.in_app = self._is_app
+        return made
+
+    def migrate(self, collection: Collection[Any], *, from_version: int) -> Callable[[MigrationF], MigrationF]:
+        """Make a function turn a document of ``from_version`` into one of the next version: a dict in, a dict out.
+
+        It is called when such a document is read. What is stored stays as it is until it is put again.
+
+        Raises:
+            RegistrationError: There is no such version, or it has a migration already.
+
+        Source: docs/documents.md, "When the class changes".
+        """
+
+        def register(fn: MigrationF) -> MigrationF:
+            make_migration(fn, collection, from_version)
+            return fn
+
+        return register
+
     def include(self, router: Router) -> None:
         """Take over all handlers of another router, behind those that are here.
 
@@ -486,6 +542,7 @@ class Router:
             ("flag", self.flag_defaults, router.flag_defaults),
             ("shortcut", self.shortcuts, router.shortcuts),
             ("renderer", self.renderers, router.renderers),
+            ("collection", self.collections, router.collections),
         )
         added = [(kind, name) for kind, _, theirs in tables for name in theirs]
         added += [("hook", name) for name in router.hooks if name not in self.hooks]
@@ -499,6 +556,8 @@ class Router:
         self.flag_descriptions.update(router.flag_descriptions)
         for _, mine, theirs in tables:
             mine.update(theirs)
+        for collection in router.collections.values():
+            collection.in_app = collection.in_app or self._is_app
         for table, others in ((self.hooks, router.hooks), (self.events, router.events)):
             for name, specs in others.items():
                 table.setdefault(name, []).extend(specs)

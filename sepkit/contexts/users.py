@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from sepkit.contexts.link import Link
 from sepkit.errors import NoUser
+
+if TYPE_CHECKING:
+    from sepkit.contexts.documents import Collection, Documents
+
+T = TypeVar("T")
 
 
 class User:
@@ -32,6 +39,19 @@ class User:
         """
         user = self.id
         return {} if user is None else dict(await self._link.backend.users.profile(user))
+
+    def store(self, collection: Collection[T]) -> Documents[T]:
+        """The user's own documents of a collection.
+
+        Raises:
+            NoUser: The call is made for no user.
+            RegistrationError: It is no collection of the app.
+
+        Source: docs/documents.md.
+        """
+        from sepkit.contexts.documents import Documents
+
+        return Documents(self._link, collection, self.needed("ctx.user.store"))
 
     def needed(self, what: str) -> str:
         """The id, for ``what`` belongs to the user.
