@@ -253,3 +253,31 @@ def test_two_users_never_share_a_file_even_where_capitals_do_not_count(one: str,
 def test_the_file_of_a_user_shows_whose_it_is(user: str, name: str) -> None:
     assert user_fault(user) is None
     assert user_file(user) == name
+
+
+@on_each_loop
+async def test_each_user_has_documents_of_their_own_and_without_one_the_apps_are_not_touched() -> None:
+    app = App("users")
+    notes = app.collection("notes", dict[str, str])
+
+    @app.tool
+    async def keep(text: str, ctx: ToolContext) -> str:
+        try:
+            await ctx.user.store(notes).put("a", {"text": text})
+        except NoUser as error:
+            return str(error)
+        return "kept"
+
+    @app.tool
+    async def read(ctx: ToolContext) -> list[Any]:
+        of_user = None if ctx.user.id is None else await ctx.user.store(notes).get("a")
+        return [of_user, await ctx.store(notes).get("a")]
+
+    async with TestHost(app, user="ada") as host:
+        assert (await host.call_tool("keep", {"text": "of ada"})).content == "kept"
+        assert (await host.call_tool("read")).details == [{"text": "of ada"}, None]
+        host.user = "bo"
+        assert (await host.call_tool("read")).details == [None, None]
+        host.user = None
+        assert (await host.call_tool("keep", {"text": "x"})).content.startswith("ctx.user.store: there is no user here")
+        assert (await host.call_tool("read")).details == [None, None]

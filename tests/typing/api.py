@@ -795,3 +795,11 @@ def asks_a_question() -> None: ...
 
 @needy.tool(confirm=5)  # type: ignore[call-overload, untyped-decorator]
 def asks_a_number() -> None: ...
+
+
+users_notes = app.collection("users_notes", Point)
+
+
+@app.tool
+async def users_documents(ctx: ToolContext) -> None:
+    assert_type(await ctx.user.store(users_notes).get("a"), Point | None)
