@@ -57,6 +57,7 @@ class CommandSpec(Record):
     fn: Fn
     name: str
     description: str
+    parameters: dict[str, Any]
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     context: str | None
     is_async: bool
@@ -305,6 +306,7 @@ def make_command(fn: Fn, *, name: str | None, description: str | None) -> Comman
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
+        parameters=signature.parameters,
         bind=signature.loading.bind,
         context=signature.context,
         is_async=is_async(fn),

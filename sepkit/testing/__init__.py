@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
     from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
+    from sepkit.testing.mcp import McpClient, McpResult
     from sepkit.wire.messages import (
         BlockOutcome,
         ConfirmRequest,
@@ -37,6 +38,8 @@ __all__ = [
     "Deadlock",
     "ExecRunResult",
     "InputRequest",
+    "McpClient",
+    "McpResult",
     "ModifyOutcome",
     "ProtocolViolation",
     "ProviderAnswer",
@@ -55,6 +58,7 @@ _HOMES: Final = {
     "sepkit.testing.clock": ("BusyLoop", "Deadlock", "VirtualClockLoop", "current_loop", "run_virtual"),
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
+    "sepkit.testing.mcp": ("McpClient", "McpResult"),
     "sepkit.wire.messages": (
         "BlockOutcome",
         "ConfirmRequest",
