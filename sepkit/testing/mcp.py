@@ -254,6 +254,8 @@ class McpClient:
             self.exit_code = await self._child.stop(grace=_END_SECONDS)
             return
         if self._serving is not None and self._theirs is not None:
+            for _ in range(3):  # what has been sent comes first
+                await asyncio.sleep(0)
             self._theirs.end_input()
             _, left = await asyncio.wait([self._serving], timeout=self._grace + _END_SECONDS)
             if left:

@@ -10,7 +10,7 @@ Source: docs/mcp.md, "Questions".
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
@@ -269,7 +269,7 @@ class SuspendedCalls:
             self._forget(own[0], f"more than {MOST_OF_ONE} calls wait for an answer; the oldest is cancelled")
         elif len(self._waiting) >= MOST:
             self._forget(next(iter(self._waiting)), f"more than {MOST} calls wait for an answer")
-        handle = secrets.token_hex(16)
+        handle = os.urandom(16).hex()  # `secrets` would import hashlib
         self._waiting[handle] = call
         loop = asyncio.get_running_loop()
         call.timer = loop.call_later(PATIENCE, self._forget, handle, f"no answer within {PATIENCE:g} s")
