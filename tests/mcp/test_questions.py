@@ -249,6 +249,18 @@ async def test_of_more_than_64_suspended_calls_the_oldest_is_cancelled_and_the_e
     assert len(asking.ended) == MOST_OF_ONE + 1
 
 
+@pytest.mark.asyncio
+async def test_the_arguments_of_suspended_calls_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sepkit.faces.mcp.asking.MOST_BYTES", 10_000)
+    asking = Asking()
+    async with CheckedClient(asking.app, forms=ANSWERS) as client:
+        for name in ("a", "b", "c"):
+            await call(client, "three", {"name": name * 4_000})
+        await client.until(lambda: asking.ended == ["a" * 4_000])
+        long_answers = {"q1": {**accept(True), "more": "x" * 100_000}}
+        assert asked_of(await call(client, "three", inputResponses=long_answers)) == {"q1": "Sure?"}
+
+
 @pytest.mark.parametrize("version", ASKING)
 @pytest.mark.asyncio
 async def test_hooks_and_commands_ask_too(version: str) -> None:

@@ -146,8 +146,11 @@ async def test_how_tasks_are_is_a_resource_that_can_be_subscribed_to(version: st
                 await client.read_resource(uri)
             assert error.value.code == (-32602 if version == MODERN else -32002)
         if version == MODERN:
+            assert await client.listen(uris=["sepkit://other"]) == {}
             assert await client.listen(uris=["sepkit://tasks"]) == {"resourceSubscriptions": ["sepkit://tasks"]}
         else:
+            with pytest.raises(RpcError, match="there is no resource"):
+                await client.request("resources/subscribe", {"uri": "sepkit://other"})
             await client.request("resources/subscribe", {"uri": "sepkit://tasks"})
         assert client.dispatcher is not None
         await app.tasks.stop("watch")

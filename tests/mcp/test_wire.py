@@ -386,6 +386,29 @@ async def test_a_cancelled_request_stops_and_is_never_answered() -> None:
             assert answer["id"] == rid
 
 
+# ------------------------------------------------------------------------------------------ a client that does not read
+@pytest.mark.asyncio
+async def test_a_client_that_does_not_read_has_its_requests_wait_and_those_past_a_limit_refused() -> None:
+    app = App("large")
+
+    @app.tool(description="x" * 20_000)
+    async def large() -> None: ...
+
+    async with Raw(app) as client:
+        await client.greet()
+        client._ours.pause_reading()
+        for number in range(1500):
+            client.send(request(number, "tools/list"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client.dispatcher.peer.transport.congested
+        client._ours.resume_reading()
+        answers = await client.until(1500)
+        refused = [one for one in answers if "error" in one]
+        assert 300 < len(refused) < 500
+        assert {one["error"]["data"]["reason"] for one in refused} == {"overloaded"}
+
+
 # --------------------------------------------------------------------------------------------------------- bad lines
 @pytest.mark.parametrize(
     "line",

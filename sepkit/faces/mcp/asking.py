@@ -23,6 +23,9 @@ from sepkit.ownlog import OwnLog
 PATIENCE: Final = 600.0  # seconds for which a call stays suspended
 MOST_OF_ONE: Final = 64  # suspended calls of one principal
 MOST: Final = 1024  # suspended calls of this process
+MOST_BYTES: Final = 64 * 1024 * 1024  # of the arguments of suspended calls, together
+_MOST_GIVEN: Final = 64  # answers that come before their questions
+_LONGEST_GIVEN: Final = 64 * 1024  # bytes of one of them
 _MOST_ROUNDS: Final = 10  # wrong answers to one question
 
 _log = OwnLog("sepkit")
@@ -98,7 +101,10 @@ class Questions:
     """
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self._given = given
+        # They may be kept for as long as the call is suspended. What is dropped here is asked.
+        self._given = {
+            key: given[key] for key in list(given)[:_MOST_GIVEN] if len(orjson.dumps(given[key])) <= _LONGEST_GIVEN
+        }
         self._open: dict[str, tuple[Form, asyncio.Future[Any]]] = {}
         self._asked = 0
         self._rounds = 0
@@ -162,9 +168,11 @@ class Bound(NamedTuple):
     """What a suspended call is bound to: a handle alone does not make it go on."""
 
     call: bytes
-    """What is called, as ``binding`` gives it."""
+    """A digest of what is called."""
     principal: str | None
     """Whose it is; None where there are no users."""
+    size: int
+    """Bytes of its arguments."""
 
 
 class SuspendedCall:
@@ -199,6 +207,7 @@ class SuspendedCalls:
     def __init__(self) -> None:
         self._waiting: dict[str, SuspendedCall] = {}  # by handle, oldest first
         self._ending: set[asyncio.Task[Any]] = set()
+        self._size = 0  # bytes of their arguments
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -240,9 +249,7 @@ class SuspendedCalls:
         if call is None or call.bound != bound:
             # The same text for all: a guess is not told how near it was.
             raise InvalidParams("requestState: unknown, expired, or of another call; call again without it")
-        del self._waiting[state]
-        if call.timer is not None:
-            call.timer.cancel()
+        self._take(state)
         call.move(request)
         call.questions.take(responses)
         return await self._drive(call, asked)
@@ -269,6 +276,11 @@ class SuspendedCalls:
             self._forget(own[0], f"more than {MOST_OF_ONE} calls wait for an answer; the oldest is cancelled")
         elif len(self._waiting) >= MOST:
             self._forget(next(iter(self._waiting)), f"more than {MOST} calls wait for an answer")
+        while self._waiting and self._size + call.bound.size > MOST_BYTES:
+            self._forget(
+                next(iter(self._waiting)), f"the arguments of those that wait have more than {MOST_BYTES} bytes"
+            )
+        self._size += call.bound.size
         handle = os.urandom(16).hex()  # `secrets` would import hashlib
         self._waiting[handle] = call
         loop = asyncio.get_running_loop()
@@ -276,13 +288,15 @@ class SuspendedCalls:
         return handle
 
     def _forget(self, handle: str, why: str) -> None:
-        call = self._waiting.pop(handle, None)
-        if call is None:
-            return
         _log.warning("a call that has asked its user something is cancelled: %s", why)
+        self._cancel(self._take(handle))
+
+    def _take(self, handle: str) -> SuspendedCall:
+        call = self._waiting.pop(handle)
+        self._size -= call.bound.size
         if call.timer is not None:
             call.timer.cancel()
-        self._cancel(call)
+        return call
 
     def _cancel(self, call: SuspendedCall) -> None:
         cancel(call.task)
@@ -301,11 +315,8 @@ class SuspendedCalls:
 
     def cancel_all(self) -> None:
         """Nobody comes back: cancel what is suspended."""
-        for call in self._waiting.values():
-            if call.timer is not None:
-                call.timer.cancel()
-            self._cancel(call)
-        self._waiting.clear()
+        for handle in list(self._waiting):
+            self._cancel(self._take(handle))
 
     async def wait_idle(self, seconds: float) -> None:
         """Wait until what was cancelled has ended, at most ``seconds``."""
@@ -313,9 +324,9 @@ class SuspendedCalls:
             await asyncio.wait(list(self._ending), timeout=seconds)
 
 
-def binding(method: str, name: str, arguments: dict[str, Any]) -> bytes:
-    """What makes two calls the same: the method, the name and the arguments."""
+def bound(method: str, name: str, arguments: dict[str, Any], principal: str | None) -> Bound:
+    """What a call is bound to: the method, the name, the arguments, and whose it is."""
     from hashlib import blake2b  # only where a call may ask
 
     said = orjson.dumps([method, name, arguments], option=orjson.OPT_SORT_KEYS)
-    return blake2b(said, digest_size=32).digest()
+    return Bound(blake2b(said, digest_size=32).digest(), principal, len(said))

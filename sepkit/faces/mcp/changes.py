@@ -42,13 +42,19 @@ class Changes:
     Args:
         peer: The connection.
         declared: The capabilities that the server declares now.
+        knows: Whether there is a resource of this URI.
         declared_to: The same, as the legacy client has been told; None before its handshake has ended.
     """
 
     def __init__(
-        self, peer: Peer, declared: Callable[[], dict[str, Any]], declared_to: Callable[[], dict[str, Any] | None]
+        self,
+        peer: Peer,
+        knows: Callable[[str], bool],
+        declared: Callable[[], dict[str, Any]],
+        declared_to: Callable[[], dict[str, Any] | None],
     ) -> None:
         self._peer = peer
+        self._knows = knows
         self._declared = declared
         self._declared_to = declared_to
         self._streams: list[_Stream] = []
@@ -72,7 +78,9 @@ class Changes:
                 honoured[word] = True
         uris = may(wanted, "resourceSubscriptions", list, "notifications.") or []
         if uris and declared.get("resources", {}).get("subscribe"):
-            honoured["resourceSubscriptions"] = [uri for uri in uris if type(uri) is str][:MOST_RESOURCES]
+            known = [uri for uri in uris if type(uri) is str and self._knows(uri)]
+            if known:
+                honoured["resourceSubscriptions"] = list(dict.fromkeys(known))[:MOST_RESOURCES]
         if len(self._streams) >= MOST_STREAMS:
             raise InternalError(f"{MOST_STREAMS} streams are open already", data={"reason": "overloaded"})
         stream = _Stream(rid, honoured, asyncio.get_running_loop().create_future())

@@ -19,7 +19,7 @@ import os
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.errors import InternalError, InvalidParams, InvalidRequest, RpcError
 from sepkit.faces.connection import Connection
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 _Handle = Callable[[dict[str, Any], Client], Awaitable[object]]
 
+_MOST_EARLY: Final = 1024  # requests that wait for the lifespan to be entered
+_MOST_HELD: Final = 1024  # requests that wait for the client to read
 _log = OwnLog("sepkit")
 
 
@@ -112,12 +114,13 @@ class Dispatcher(Connection):
         self._server = server
         self._shapes = Shapes(server)
         self._requests = Requests(served, self._link, self._catalogue, self._shapes)
-        self._changes = Changes(self._peer, self._capabilities, lambda: self._declared)
+        self._changes = Changes(self._peer, self._requests.resources.knows, self._capabilities, lambda: self._declared)
         self._batches = Batches(self._peer)
         self._legacy: Client | None = None
         self._told: dict[str, Any] | None = None  # the capabilities that the handshake declared
         self._declared: dict[str, Any] | None = None  # the same, once the client has ended its handshake
         self._early: list[asyncio.Future[None]] | None = []  # until the lifespan has been entered
+        self._held = 0  # requests that wait for the client to read
         self._starting: asyncio.Task[None] | None = None
         self._unlisten: list[Callable[[], None]] = []
         both: dict[str, _Handle] = {
@@ -200,6 +203,9 @@ class Dispatcher(Connection):
         if early is None:
             return unknown_method(method)
 
+        if len(early) >= _MOST_EARLY:
+            raise InternalError("the server is still starting, and too many requests wait for it")
+
         async def wait(params: dict[str, Any]) -> object:
             rid = self._peer.begun_id
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -267,9 +273,26 @@ class Dispatcher(Connection):
 
     def _route(self, handle: _Handle) -> RequestHandler:
         def begin(params: dict[str, Any]) -> Awaitable[object]:
-            return handle(params, self._client(params))
+            client = self._client(params)
+            if self._peer.congested:
+                return self._once_read(handle, params, client)
+            return handle(params, client)
 
         return begin
+
+    async def _once_read(self, handle: _Handle, params: dict[str, Any], client: Client) -> object:
+        """A request whose client does not read what it has been answered before: it waits for that."""
+        if self._held >= _MOST_HELD:
+            raise InternalError(
+                "overloaded: the client does not read its answers, and too many requests wait for that",
+                data={"reason": "overloaded"},
+            )
+        self._held += 1
+        try:
+            await self._peer.drain()
+        finally:
+            self._held -= 1
+        return await handle(params, client)
 
     # -- greetings -----------------------------------------------------------------------------------------------------
 
@@ -323,7 +346,10 @@ class Dispatcher(Connection):
         return {}
 
     async def _subscribe(self, params: dict[str, Any], client: Client) -> object:
-        self._changes.subscribe(need(params, "uri", str))
+        uri = need(params, "uri", str)
+        if not self._requests.resources.knows(uri):
+            raise self._requests.no_resource(uri, client)
+        self._changes.subscribe(uri)
         return {}
 
     async def _unsubscribe(self, params: dict[str, Any], client: Client) -> object:

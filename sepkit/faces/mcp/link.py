@@ -142,7 +142,7 @@ class ConnectionLink:
     def log(self, params: dict[str, Any], *, unless: Callable[[], bool] | None = None) -> None:
         """Send a record of ``logging`` on, where the client wants it."""
         link = CURRENT_LINK.get()
-        wanted = link.log_level if isinstance(link, RequestLink) else self.log_level
+        wanted = link.wanted_level if isinstance(link, RequestLink) else self.log_level
         fields = dict(params["fields"])
         logger = fields.pop("logger", None)
         data: object = {"message": params["message"], **fields} if fields else params["message"]
@@ -177,7 +177,7 @@ class RequestLink:
         connection: The connection.
         client: What its client has said of itself.
         token: Under which the client wants progress; None where it does not.
-        log_level: From which level on the request's log messages are wanted.
+        log_level: From which level on a modern request's log messages are wanted.
         questions: How a modern client is asked; None for a legacy one.
         greeted: Whether the client may be sent requests.
     """
@@ -284,7 +284,12 @@ class RequestLink:
     def close(self) -> None:
         """The request is about to be answered: nothing is told of it from now on."""
         self.closed = True
-        self._token = None
+        self._token = self.log_level = None
+
+    @property
+    def wanted_level(self) -> str | None:
+        """From which level on log messages are wanted: of this request, or of the legacy connection."""
+        return self.log_level if self._client.is_modern else self.connection.log_level
 
     @property
     def wants_progress(self) -> bool:
@@ -328,8 +333,7 @@ class RequestLink:
 
     def message(self, level: str, text: str) -> None:
         """Send a log message, where this request or the connection wants it."""
-        wanted = self.log_level if self._client.is_modern else self.connection.log_level
-        self.connection._message(wanted, level, text, self.logger.name, self.is_closed)
+        self.connection._message(self.wanted_level, level, text, self.logger.name, self.is_closed)
 
     def beat(self) -> None:
         """Show the client that the request is alive."""

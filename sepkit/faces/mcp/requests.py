@@ -16,7 +16,7 @@ import orjson
 from sepkit.contexts.contexts import CommandContext, HookContext, ToolContext
 from sepkit.contexts.link import CURRENT_LINK
 from sepkit.errors import InternalError, InvalidParams, RpcError
-from sepkit.faces.mcp.asking import Bound, Questions, SuspendedCalls, binding
+from sepkit.faces.mcp.asking import Questions, SuspendedCalls, bound
 from sepkit.faces.mcp.beats import Beats
 from sepkit.faces.mcp.catalogue import Catalogue, ServedPrompt, ServedTool
 from sepkit.faces.mcp.link import CONTEXT, ConnectionLink, RequestLink
@@ -190,7 +190,7 @@ class Requests:
         name, typed = need(argument, "name", str, "argument."), need(argument, "value", str, "argument.")
         kind = need(ref, "type", str, "ref.")
         if kind == "ref/resource":
-            raise self._no_resource(need(ref, "uri", str, "ref."), client)
+            raise self.no_resource(need(ref, "uri", str, "ref."), client)
         if kind != "ref/prompt":
             raise InvalidParams("ref.type: expected ref/prompt or ref/resource")
         prompt = self._prompt(need(ref, "name", str, "ref."))
@@ -215,10 +215,11 @@ class Requests:
         uri = need(params, "uri", str)
         contents = await self.resources.read(uri)
         if contents is None:
-            raise self._no_resource(uri, client)
+            raise self.no_resource(uri, client)
         return self._shapes.of(client).cacheable({"contents": contents})
 
-    def _no_resource(self, uri: str, client: Client) -> RpcError:
+    def no_resource(self, uri: str, client: Client) -> RpcError:
+        """The error that a resource is answered with which is not there."""
         message, data = f"there is no resource {uri[:200]!r}", {"uri": uri}
         if client.is_modern:
             return InvalidParams(message, data=data)
@@ -236,7 +237,7 @@ class Requests:
             if state is not None:
                 raise InvalidParams("requestState: this call has asked nothing; call again without it")
             link = self._request_link(params, client)
-            if link.log_level is not None:
+            if link.log_level is not None:  # else log lines have no request to ask
                 CURRENT_LINK.set(link)
             self.beats.add(link)
             try:
@@ -245,9 +246,8 @@ class Requests:
             finally:
                 self._answered(link)
         principal = self._link.principal
-        call = Bound(
-            binding(method, name, may(params, "arguments", dict) or {}), None if principal is None else principal.id
-        )
+        owner = None if principal is None else principal.id
+        call = bound(method, name, may(params, "arguments", dict) or {}, owner)
         asked = self._shapes.of(client).input_required
         if state is not None:
             return await self.suspended.go_on(state, given, self._request_link(params, client), call, asked)
@@ -276,7 +276,7 @@ class Requests:
 
     def _request_link(self, params: dict[str, Any], client: Client, questions: Questions | None = None) -> RequestLink:
         meta = meta_of(params)
-        level = self._link.log_level
+        level = None
         if client.is_modern:
             level = None if meta.get(LOG_LEVEL) is None else level_of(meta[LOG_LEVEL], f"_meta.{LOG_LEVEL}")
             if level is not None:

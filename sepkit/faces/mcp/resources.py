@@ -38,9 +38,13 @@ class Resources:
         """All templates."""
         return []
 
+    def knows(self, uri: str) -> bool:
+        """Whether there is such a resource."""
+        return uri == TASKS and self.any
+
     async def read(self, uri: str) -> list[dict[str, Any]] | None:
         """The contents of a resource; None where there is no such resource."""
-        if uri != TASKS or not self.any:
+        if not self.knows(uri):
             return None
         tasks = [self._told(health) for health in self._served.supervisor.status()]
         return [{"uri": uri, "mimeType": _MIME, "text": dumps({"tasks": tasks}).decode()}]
