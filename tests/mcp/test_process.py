@@ -99,7 +99,7 @@ def test_neither_face_imports_the_other() -> None:
 
 @pytest.mark.parametrize(
     ("options", "env", "expected"),
-    [((), {}, "False"), (("--flag", "loud=true"), {}, "True"), ((), {"SEPKIT_FLAG_LOUD": "yes"}, "'yes'")],
+    [(("--flag", "loud=true"), {"SEPKIT_FLAG_LOUD": "no"}, "True"), ((), {"SEPKIT_FLAG_LOUD": "yes"}, "'yes'")],
 )
 def test_flags_come_from_the_command_line_and_the_environment(
     options: tuple[str, ...], env: dict[str, str], expected: str
@@ -299,3 +299,52 @@ def test_an_over_long_line_is_logged_and_the_next_one_is_served() -> None:
         assert server.kept() == []
         server.wait_for_stderr("the line is longer than max_frame_bytes (4096 bytes)")
         assert server.end() == 0
+
+
+def test_memory_stays_flat_over_calls_of_both_eras() -> None:
+    """Plain ones, with progress, failing, and suspended ones that go on."""
+    source = """
+from sepkit import App, ToolContext
+app = App("flat")
+@app.tool
+async def plain(a: int) -> dict:
+    return {"a": a}
+@app.tool
+async def ask(ctx: ToolContext) -> str:
+    ctx.update("asking")
+    return str(await ctx.ui.confirm("Sure?"))
+"""
+    modern = {**meta(progressToken="t"), "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+    with start(source=source) as server:
+        server.send(initialize("2025-06-18", rid="i"))
+        server.notify("notifications/initialized", {})
+        server.answer("i")
+
+        def rounds(count: int) -> int:
+            for _ in range(count):
+                server.send(request("p", "tools/call", name="plain", arguments={"a": 1}))
+                server.send(request("m", "tools/call", name="plain", arguments={"a": "x"}, _meta=modern))
+                first = request("q", "tools/call", name="ask", arguments={}, _meta=modern)
+                server.send(first)
+                assert server.answer("p")["result"]["structuredContent"] == {"a": 1}
+                assert server.answer("m")["result"]["isError"]
+                state = server.answer("q")["result"]["requestState"]
+                answers = {"q1": {"action": "accept", "content": {"value": True}}}
+                server.send({**first, "params": {**first["params"], "inputResponses": answers, "requestState": state}})
+                assert server.answer("q")["result"]["content"] == [{"type": "text", "text": "True"}]
+                server.kept()
+            return rss(server.process.pid)
+
+        before = rounds(300)
+        assert rounds(25_000 if SOAK else 700) - before < 3 * 1024, "KiB"
+        assert server.end() == 0
+
+
+def rss(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+
+
+SOAK: Final = bool(os.environ.get("SEPKIT_SOAK"))

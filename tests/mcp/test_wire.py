@@ -337,6 +337,35 @@ async def test_end_of_file_before_anything_was_said_ends_in_order() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_lifespan_that_is_never_entered_does_not_outlive_the_grace() -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    async with Raw(an_app(lifespan=lifespan), grace=0.05) as client:
+        client.send(request(1, "tools/list", _meta=meta()))
+        assert await client.settled() == []
+        await client.end()
+        assert client.lines() == []
+
+
+@pytest.mark.asyncio
+async def test_no_request_is_sent_to_a_client_before_its_handshake_has_ended() -> None:
+    app = an_app()
+
+    @app.tool
+    async def ask(ctx: ToolContext) -> str:
+        return str(ctx.has_ui("confirm"))
+
+    async with Raw(app) as client:
+        client.send(initialize("2025-06-18", rid=1, elicitation={}), request(2, "tools/call", name="ask"))
+        assert (await client.until(2))[1]["result"]["content"][0]["text"] == "False"
+        client.send({"jsonrpc": "2.0", "method": "notifications/initialized"}, request(3, "tools/call", name="ask"))
+        assert (await client.until(1))[0]["result"]["content"][0]["text"] == "True"
+
+
+@pytest.mark.asyncio
 async def test_requests_after_the_end_has_begun_are_refused() -> None:
     app, go_on = an_app(), asyncio.Event()
 
