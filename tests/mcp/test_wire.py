@@ -499,3 +499,28 @@ async def test_a_batch_is_unreadable_in_all_other_revisions(version: str) -> Non
         await client.greet(version)
         client.send([request("a", "ping")])
         assert await client.settled() == []
+
+
+# ----------------------------------------------------------------------------------------- the official examples
+@pytest.mark.skipif(not CHECKS, reason=WHY_NOT)
+@pytest.mark.asyncio
+async def test_each_official_example_of_a_request_is_answered_and_each_notification_is_taken() -> None:
+    """With the codes of MCP, and in time; the frames that come are held against the schemas."""
+    examples = SCHEMAS / "examples-2026-07-28"
+    found = [
+        orjson.loads(path.read_bytes())
+        for kind in ("*Request", "*Notification")
+        for path in sorted(examples.glob(f"{kind}/*.json"))
+    ]
+    sent = 0
+    async with CheckedClient(an_app(), forms={"confirm": True}) as client:
+        for example in found:
+            method, params = example["method"], example.get("params", {})
+            if method.startswith("notifications/"):
+                client.notify(method, params)
+            elif method != "subscriptions/listen":
+                sent += 1
+                with contextlib.suppress(InvalidParams, MethodNotFound):
+                    await client.request(method, params, timeout=PATIENCE)
+        assert (await client.call_tool("echo", {"text": "alive"})).text == "alive"
+    assert sent > 8
