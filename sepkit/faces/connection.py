@@ -80,7 +80,7 @@ class Connection:
     def _input_ended(self, error: Exception | None) -> None:
         if error is not None:
             _log.info("the host is gone: %s", error)
-            self._peer.cancel_all()  # nobody is left to read what they make
+            self._peer.cancel_all()  # there is no reader left for what they make
         self._begin_end()
 
     def _begin_end(self) -> None:

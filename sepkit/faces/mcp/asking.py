@@ -314,7 +314,7 @@ class SuspendedCalls:
         await asyncio.wait([call.task])
 
     def cancel_all(self) -> None:
-        """Nobody comes back: cancel what is suspended."""
+        """No client comes back any more: cancel what is suspended."""
         for handle in list(self._waiting):
             self._cancel(self._take(handle))
 
