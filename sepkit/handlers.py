@@ -111,11 +111,11 @@ class CommandSpec(Record):
     fn: Fn
     name: str
     description: str
+    parameters: dict[str, Any]
+    """The JSON Schema of its arguments."""
     bind: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
     context: str | None
     is_async: bool
-    parameters: dict[str, Any]
-    """The JSON Schema of its arguments."""
     expose: Expose = "prompt"
     """What it is for a host that knows no commands."""
     is_prompt: bool = False
@@ -455,10 +455,10 @@ def make_command(
         fn=fn,
         name=command,
         description=signature.description if description is None else description,
+        parameters=signature.parameters,
         bind=signature.loading.bind,
         context=signature.context,
         is_async=is_async(fn),
-        parameters=signature.parameters,
         expose=expose,
         is_prompt=kind == "prompt",
         title=title,

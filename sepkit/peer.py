@@ -105,12 +105,14 @@ _MAX_POSTED: Final = 10_000  # frames from other threads that the loop has not t
 class Cancelling(NamedTuple):
     """How a wire cancels a request: by a notification, whose params name the request's id.
 
-    ``answered`` tells whether a cancelled request is answered, with -32800.
+    ``answered`` tells whether a cancelled request is answered, with -32800; ``spared`` are methods whose requests
+    cannot be cancelled.
     """
 
     method: str
     field: str
     answered: bool
+    spared: frozenset[str] = frozenset()
 
 
 SEP_CANCELLING: Final = Cancelling(methods.CANCEL, "id", answered=True)
@@ -138,6 +140,7 @@ class Peer:
         notifications: The handler of each notification. None of them may wait.
         on_end: Called once when nothing more comes in; with the error, where it broke.
         cancelling: How the wire cancels a request.
+        answers_unreadable: Whether a line from which no id can be read is answered, with the id null.
     """
 
     def __init__(
@@ -148,10 +151,16 @@ class Peer:
         notifications: Mapping[str, NotificationHandler] | None = None,
         on_end: Callable[[Exception | None], None] | None = None,
         cancelling: Cancelling = SEP_CANCELLING,
+        answers_unreadable: bool = True,
     ) -> None:
         self.context = copy_context()
         """The context variables of which each request's handler gets a copy."""
         self._cancelling = cancelling
+        self._answers_unreadable = answers_unreadable
+        self.on_batch: Callable[[list[Any]], None] | None = None
+        """Takes a line that holds an array, where the wire has batches; elsewhere such a line is refused."""
+        self.on_unanswered: Callable[[frames.Id], None] | None = None
+        """Told of each request that ends without an answer, since it was cancelled."""
         self._routes: dict[str, _Route] = {}
         self.routes = routes or {}
         self.notifications: Mapping[str, NotificationHandler] = notifications or {}
@@ -377,8 +386,16 @@ class Peer:
             self._items.append(own)
             self._take_later()
 
-    def take_first(self, steps: Sequence[Callable[[], None]]) -> None:
-        """Take ``steps`` in the next turns of the loop, in their order, before all that has not been taken in yet."""
+    @property
+    def begun_id(self) -> frames.Id | None:
+        """The id of the request whose handler makes its first step."""
+        return None if self._begun is None else self._begun["id"]
+
+    def take_first(self, steps: Sequence[Callable[[], None] | bytes]) -> None:
+        """Take ``steps``, or lines, in the next turns of the loop, in their order.
+
+        They come before all that has not been taken in yet.
+        """
         self._items.extendleft(reversed(steps))
         self._take_later()
 
@@ -399,6 +416,9 @@ class Peer:
         try:
             if isinstance(line, FrameError):
                 raise line
+            if type(frame) is list and self.on_batch is not None:
+                self.on_batch(frame)
+                return None
             frame = frames.decode(line, self.notifications, frame)
         except FrameError as error:
             self._refuse(line, error)
@@ -457,6 +477,9 @@ class Peer:
         if error.is_notification:
             _log.log(level, "ignored a malformed notification: %s", error)
             return
+        if error.id is None and not self._answers_unreadable:
+            _log.log(level, "ignored a line that is not a frame: %s", error)
+            return
         _log.log(level, "refused a line that is no frame: %s", error)
         self._write(frames.encode_error(error.id, error.code, error.message))
 
@@ -480,6 +503,8 @@ class Peer:
             # Whatever the work made of its cancellation: the side that cancelled does not wait for a result.
             self._to_cancel.discard(rid)
             answer = frames.encode_error(rid, Code.CANCELLED, "cancelled") if self._cancelling.answered else b""
+            if not answer and self.on_unanswered is not None:
+                self.on_unanswered(rid)
         if answer and not self._loop.is_closed():
             self._send_answer(answer)
 
@@ -511,10 +536,13 @@ class Peer:
             _log.exception("the notification %r could not be handled", method)
 
     def _cancel(self, rid: object) -> None:
-        if frames.is_id(rid) and (entry := self._inbound.get(rid)) is not None:
+        if frames.is_id(rid) and (entry := self._inbound.get(rid)) is not None and self._may_cancel(entry[1]):
             self._to_cancel.add(rid)
             # In the next turn: a task that has not begun would be thrown away with its answer unwritten.
             self._loop.call_soon(cancel, entry[0])
+
+    def _may_cancel(self, method: str) -> bool:
+        return method not in self._cancelling.spared
 
     def _settle(self, frame: frames.Frame) -> None:
         rid = frame.get("id")

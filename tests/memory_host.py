@@ -18,10 +18,10 @@ import orjson
 
 from sepkit import App
 from sepkit.errors import FrameError, RpcError
+from sepkit.faces.log import WireHandler
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
-from sepkit.faces.sep.log import WireHandler
 from sepkit.serving.served import GRACE, Served
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import frames

@@ -34,8 +34,19 @@ from sepkit.cli.verbs import Seconds
     show_default=True,
 )
 @click.option("--grace", type=Seconds(0), default=DEFAULTS["grace"], show_default=True, help="Seconds to finish in.")
+@click.option("--mcp", is_flag=True, help="Serve to an MCP client instead of a SEP host.")
+@click.option(
+    "--flag", "flags", multiple=True, metavar="NAME=VALUE", help="With --mcp: set a flag; may be given many times."
+)
 def command(
-    target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
+    target: str,
+    loop_kind: str,
+    log_level: str,
+    max_concurrency: int,
+    max_frame_bytes: int,
+    grace: float,
+    mcp: bool,
+    flags: tuple[str, ...],
 ) -> None:
     """Serve MODULE:APP to the host at stdin and stdout.
 
@@ -43,4 +54,8 @@ def command(
     """
     if loop_kind == "uvloop" and find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; install it, or leave --loop at auto")
-    serve(target, loop_kind, log_level, max_concurrency, max_frame_bytes, grace)
+    if flags and not mcp:
+        raise click.UsageError("--flag goes with --mcp; a SEP host sets flags itself")
+    if wrong := [flag for flag in flags if not flag.partition("=")[0] or "=" not in flag]:
+        raise click.UsageError(f"--flag {wrong[0]}: write NAME=VALUE")
+    serve(target, loop_kind, log_level, max_concurrency, max_frame_bytes, grace, mcp, flags)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.cli import ExitCode, fail_to_load, output
-from sepkit.errors import LifespanEnded, LoadError
+from sepkit.errors import LifespanEnded, LoadError, RegistrationError
 from sepkit.transports.stdio import claim_stdio
 
 if TYPE_CHECKING:
     from sepkit.app import App
+    from sepkit.faces.runner import Face
 
 LOOPS: Final = ("auto", "uvloop", "asyncio")
 LEVELS: Final = ("trace", "debug", "info", "warning", "error")
@@ -24,6 +25,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "max_concurrency": 256,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace": 5.0,
+    "mcp": False,
+    "flags": (),
 }
 
 
@@ -39,6 +42,9 @@ def understood(words: Sequence[str]) -> dict[str, Any] | None:
             if "target" in found or not word:
                 return None
             found["target"] = word
+            continue
+        if word == "--mcp" and "mcp" not in found:
+            found["mcp"] = True
             continue
         option, equals, text = word.partition("=")
         name, read = _OPTIONS.get(option, ("", _nothing))
@@ -83,7 +89,14 @@ _OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
 
 
 def serve(
-    target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
+    target: str,
+    loop_kind: str,
+    log_level: str,
+    max_concurrency: int,
+    max_frame_bytes: int,
+    grace: float,
+    mcp: bool,
+    flags: Sequence[str],
 ) -> None:
     """Serve ``target`` to the host at stdin and stdout, and exit."""
     wire = claim_stdio()  # before the author's code can write to it
@@ -98,11 +111,13 @@ def serve(
     stderr = install_stderr_log(TRACE if log_level == "trace" else logging.getLevelNamesMapping()[log_level.upper()])
     try:
         app = load(target)
+        face = _mcp_face(app, flags) if mcp else None
         if wire.read_fd is not None and os.isatty(wire.read_fd):
-            _explain(app, target)
+            (_explain_mcp if mcp else _explain)(app, target)
         code = run(
             app,
             stderr=stderr,
+            face=face,
             loop_kind=loop_kind,  # type: ignore[arg-type]  # click has checked it
             max_concurrency=max_concurrency,
             max_frame_bytes=max_frame_bytes,
@@ -111,12 +126,35 @@ def serve(
     except LoadError as error:
         code = fail_to_load(error)
         stderr.flush_within(0.5)
+    except RegistrationError as error:  # of a name or a flag that the face cannot serve
+        output.complain(str(error))
+        code = ExitCode.BAD_REGISTRATION
+        stderr.flush_within(0.5)
     except LifespanEnded:
         code = ExitCode.LIFESPAN_ENDED
     except KeyboardInterrupt:  # the loop had not taken the signal over yet
         code = ExitCode.INTERRUPTED
     exit_soon(code)
     sys.exit(code)
+
+
+def _mcp_face(app: App, flags: Sequence[str]) -> Face:
+    from sepkit.faces.mcp.face import checked, serve, value_of
+
+    given = {name: value_of(text) for name, _, text in (flag.partition("=") for flag in flags)}
+    values = checked(app, given, os.environ)
+    return lambda served, transport, grace: serve(served, transport, grace, values)
+
+
+def _explain_mcp(app: App, target: str) -> None:
+    """Tell a person at a terminal what this is, and how MCP clients come to start it."""
+    from sepkit.cli.mcp_clients import ways_to_install
+
+    output.tell(
+        f"sepkit: {app.name} {app.version} is an MCP server, and waits for a client: JSON-RPC on stdin, one message a "
+        "line.\nClients start it themselves. Ctrl+D ends it. To add it to one:\n"
+        + "\n".join(ways_to_install(app.name, target))
+    )
 
 
 def _explain(app: App, target: str) -> None:

@@ -24,16 +24,18 @@ from sepkit.app import App
 from sepkit.concurrency.cancelling import cancel
 from sepkit.contexts.backend import Backend
 from sepkit.errors import LifespanEnded
-from sepkit.faces.sep.dispatcher import Dispatcher
-from sepkit.faces.sep.log import WireHandler
+from sepkit.faces.connection import Connection
 from sepkit.forks import end_child, end_children, end_if_child, let_go_in_children
 from sepkit.ownlog import OwnLog
 from sepkit.serving.logs import StderrHandler, attach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.tracebacks import authors_part
+from sepkit.transports.base import Transport
 from sepkit.transports.stdio import stdio_transport
 from sepkit.wire.frames import MAX_FRAME_BYTES
 
+Face = Callable[[Served, Transport, float], Connection]
+"""Makes the connection to the host behind a transport; the number is the grace, in seconds."""
 LoopKind = Literal["auto", "uvloop", "asyncio"]
 
 _SWITCH_SECONDS = 0.001
@@ -69,12 +71,15 @@ def run(
     app: App,
     *,
     stderr: StderrHandler,
+    face: Face | None = None,
     loop_kind: LoopKind = "auto",
     max_concurrency: int = MAX_CONCURRENCY,
     max_frame_bytes: int = MAX_FRAME_BYTES,
     grace: float = GRACE,
 ) -> int:
     """Serve ``app`` over stdin and stdout; the exit code, 0 for an orderly end. Call it in the main thread.
+
+    ``face`` says to which kind of host; to one of SEP by default.
 
     Raises:
         LifespanEnded: The app's lifespan has ended while it was served. All has ended, and it has been said.
@@ -89,15 +94,10 @@ def run(
     transport = stdio_transport(max_frame_bytes=max_frame_bytes)
 
     async def serve() -> None:
-        dispatcher = Dispatcher(
-            Served(app, max_concurrency=max_concurrency, backend=lambda: _local(app)),
-            transport,
-            grace=grace,
-            # Not before the handshake: a host waits for one answer then, and for nothing else.
-            on_ready=lambda link: attach(WireHandler(link, min(logging.getLogger().level, logging.ERROR))),
-        )
-        process.end_on_signals(dispatcher)
-        await dispatcher.serve()
+        served = Served(app, max_concurrency=max_concurrency, backend=lambda: _local(app))
+        connection = (face or _sep)(served, transport, grace)
+        process.end_on_signals(connection)
+        await connection.serve()
 
     code = 0
     failure: LifespanEnded | None = None
@@ -115,6 +115,19 @@ def run(
     if failure is not None:
         raise failure
     return code
+
+
+def _sep(served: Served, transport: Transport, grace: float) -> Connection:
+    from sepkit.faces.log import WireHandler
+    from sepkit.faces.sep.dispatcher import Dispatcher
+
+    return Dispatcher(
+        served,
+        transport,
+        grace=grace,
+        # Not before the handshake: a host waits for one answer then, and for nothing else.
+        on_ready=lambda link: attach(WireHandler(link, min(logging.getLogger().level, logging.ERROR))),
+    )
 
 
 def _local(app: App) -> Backend:
@@ -159,9 +172,9 @@ class _Process:
         _processes.append(self)
         let_go_in_children(self)
 
-    def end_on_signals(self, dispatcher: Dispatcher) -> None:
+    def end_on_signals(self, connection: Connection) -> None:
         """The first SIGINT or SIGTERM ends as end-of-file does; a second one ends at once."""
-        self._dispatcher = dispatcher
+        self._connection = connection
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
@@ -170,7 +183,7 @@ class _Process:
             end_children()
             os._exit(128 + number)
         self._asked = True
-        self._loop.call_soon_threadsafe(self._dispatcher.stop)
+        self._loop.call_soon_threadsafe(self._connection.stop)
 
     def let_go(self) -> None:
         """In a forked child: signals do what they did before, and the loop has nothing to poll."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sepkit.testing.clock import BusyLoop, Deadlock, VirtualClockLoop, current_loop, run_virtual
     from sepkit.testing.host import TestHost
     from sepkit.testing.inspection import ProtocolViolation
+    from sepkit.testing.mcp import McpClient, McpResult
     from sepkit.testing.seen import Fetched
     from sepkit.wire.messages import (
         BlockOutcome,
@@ -40,6 +41,8 @@ __all__ = [
     "ExecRunResult",
     "Fetched",
     "InputRequest",
+    "McpClient",
+    "McpResult",
     "ModifyOutcome",
     "ProtocolViolation",
     "ProviderAnswer",
@@ -61,6 +64,7 @@ _HOMES: Final = {
     "sepkit.testing.host": ("TestHost",),
     "sepkit.testing.inspection": ("ProtocolViolation",),
     "sepkit.testing.seen": ("Fetched",),
+    "sepkit.testing.mcp": ("McpClient", "McpResult"),
     "sepkit.wire.messages": (
         "BlockOutcome",
         "ConfirmRequest",

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 from sepkit import __version__
 from sepkit.app import App
@@ -38,15 +38,14 @@ from sepkit.errors import (
 )
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
-from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
 from sepkit.router import closest
-from sepkit.serving.logs import attach, detach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
 from sepkit.testing.clock import VirtualClockLoop
 from sepkit.testing.faults import Faults
 from sepkit.testing.inspection import InspectedTransport
+from sepkit.testing.logs import LogToHost
 from sepkit.testing.scripted import ExecScript, FetchScript, ScriptedDelegate, UiScript
 from sepkit.testing.seen import Kept, KvInMemory
 from sepkit.transports.memory import memory_pair
@@ -125,8 +124,8 @@ class AsyncHost(Asking):
         self._faults = faults
         self._seq = itertools.count(1)
         self._waiting: list[asyncio.Future[None]] = []
-        self._log: _LogToHost | None = None
         self._link: SepLink | None = None
+        self._log: LogToHost | None = None
         self._peer: Peer | None = None  # made when the life begins, of which there is one
         self._closing: asyncio.Task[None] | None = None
 
@@ -322,7 +321,7 @@ class AsyncHost(Asking):
 
     def _ready(self, link: SepLink) -> None:
         self._link = link
-        self._log = _LogToHost(link, self._log_level)
+        self._log = LogToHost(link, self._log_level)
 
     def _unlog(self) -> None:
         if self._log is not None:
@@ -411,29 +410,3 @@ def _network(host: AsyncHost, script: FetchScript, delegate: ScriptedDelegate) -
     from sepkit.testing.fetching import ScriptedTransport  # needs httpx
 
     return ScriptedTransport(host, script, delegate.following, delegate.unforeseen)
-
-
-class _LogToHost:
-    """``logging`` reaches the host, as under ``sepkit run``, until ``close``."""
-
-    _open: ClassVar[int] = 0  # there may be several hosts, closed in any order
-    _before: ClassVar[int] = logging.NOTSET  # the root logger's level, before the first of them
-    _lowered: ClassVar[int] = logging.NOTSET  # and what they made of it
-
-    def __init__(self, link: SepLink, level: int) -> None:
-        root = logging.getLogger()
-        self._handler = WireHandler(link, level)
-        if not _LogToHost._open:
-            _LogToHost._before = _LogToHost._lowered = root.level
-        _LogToHost._open += 1
-        attach(self._handler)
-        if root.level > level:
-            root.setLevel(level)
-            _LogToHost._lowered = level
-
-    def close(self) -> None:
-        root = logging.getLogger()
-        detach(self._handler)
-        _LogToHost._open -= 1
-        if not _LogToHost._open and root.level == _LogToHost._lowered:  # else somebody has set it meanwhile
-            root.setLevel(_LogToHost._before)

@@ -19,9 +19,9 @@ import pytest
 
 from sepkit import App, Block, EventContext, HookContext, TaskContext, ToolCall, ToolContext
 from sepkit.errors import InvalidRequest, RegistrationError, RpcError, SepkitError
+from sepkit.faces.log import WireHandler
 from sepkit.faces.sep.dispatcher import Dispatcher
 from sepkit.faces.sep.link import SepLink
-from sepkit.faces.sep.log import WireHandler
 from sepkit.peer import Peer
 from sepkit.serving.served import Served
 from sepkit.testing import TestHost

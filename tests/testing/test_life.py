@@ -13,7 +13,7 @@ import pytest
 
 from sepkit import App
 from sepkit.errors import InternalError
-from sepkit.faces.sep.log import WireHandler
+from sepkit.faces.log import WireHandler
 from sepkit.testing import ProtocolViolation, TestHost
 from tests.memory_host import on_each_loop
 from tests.testing.sample import diary, is_alive, sample

@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any, Final
 
 from sepkit.contexts.backend import Principal
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded, RpcError
+from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError
+from sepkit.faces.connection import Connection
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, not_served, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
@@ -34,16 +35,13 @@ from sepkit.wire.writing import unstructure
 
 SHUTDOWN_GRACE: Final = 4.0  # the host waits 5 s for the answer and for the exit together
 
-# What is kept of the grace for those that must be cancelled, for the lifespan's end, and for the last bytes.
-_RESERVE: Final = 1.0
-
 _Early = Event | asyncio.Future[None]
 """What came before the app could serve it: an event, or the turn of a request."""
 
 _log = OwnLog("sepkit")
 
 
-class Dispatcher:
+class Dispatcher(Connection):
     """Serves an App over one transport, once.
 
     Args:
@@ -63,20 +61,16 @@ class Dispatcher:
         on_ready: Callable[[SepLink], None] | None = None,
         principal: Principal | None = None,
     ) -> None:
-        self._served = served
+        super().__init__(served, grace)
         self._on_ready = on_ready
-        self._grace = grace
         self._peer = Peer(transport, notifications={methods.EVENT: self._event}, on_end=self._input_ended)
-        self._link = SepLink(served, self._peer, self._is_observing, principal)
+        self._link: SepLink = SepLink(served, self._peer, self._is_observing, principal)
         self._peer.context = served.context(self._link)
         self._observers = Observers(served.app, self._link, served.calls, self._peer.spawn)
         self._tasks = TaskCalls(served, self._peer)
         self._requests = Requests(served, self._link)
         self._began = False  # whether a handshake has begun that has not failed
         self._early: list[_Early] | None = None  # while the handshake is under way: what has come in, in its order
-        self._ended: asyncio.Event = asyncio.Event()
-        self._ending = False
-        self._failure: BaseException | None = None
         self._unlisten: Callable[[], None] | None = None  # ends that we are told of new registrations
         self._ready: dict[str, RequestHandler | Route] = {
             **self._requests.routes(),
@@ -85,11 +79,6 @@ class Dispatcher:
             methods.INITIALIZE: _refuse_second,
         }
         self._be_new()
-
-    @property
-    def peer(self) -> Peer:
-        """The connection."""
-        return self._peer
 
     @property
     def link(self) -> SepLink:
@@ -103,54 +92,7 @@ class Dispatcher:
     def _is_observing(self) -> bool:
         return self._observers.busy
 
-    # -- the life ------------------------------------------------------------------------------------------------------
-
-    async def serve(self) -> None:
-        """Serve until the host ends it, or ``stop`` is called; everything has ended when this returns.
-
-        Raises:
-            LifespanEnded: The lifespan has ended by itself, in the middle of it.
-            Exception: What the lifespan raised at its start; the host has been told.
-        """
-        if not self._ending:
-            self._served.join(self._link)
-        forget = self._served.failed(self._lifespan_ended)
-        try:
-            self._peer.start()
-            await self._ended.wait()
-        finally:  # the caller may have cancelled, and may do so again: the end goes on in a task of its own
-            self._begin_end()
-            try:
-                await self._ended.wait()
-            finally:
-                forget()
-        if self._failure is not None:
-            raise self._failure
-
-    def stop(self) -> None:
-        """End as at end-of-file: what was accepted finishes, within the grace."""
-        self._begin_end()
-
-    def _lifespan_ended(self, failure: LifespanEnded) -> None:
-        self._failure = failure
-        self._begin_end()
-
-    def _input_ended(self, error: Exception | None) -> None:
-        if error is not None:
-            _log.info("the host is gone: %s", error)
-            self._peer.cancel_all()  # nobody is left to read what they make
-        self._begin_end()
-
-    def _begin_end(self) -> None:
-        if not self._ending:
-            self._ending = True
-            self._finishing = asyncio.get_running_loop().create_task(self._finish())
-
-    async def _finish(self) -> None:
-        try:
-            await self._end(self._grace)
-        finally:
-            self._ended.set()
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     def _shutdown(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
         # The state changes before the next frame is looked at, and before end-of-file, as at the handshake.
@@ -180,58 +122,23 @@ class Dispatcher:
     def _hang_up(self, deadline: float) -> None:
         self._finishing = asyncio.get_running_loop().create_task(self._close(deadline))
 
-    async def _close(self, deadline: float) -> None:
-        """Let the host read what waits for it, then close."""
-        left = deadline - asyncio.get_running_loop().time()
-        try:
-            await _within(max(_RESERVE / 2, left), self._peer.aclose())
-        finally:
-            self._ended.set()
-
-    async def _end(self, grace: float) -> None:
-        self._ending = True
-        deadline = asyncio.get_running_loop().time() + grace
-        await self._wind_down(grace)
-        await self._close(deadline)
-
     def _refuse_more(self) -> None:
         self._peer.routes, self._peer.fallback = {methods.PING: self._ping}, _refuse_ending
 
-    async def _wind_down(self, grace: float, asking: asyncio.Task[Any] | None = None) -> None:
-        """Finish what was accepted, and leave what is served; with the last connection that ends, too.
+    async def _wait_for_more(self, seconds: float) -> None:
+        await self._observers.wait_idle(seconds)
 
-        All of it within ``grace`` seconds. ``asking`` is the task that asked for it, and is not waited for.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + grace
-        reserve = min(_RESERVE, grace / 2)
-        self._refuse_more()
-        stopping_tasks = self._served.begin_leave(self._link, grace - reserve)
-        idle = await self._peer.wait_idle(grace - reserve, except_for=asking)
-        await self._observers.wait_idle(max(0.0, deadline - reserve - loop.time()))
-        if not idle:
-            _log.warning("still running at the end of the grace, cancelled: %s", self._names_of_running(asking))
-            self._peer.cancel_all(except_for=asking)
+    def _cancel_more(self) -> None:
         if left := self._observers.cancel():
             _log.warning("still handling events at the end of the grace, cancelled: %s", ", ".join(left))
-        if not idle:
-            await self._peer.wait_idle(reserve / 4, except_for=asking)
-        if stopping_tasks is not None:
-            await asyncio.wait([stopping_tasks], timeout=max(0.0, deadline - reserve / 2 - loop.time()))
+
+    def _let_go(self) -> None:
         self._tasks.close()
         if self._unlisten is not None:
             self._unlisten()
-        await self._served.leave(self._link, max(0.1, deadline - reserve / 4 - loop.time()))
 
-    def _names_of_running(self, except_for: asyncio.Task[Any] | None) -> str:
-        names = []
-        for task, method, params in self._peer.working_on:
-            if task is not except_for:
-                subject = (
-                    params.get("tool") or params.get("command") or params.get("hook") or params.get("provider") or ""
-                )
-                names.append(f"{method} {subject}".strip())
-        return ", ".join(names)
+    def _subject(self, params: dict[str, Any]) -> object:
+        return params.get("tool") or params.get("command") or params.get("hook") or params.get("provider") or ""
 
     # -- the states ----------------------------------------------------------------------------------------------------
 
@@ -367,15 +274,6 @@ class Dispatcher:
                 self._observers.take(event)
             else:
                 self._early.append(event)
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work``; after ``seconds`` it is cancelled, which is no error."""
-    task = asyncio.ensure_future(work)
-    _, left = await asyncio.wait([task], timeout=seconds)
-    if left:
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 def _refuse_new(method: str) -> RequestHandler:

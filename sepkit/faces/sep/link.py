@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sepkit.contexts.backend import Backend, Principal
-from sepkit.contexts.link import HostInfo, Workspace
+from sepkit.contexts.link import HostInfo, Link, Workspace
 from sepkit.errors import CapabilityDisabled, MethodNotFound
 from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer
@@ -76,6 +76,10 @@ class SepLink:
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that handlers run in."""
         return self.served.loop
+
+    def owns(self, link: Link) -> bool:
+        """Whether what runs for ``link`` runs for this connection."""
+        return link is self
 
     @property
     def busy(self) -> bool:

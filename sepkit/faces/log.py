@@ -1,4 +1,4 @@
-"""``logging`` reaches the host as ``log`` notifications, and never holds up the loop.
+"""``logging`` reaches the host as ``log`` notifications, or as what a face makes of them, and never holds up the loop.
 
 Only a runner, or a test host, installs this handler: importing sepkit, or making an App, touches no logger.
 
@@ -8,14 +8,14 @@ Source: docs/protocol.md, section 4, ``log``.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sepkit import files
 from sepkit.app import SERVING
-from sepkit.contexts.link import CURRENT_LINK
+from sepkit.contexts.link import CURRENT_LINK, Link
 from sepkit.errors import EncodeError, sayable
-from sepkit.faces.sep.link import SepLink
 from sepkit.ownlog import is_on_its_way
+from sepkit.serving.served import Served
 from sepkit.wire import methods
 from sepkit.wire.writing import to_json
 
@@ -38,6 +38,17 @@ def _is_own(name: str) -> bool:
     return name.partition(".")[0] == "sepkit" and not name.startswith(files.PREFIX)
 
 
+class LogLink(Link, Protocol):
+    """A connection that is told of log records."""
+
+    @property
+    def served(self) -> Served:
+        """What the connection is to."""
+
+    def owns(self, link: Link) -> bool:
+        """Whether what runs for ``link`` runs for this connection."""
+
+
 class WireHandler(logging.Handler):
     """Sends records to the host. Lossy: while the host does not keep up they are dropped and counted.
 
@@ -48,7 +59,7 @@ class WireHandler(logging.Handler):
     they are about what the host itself has sent.
     """
 
-    def __init__(self, link: SepLink, level: int = logging.INFO) -> None:
+    def __init__(self, link: LogLink, level: int = logging.INFO) -> None:
         super().__init__(level)
         self._link = link
 
@@ -58,7 +69,10 @@ class WireHandler(logging.Handler):
             return
         if record.levelno < logging.INFO and _is_own(record.name):
             return
-        if CURRENT_LINK.get() not in (None, self._link) or SERVING.get() not in (None, self._link.served):
+        current = CURRENT_LINK.get()
+        if current is not None and current is not self._link and not self._link.owns(current):
+            return
+        if SERVING.get() not in (None, self._link.served):
             return
         try:
             fields: dict[str, Any] = {"logger": record.name}
