@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING
+
 from sepkit import render
 from sepkit.app import App
 from sepkit.contexts.contexts import (
@@ -45,6 +47,18 @@ from sepkit.wire.messages import (
 )
 from sepkit.wire.messages import ProviderCompleteParams as ProviderRequest
 
+if TYPE_CHECKING:
+    from sepkit.contexts.settings import Setting
+
+
+def __getattr__(name: str) -> object:
+    if name == "Setting":  # imported by apps that have settings only: a host waits for the start
+        from sepkit.contexts.settings import Setting
+
+        return Setting
+    raise AttributeError(f"module 'sepkit' has no attribute {name!r}")
+
+
 __all__ = [
     "App",
     "Block",
@@ -68,6 +82,7 @@ __all__ = [
     "RestartPolicy",
     "Router",
     "RpcError",
+    "Setting",
     "StreamEvent",
     "SystemPrompt",
     "TaskContext",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.cli import ExitCode, fail_to_load, output
-from sepkit.errors import LifespanEnded, LoadError
+from sepkit.contexts.backend import SECRET, Hidden
+from sepkit.errors import BadSettings, LifespanEnded, LoadError
 from sepkit.transports.stdio import claim_stdio
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "max_concurrency": 256,
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace": 5.0,
+    "flags": {},
 }
 
 
@@ -41,6 +43,12 @@ def understood(words: Sequence[str]) -> dict[str, Any] | None:
             found["target"] = word
             continue
         option, equals, text = word.partition("=")
+        if option == "--flag":
+            flag, has_value, value = (text if equals else next(left, "")).partition("=")
+            if not flag or not has_value or flag in found.setdefault("flags", {}):
+                return None
+            found["flags"][flag] = value
+            continue
         name, read = _OPTIONS.get(option, ("", _nothing))
         if name in found or (value := read(text if equals else next(left, ""))) is None:
             return None
@@ -83,10 +91,17 @@ _OPTIONS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
 
 
 def serve(
-    target: str, loop_kind: str, log_level: str, max_concurrency: int, max_frame_bytes: int, grace: float
+    target: str,
+    loop_kind: str,
+    log_level: str,
+    max_concurrency: int,
+    max_frame_bytes: int,
+    grace: float,
+    flags: dict[str, str],
 ) -> None:
     """Serve ``target`` to the host at stdin and stdout, and exit."""
     wire = claim_stdio()  # before the author's code can write to it
+    secrets = take_secrets()  # before it can start a child, which would inherit them
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
         from sepkit.faces.runner import exit_soon, install_stderr_log, run
@@ -107,16 +122,25 @@ def serve(
             max_concurrency=max_concurrency,
             max_frame_bytes=max_frame_bytes,
             grace=grace,
+            flags=flags,
+            secrets=secrets,
         )
     except LoadError as error:
         code = fail_to_load(error)
         stderr.flush_within(0.5)
     except LifespanEnded:
         code = ExitCode.LIFESPAN_ENDED
+    except BadSettings:
+        code = ExitCode.BAD_SETTINGS
     except KeyboardInterrupt:  # the loop had not taken the signal over yet
         code = ExitCode.INTERRUPTED
     exit_soon(code)
     sys.exit(code)
+
+
+def take_secrets() -> Hidden:
+    """Take the secrets out of the environment."""
+    return Hidden({name: os.environ.pop(name) for name in list(os.environ) if name.startswith(SECRET)})
 
 
 def _explain(app: App, target: str) -> None:

@@ -5,7 +5,7 @@ frames or transports. `signature.py` reads functions, `types.py` annotations, `f
 schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
-from .hints import code_of, docstring_of, underlying
+from .hints import code_of, docstring_of, show, underlying
 from .signature import (
     Signature,
     ValueSignature,
@@ -27,6 +27,7 @@ __all__ = [
     "inspect_signature",
     "inspect_value",
     "schema_of",
+    "show",
     "stored_type",
     "underlying",
 ]

@@ -11,6 +11,7 @@ from sepkit import App, Block, CommandContext, Patch, ToolCall, ToolContext, Too
 from sepkit.contexts import contexts
 from sepkit.contexts.backend import Backend
 from sepkit.contexts.link import HostInfo, Workspace
+from sepkit.contexts.settings import Setting
 from sepkit.serving.served import Served
 from tests.memory_host import on_each_loop
 
@@ -48,6 +49,9 @@ class Caller:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.served.loop
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        await self.served.settings.set(self, setting, value)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         if method == "ui/request":

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from sepkit.capabilities.database import Database
+from sepkit.capabilities.local import secrets, settings
 from sepkit.contexts.backend import (
     DocumentBackend,
     FetchBackend,
+    Hidden,
     JobBackend,
     SecretBackend,
     SettingBackend,
@@ -26,7 +28,10 @@ DATA_DIR: Final = "SEPKIT_DATA_DIR"
 _USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 
 # Of all parts; a database of a user has all tables, too.
-_SCHEMA: Final = ""
+_SCHEMA: Final = f"""
+{settings.SCHEMA}
+{secrets.SCHEMA}
+"""
 
 
 class LocalBackend:
@@ -35,11 +40,15 @@ class LocalBackend:
     Args:
         app: Its name.
         folder: Where its data is kept; None keeps it in memory.
+        given: By variable, the secrets that were in the environment.
     """
 
-    def __init__(self, app: str, folder: Path | None) -> None:
+    def __init__(self, app: str, folder: Path | None, *, given: Hidden | None = None) -> None:
         self.app: Final = app
         self.folder: Final = folder
+        self._given = given or Hidden({})
+        self._settings: SettingBackend | None = None
+        self._secrets: SecretBackend | None = None
         self._databases: dict[str | None, Database] = {}
 
     def database(self, user: str | None) -> Database:
@@ -67,12 +76,19 @@ class LocalBackend:
     @property
     def settings(self) -> SettingBackend:
         """Settings that have been set."""
-        raise NotImplementedError
+        if self._settings is None:
+            in_memory = self.folder is None
+            self._settings = settings.SettingsInMemory() if in_memory else settings.LocalSettings(self.database(None))
+        return self._settings
 
     @property
     def secrets(self) -> SecretBackend:
         """Secrets."""
-        raise NotImplementedError
+        if self._secrets is None:
+            in_memory = self.folder is None
+            vault = secrets.VaultInMemory() if in_memory else secrets.KeyringVault(self.app, self.database)
+            self._secrets = secrets.LocalSecrets(self._given, vault, self._path)
+        return self._secrets
 
     @property
     def jobs(self) -> JobBackend:

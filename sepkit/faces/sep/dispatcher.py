@@ -17,7 +17,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, LifespanEnded, RpcError
+from sepkit.errors import (
+    BadSettings,
+    InternalError,
+    InvalidData,
+    InvalidParams,
+    InvalidRequest,
+    LifespanEnded,
+    RpcError,
+)
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, registry_update, wants_tasks
 from sepkit.faces.sep.requests import Requests, checked
@@ -25,6 +33,7 @@ from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, Route, pass_through, unknown_method
 from sepkit.router import Change, closest
+from sepkit.serving.calls import does_not_fit
 from sepkit.serving.observers import Event, Observers
 from sepkit.serving.served import GRACE, Ending, Served
 from sepkit.transports.base import Transport
@@ -102,6 +111,7 @@ class Dispatcher:
 
         Raises:
             LifespanEnded: The lifespan has ended by itself, in the middle of it.
+            BadSettings: What flags and settings are set to does not fit; the host has been told.
             Exception: What the lifespan raised at its start; the host has been told.
         """
         if not self._ending:
@@ -291,11 +301,12 @@ class Dispatcher:
         except Ending as error:
             self._handshake_failed()
             raise InvalidRequest(str(error)) from None
+        except BadSettings as error:
+            refusal = does_not_fit("the app's flags and settings do not fit", error)
+            self._cannot_start(error, refusal)
+            raise refusal from None
         except Exception as error:
-            # An extension that could not start serves no calls: answer, then end.
-            self._failure = error
-            self._refuse_early(InternalError("the extension could not start"))
-            loop.call_soon(self._begin_end)
+            self._cannot_start(error, InternalError("the extension could not start"))
             raise served.calls.unexpected(error, "the extension's lifespan failed") from None
         if wants_tasks(handshake):
             self._ready.update(self._tasks.routes())
@@ -303,6 +314,12 @@ class Dispatcher:
         self._be_ready()
         loop.call_soon(self._answered, handshake)
         return answer
+
+    def _cannot_start(self, error: Exception, refusal: RpcError) -> None:
+        """An extension that could not start serves no calls: answer, then end."""
+        self._failure = error
+        self._refuse_early(refusal)
+        asyncio.get_running_loop().call_soon(self._begin_end)
 
     def _handshake_failed(self) -> None:
         self._refuse_early(InvalidRequest("the handshake failed"))
