@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -38,9 +39,11 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
     That is its tools, its hooks in the order in which they run, its events, commands, tasks, settings, flags and
     the rest.
     """
+    from sepkit.cli.serving import take_secrets
     from sepkit.loader import load
     from sepkit.wire.writing import unstructure
 
+    secrets = take_secrets()  # as `run` does: the module may start a child when it is imported
     stdin = output.keep_clean()  # the module may print when it is imported, or when the process ends
     try:
         app = load(target)
@@ -53,6 +56,7 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
     if seconds is not None:
         from sepkit.cli.hosting import tell_failure
 
+        os.environ.update({name: secrets.find(name) or "" for name in secrets.names})  # for the process that runs it
         try:
             started, now = asyncio.run(_tasks_after(target, seconds, stdin))
         except SepkitError as error:
