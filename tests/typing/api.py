@@ -570,7 +570,6 @@ assert_type(url, Setting[str])
 assert_type(app.setting("tags", list[str], default=[]), Setting[list[str]])
 assert_type(app.setting("place", Point, Point(1)), Setting[Point])
 maybe: Setting[int | None] = app.setting("maybe", int | None, default=None)
-app.setting("n", int, default="5")  # type: ignore[call-overload]
 app.setting("n", int)  # type: ignore[call-overload]
 app.setting("n", int, 5, "Say more.")  # type: ignore[call-overload]
 
@@ -591,7 +590,7 @@ async def settings(ctx: ToolContext, task: TaskContext) -> None:
     assert_type(ctx.setting(url), str)
     assert_type(task.setting(maybe), int | None)
     await ctx.set_setting(url, "x")
-    await ctx.set_setting(url, 5)  # type: ignore[arg-type]
+    await ctx.set_setting(url, 5)  # type: ignore[misc]
     ctx.setting("url")  # type: ignore[arg-type]
     assert_type(await ctx.secrets.get("key"), str | None)
     await ctx.secrets.set("key", "x")
