@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         ResourceLink,
     )
     from sepkit.contexts.backend import Principal
+    from sepkit.contexts.settings import Setting
     from sepkit.schema import Format
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "RestartPolicy",
     "Router",
     "RpcError",
+    "Setting",
     "StreamEvent",
     "SystemPrompt",
     "TaskContext",
@@ -123,6 +125,7 @@ _LATER: Final = {
         "ResourceLink",
     ),
     "sepkit.contexts.backend": ("Principal",),
+    "sepkit.contexts.settings": ("Setting",),
     "sepkit.schema": ("Format",),
 }
 

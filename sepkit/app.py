@@ -111,6 +111,12 @@ class App(Router):
                     raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{closest(name, known)}")
         for collection in list(self.collections.values()):
             collection.check()
+        for name, specs in list(self.setting_observers.items()):
+            if name not in self.settings:
+                raise RegistrationError(
+                    f"handler of setting {name!r} ({where(specs[0].fn)}): there is no such setting"
+                    f"{closest(name, self.settings)}"
+                )
         for shortcut in list(self.shortcuts.values()):
             if shortcut.command not in self.commands:
                 hint = closest(shortcut.command, self.commands)

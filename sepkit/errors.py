@@ -7,6 +7,7 @@ All of them share one root, carry fields beside their text, and know nothing of 
     ├── LoadError              ``module:attr`` leads to no App (carries what kind of failure)
     ├── ToolError              a tool gave up; its text goes to the model as written
     ├── InvalidData            data from outside does not fit its type (carries every fault, with paths)
+    │   └── BadSettings        what flags and settings are set to at the start does not fit
     ├── EncodeError            a value has no form on the wire (carries the path and the type)
     ├── FrameError             a line is no frame (carries the code, and the id where one was readable)
     ├── ConnectionClosed       the peer is gone; whatever was pending is answered with this
@@ -119,6 +120,10 @@ class InvalidData(SepkitError):
     def as_data(self) -> dict[str, Any]:
         """The faults that are told, as JSON: ``{"errors": [{"path", "expected", "received"}, …]}``."""
         return {"errors": [fault.as_dict() for fault in self.told]}
+
+
+class BadSettings(InvalidData):
+    """What flags and settings are set to at the start does not fit. Each fault's path begins with its source."""
 
 
 class EncodeError(SepkitError):

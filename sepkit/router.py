@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from sepkit.contexts import contexts
+from sepkit.contexts.backend import FLAG, variable_of
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.handlers import (
     CommandSpec,
@@ -26,6 +28,7 @@ from sepkit.handlers import (
     where,
 )
 from sepkit.results import Block, Patch
+from sepkit.schema import show
 from sepkit.tasks import TaskOptions, TaskSpec
 from sepkit.wire import messages, methods
 from sepkit.wire.converter import structure_exactly
@@ -34,6 +37,7 @@ from sepkit.wire.writing import to_json
 if TYPE_CHECKING:
     from sepkit.content import Icon
     from sepkit.contexts.documents import Collection
+    from sepkit.contexts.settings import Setting
     from sepkit.resources import ResourceSpec
 
 HookReturn = (
@@ -62,6 +66,7 @@ D = TypeVar("D")
 Change = tuple[str, str]
 """What has been registered: its kind, and its name."""
 
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -88,6 +93,9 @@ class Router:
         self.task_specs: dict[str, TaskSpec] = {}
         self.flag_defaults: dict[str, Any] = {}
         self.flag_descriptions: dict[str, str] = {}
+        self.flag_variables: dict[str, str] = {}  # the flag that each variable of the environment sets
+        self.settings: dict[str, Setting[Any]] = {}
+        self.setting_observers: dict[str, list[ObserverSpec]] = {}
         self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
         self.renderers: dict[str, messages.MessageRendererRegistration] = {}
         self.collections: dict[str, Collection[Any]] = {}
@@ -652,7 +660,11 @@ class Router:
         return register if fn is None else register(fn)
 
     def flag(self, name: str, default: object = None, *, description: str = "") -> None:
-        """Declare a flag: the host's value for it is in ``ctx.flags[name]``, or ``default`` where it has none.
+        """Declare a flag; its value is in ``ctx.flags[name]``.
+
+        That is the host's, else what ``--flag NAME=VALUE`` says, else ``SEPKIT_FLAG_NAME`` in the environment, else
+        ``default``. Text is read as the default's type where that is a bool, a number, a str, a list or a dict; else as
+        JSON, where it is JSON.
 
         Args:
             name: The flag's name.
@@ -660,7 +672,7 @@ class Router:
             description: What people are told, by ``sepkit inspect``; the wire has no place for it.
 
         Raises:
-            RegistrationError: The name is taken, or ``default`` has no form in JSON.
+            RegistrationError: The name is taken, or another flag has its variable, or ``default`` has no form in JSON.
         """
         flag = check_name("flag", name)
         try:
@@ -670,9 +682,81 @@ class Router:
         said: object = description
         if not isinstance(said, str):
             raise RegistrationError(f"flag {flag!r}: the description is a text, not {said!r}")
-        self._put(self.flag_defaults, "flag", flag, default)
+        self._put_flag(flag, default, description)
+
+    def _put_flag(self, name: str, default: object, description: str) -> None:
+        variable = _check_variable(self.flag_variables, name)
+        self._put(self.flag_defaults, "flag", name, default)
+        self.flag_variables[variable] = name
         if description:
-            self.flag_descriptions[flag] = description
+            self.flag_descriptions[name] = description
+
+    @overload
+    def setting(self, name: str, type: type[T], default: T, *, description: str = "") -> Setting[T]: ...
+    @overload
+    def setting(self, name: str, type: UnionType, default: T, *, description: str = "") -> Setting[T]: ...
+    def setting(self, name: str, type: Any, default: Any, *, description: str = "") -> Setting[Any]:  # noqa: A002
+        """Declare a setting: a flag with a type, whose value can be stored. ``ctx.setting(…)`` gives its value.
+
+        That is the host's, else what ``--flag NAME=VALUE`` says, else ``SEPKIT_FLAG_NAME`` in the environment, else
+        what ``ctx.set_setting`` has stored, else ``default``. All of them are checked when the app is started.
+
+        Args:
+            name: Its name, and that of its flag.
+            type: Any type that a tool's argument may have.
+            default: Its value where nothing else is said.
+            description: What people are told, by ``sepkit inspect``.
+
+        Raises:
+            RegistrationError: The name is taken, or another flag has its variable; the type has no form in JSON, or
+                ``default`` is not of it.
+        """
+        from sepkit.contexts.settings import Setting  # only for apps that have settings
+
+        setting = check_name("setting", name)
+        said: object = description
+        if not isinstance(said, str):
+            raise RegistrationError(f"setting {setting!r}: the description is a text, not {said!r}")
+        try:
+            made: Setting[Any] = Setting(setting, type, default, description)
+        except (EncodeError, InvalidData) as error:
+            why = str(error).removeprefix("$: ")
+            raise RegistrationError(f"setting {setting!r}: the default {default!r} does not fit: {why}") from None
+        _check_free(self.settings, "setting", setting)
+        self._check_open("setting", setting)
+        self._put_flag(setting, made.default, description)
+        self.settings[setting] = made
+        return made
+
+    def on_setting(self, setting: Setting[Any]) -> Callable[[EventF], EventF]:
+        """Have a function told when a setting has been set to another value: the value and, if it likes, a context.
+
+        Its changes reach each handler in their order, one at a time. The context is an ``EventContext`` with the
+        setting's name.
+
+        Raises:
+            RegistrationError: The function takes another type than the setting's.
+        """
+        name = getattr(setting, "name", None)
+        if type(setting).__name__ != "Setting" or not isinstance(name, str):
+            at = f" ({where(setting)})" if callable(setting) else ""
+            raise RegistrationError(
+                f"@app.on_setting{at}: say which setting it is told of, as in @app.on_setting(url), where url is what "
+                "app.setting made"
+            )
+
+        def register(fn: EventF) -> EventF:
+            what = f"handler of setting {name!r}"
+            spec = make_observer(fn, what, name, contexts.EventContext, takes="the setting's value")
+            if spec.value is not None and spec.annotation not in (Any, object, setting.annotation):
+                raise RegistrationError(
+                    f"{what} ({where(fn)}): parameter {spec.value!r} has another type than the setting; annotate it "
+                    f"with {show(setting.annotation)}"
+                )
+            self.setting_observers.setdefault(name, []).append(spec)
+            return fn
+
+        return register
 
     def renderer(self, tag: str, template: Mapping[str, Any]) -> None:
         """Have messages of ``tag`` drawn by a render block whose strings may hold ``{{path}}`` placeholders.
@@ -759,6 +843,7 @@ class Router:
             ("OAuth login of provider", self.oauth_logins, router.oauth_logins),
             ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
             ("task", self.task_specs, router.task_specs),
+            ("setting", self.settings, router.settings),
             ("flag", self.flag_defaults, router.flag_defaults),
             ("shortcut", self.shortcuts, router.shortcuts),
             ("renderer", self.renderers, router.renderers),
@@ -770,15 +855,19 @@ class Router:
         for kind, mine, theirs in tables:  # all of it or nothing
             for name in theirs:
                 _check_free(mine, kind, name)
+        for name in router.flag_defaults:
+            _check_variable(self.flag_variables, name)
         for kind, name in added:
             self._check_open(kind, name)
         self._included.append(router)
         self.flag_descriptions.update(router.flag_descriptions)
+        self.flag_variables.update(router.flag_variables)
         for _, mine, theirs in tables:
             mine.update(theirs)
         for collection in router.collections.values():
             collection.in_app = collection.in_app or self._is_app
-        for table, others in ((self.hooks, router.hooks), (self.events, router.events)):
+        observed = ((self.hooks, router.hooks), (self.events, router.events))
+        for table, others in (*observed, (self.setting_observers, router.setting_observers)):
             for name, specs in others.items():
                 table.setdefault(name, []).extend(specs)
         self._registered(added)
@@ -810,6 +899,14 @@ def _check_subject(given: object, decorator: str, what: str, example: str) -> No
         to_json(given)
     except EncodeError as error:
         raise RegistrationError(f"{decorator}({given!a}): the {what} can't be sent: {error.problem}") from None
+
+
+def _check_variable(taken: Mapping[str, str], name: str) -> str:
+    """The environment's variable of a flag, which no other flag may have."""
+    variable = variable_of(FLAG, name)
+    if (other := taken.get(variable, name)) != name:
+        raise RegistrationError(f"flags {other!r} and {name!r} would both be {variable} in the environment; rename one")
+    return variable
 
 
 def _check_free(table: Mapping[str, object], kind: str, name: str) -> None:

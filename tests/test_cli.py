@@ -159,6 +159,7 @@ def test_a_loop_that_is_not_installed_is_said(folder: Path) -> None:
         "--log-level=trace app:app",
         "app:app --loop asyncio --grace 0.5",
         "app:app --grace 5 --max-concurrency 1 --max-frame-bytes=1024",
+        "app:app --flag url=x --flag=a.b=c=d --grace 1 --flag empty=",
     ],
 )
 def test_run_understands_plain_words_as_click_does(words: str) -> None:
@@ -190,6 +191,10 @@ def test_run_understands_plain_words_as_click_does(words: str) -> None:
         "app:app --max-frame-bytes 1023",
         "app:app --max-frame-bytes=",
         "app:app --log debug",
+        "app:app --flag",
+        "app:app --flag url",
+        "app:app --flag =x",
+        "app:app --flag n=1 --flag n=2",
         "app:app --grace 1 --grace 2",
         "-- app:app",
         "app:app --",

@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     IMPORT_FAILED = 6
     BAD_REGISTRATION = 7
     LIFESPAN_ENDED = 8
+    BAD_SETTINGS = 78  # as sysexits.h has it: EX_CONFIG
     INTERRUPTED = 130
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 def command(target: str, as_json: bool, seconds: float | None) -> None:
     """Show what MODULE:APP registers.
 
-    That is its tools, its hooks in the order in which they run, its events, commands, tasks, flags and the rest.
+    That is its tools, its hooks in the order in which they run, its events, commands, tasks, settings, flags and
+    the rest.
     """
+    from sepkit.cli.serving import take_secrets
     from sepkit.loader import load
     from sepkit.wire.writing import unstructure
 
+    secrets = take_secrets()  # as `run` does: the module may start a child when it is imported
     stdin = output.keep_clean()  # the module may print when it is imported, or when the process ends
     try:
         app = load(target)
@@ -53,6 +57,7 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
     if seconds is not None:
         from sepkit.cli.hosting import tell_failure
 
+        os.environ.update({name: secrets.find(name) or "" for name in secrets.names})  # for the process that runs it
         try:
             started, now = asyncio.run(_tasks_after(target, seconds, stdin))
         except SepkitError as error:
@@ -68,6 +73,7 @@ def command(target: str, as_json: bool, seconds: float | None) -> None:
 
 def describe(app: App) -> dict[str, Any]:
     """What an App contributes, as JSON data: its registrations, and where and how each handler runs."""
+    from sepkit.contexts.backend import FLAG, variable_of
     from sepkit.faces.sep.registrations import registrations
     from sepkit.handlers import name_of, where
     from sepkit.wire.writing import to_json, unstructure
@@ -177,8 +183,18 @@ def describe(app: App) -> dict[str, Any]:
             for one in app.collections.values()
         ],
         **registered,
-        "flags": to_json(app.flag_defaults),
-        "flag_descriptions": dict(app.flag_descriptions),
+        "settings": [
+            {
+                "name": setting.name,
+                "schema": setting.schema,
+                "default": setting.default,
+                "description": setting.description,
+                "variable": variable_of(FLAG, setting.name),
+            }
+            for setting in app.settings.values()
+        ],
+        "flags": {name: to_json(value) for name, value in app.flag_defaults.items() if name not in app.settings},
+        "flag_descriptions": {name: text for name, text in app.flag_descriptions.items() if name not in app.settings},
     }
 
 
@@ -263,6 +279,7 @@ def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
     yield from _section("collections", [_collection_lines(one) for one in app["collections"]])
     about = app["flag_descriptions"]
     flags = [[f"{name}  default {value!r}", *_summary(about.get(name, ""))] for name, value in app["flags"].items()]
+    yield from _section("settings", [_setting_lines(setting) for setting in app["settings"]])
     yield from _section("flags", flags)
     shortcuts = app.get("shortcuts", [])
     yield from _section("shortcuts", [[f"{one['key']}  /{one['command']}"] for one in shortcuts])
@@ -358,6 +375,11 @@ def _type_of(form: dict[str, Any] | bool) -> str:
     if kind is None:
         return " | ".join(_type_of(one) for one in form.get("anyOf", ())) or "any"
     return " | ".join(kind) if isinstance(kind, list) else str(kind)
+
+
+def _setting_lines(setting: dict[str, Any]) -> list[str]:
+    first = f"{setting['name']}: {_type_of(setting['schema'])}  default {setting['default']!r}"
+    return [first, *_summary(setting["description"]), f"--flag {setting['name']}=…, or {setting['variable']}"]
 
 
 def _command_lines(command: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import click
@@ -36,7 +37,12 @@ from sepkit.cli.verbs import Seconds
 @click.option("--grace", type=Seconds(0), default=DEFAULTS["grace"], show_default=True, help="Seconds to finish in.")
 @click.option("--mcp", is_flag=True, help="Serve to an MCP client instead of a SEP host.")
 @click.option(
-    "--flag", "flags", multiple=True, metavar="NAME=VALUE", help="With --mcp: set a flag; may be given many times."
+    "--flag",
+    "flags",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda ctx, param, words: _flags(words),
+    help="Set a flag or a setting; may be given many times.",
 )
 def command(
     target: str,
@@ -46,7 +52,7 @@ def command(
     max_frame_bytes: int,
     grace: float,
     mcp: bool,
-    flags: tuple[str, ...],
+    flags: dict[str, str],
 ) -> None:
     """Serve MODULE:APP to the host at stdin and stdout.
 
@@ -54,8 +60,21 @@ def command(
     """
     if loop_kind == "uvloop" and find_spec("uvloop") is None:
         raise click.UsageError("uvloop is not installed; install it, or leave --loop at auto")
-    if flags and not mcp:
-        raise click.UsageError("--flag goes with --mcp; a SEP host sets flags itself")
-    if wrong := [flag for flag in flags if not flag.partition("=")[0] or "=" not in flag]:
-        raise click.UsageError(f"--flag {wrong[0]}: write NAME=VALUE")
     serve(target, loop_kind, log_level, max_concurrency, max_frame_bytes, grace, mcp, flags)
+
+
+def _flags(words: Sequence[str]) -> dict[str, str]:
+    """The flags that the words set.
+
+    Raises:
+        click.BadParameter: One is not NAME=VALUE, or is set twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{word!a} sets no flag; write NAME=VALUE")
+        if name in found:
+            raise click.BadParameter(f"the flag {name!a} is set twice; leave one of them out")
+        found[name] = value
+    return found

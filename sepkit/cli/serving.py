@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.cli import ExitCode, fail_to_load, output
-from sepkit.errors import LifespanEnded, LoadError, RegistrationError
+from sepkit.contexts.backend import SECRET, Hidden
+from sepkit.errors import BadSettings, LifespanEnded, LoadError, RegistrationError
 from sepkit.transports.stdio import claim_stdio
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "max_frame_bytes": 64 * 1024 * 1024,
     "grace": 5.0,
     "mcp": False,
-    "flags": (),
+    "flags": {},
 }
 
 
@@ -47,6 +48,12 @@ def understood(words: Sequence[str]) -> dict[str, Any] | None:
             found["mcp"] = True
             continue
         option, equals, text = word.partition("=")
+        if option == "--flag":
+            flag, has_value, value = (text if equals else next(left, "")).partition("=")
+            if not flag or not has_value or flag in found.setdefault("flags", {}):
+                return None
+            found["flags"][flag] = value
+            continue
         name, read = _OPTIONS.get(option, ("", _nothing))
         if name in found or (value := read(text if equals else next(left, ""))) is None:
             return None
@@ -96,10 +103,11 @@ def serve(
     max_frame_bytes: int,
     grace: float,
     mcp: bool,
-    flags: Sequence[str],
+    flags: dict[str, str],
 ) -> None:
     """Serve ``target`` to the host at stdin and stdout, and exit."""
     wire = claim_stdio()  # before the author's code can write to it
+    secrets = take_secrets()  # before it can start a child, which would inherit them
     try:
         # Only now: what is imported here takes most of the start's time, and `sepkit --help` needs none of it.
         from sepkit.faces.runner import exit_soon, install_stderr_log, run
@@ -111,7 +119,7 @@ def serve(
     stderr = install_stderr_log(TRACE if log_level == "trace" else logging.getLevelNamesMapping()[log_level.upper()])
     try:
         app = load(target)
-        face = _mcp_face(app, flags) if mcp else None
+        face = _mcp_face(app) if mcp else None
         if wire.read_fd is not None and os.isatty(wire.read_fd):
             (_explain_mcp if mcp else _explain)(app, target)
         code = run(
@@ -122,6 +130,8 @@ def serve(
             max_concurrency=max_concurrency,
             max_frame_bytes=max_frame_bytes,
             grace=grace,
+            flags=flags,
+            secrets=secrets,
         )
     except LoadError as error:
         code = fail_to_load(error)
@@ -132,18 +142,20 @@ def serve(
         stderr.flush_within(0.5)
     except LifespanEnded:
         code = ExitCode.LIFESPAN_ENDED
+    except BadSettings:
+        code = ExitCode.BAD_SETTINGS
     except KeyboardInterrupt:  # the loop had not taken the signal over yet
         code = ExitCode.INTERRUPTED
     exit_soon(code)
     sys.exit(code)
 
 
-def _mcp_face(app: App, flags: Sequence[str]) -> Face:
-    from sepkit.faces.mcp.face import checked, serve, value_of
+def _mcp_face(app: App) -> Face:
+    from sepkit.faces.mcp.catalogue import Catalogue
+    from sepkit.faces.mcp.face import serve
 
-    given = {name: value_of(text) for name, _, text in (flag.partition("=") for flag in flags)}
-    values = checked(app, given, os.environ)
-    return lambda served, transport, grace: serve(served, transport, grace, values)
+    Catalogue(app)  # two of its names may be the same to clients
+    return serve
 
 
 def _explain_mcp(app: App, target: str) -> None:
@@ -155,6 +167,11 @@ def _explain_mcp(app: App, target: str) -> None:
         "line.\nClients start it themselves. Ctrl+D ends it. To add it to one:\n"
         + "\n".join(ways_to_install(app.name, target))
     )
+
+
+def take_secrets() -> Hidden:
+    """Take the secrets out of the environment."""
+    return Hidden({name: os.environ.pop(name) for name in list(os.environ) if name.startswith(SECRET)})
 
 
 def _explain(app: App, target: str) -> None:

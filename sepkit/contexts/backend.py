@@ -8,9 +8,9 @@ A ``user`` is the id of whom something belongs to; None is the app itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from sepkit.records import Record, field, record
 from sepkit.userids import user_fault
@@ -127,6 +127,33 @@ class SecretBackend(Protocol):
 
 class JobBackend(Protocol):
     """Jobs, and which of their times have been started."""
+
+
+def variable_of(prefix: str, name: str) -> str:
+    """The environment variable of a flag or a secret: ``url.base`` is ``SEPKIT_FLAG_URL_BASE``."""
+    return prefix + name.upper().replace(".", "_").replace("-", "_")
+
+
+FLAG: Final = "SEPKIT_FLAG_"
+SECRET: Final = "SEPKIT_SECRET_"
+
+
+class Hidden:
+    """Texts by name, such as secrets, that are shown nowhere by mistake: not by ``repr``, ``vars`` or ``pickle``."""
+
+    __slots__ = ("find", "names")
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        kept = dict(texts)
+        self.find: Final[Callable[[str], str | None]] = kept.get
+        """The text of a name; None where there is none."""
+        self.names: Final = tuple(kept)
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what is hidden is not pickled")
 
 
 @record

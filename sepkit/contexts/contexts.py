@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sepkit.contexts.documents import Collection, Documents
     from sepkit.contexts.fetching import Response
+    from sepkit.contexts.secrets import Secrets
+    from sepkit.contexts.settings import Setting
     from sepkit.contexts.users import User
     from sepkit.tasks import TaskRun
 
@@ -184,6 +186,37 @@ class Context(Generic[StateT]):
     def flags(self) -> Mapping[str, Any]:
         """The values of the app's flags on this connection: the host's, else their defaults."""
         return self._link.flags
+
+    # Settings and secrets: their modules are imported where an app uses them.
+
+    def setting(self, setting: Setting[T]) -> T:
+        """The value of a setting: the host's, else that of ``--flag``, the environment, the store, else its default.
+
+        Raises:
+            RegistrationError: It is a setting of another app.
+        """
+        return setting.of(self._link.flags)
+
+    async def set_setting(self, setting: Setting[T], value: T) -> None:
+        """Store the value of a setting; it has been written to the disk when this returns.
+
+        The handlers of ``@app.on_setting`` are called afterwards, where it is another value than before.
+
+        Raises:
+            SettingFixed: The host, the command line or the environment holds it; the message names which.
+            InvalidData: The value is not of the setting's type, or longer than 64 KiB.
+            EncodeError: It has no form in JSON.
+            RegistrationError: It is a setting of another app.
+            StoreError: It cannot be written.
+        """
+        await self._link.set_setting(setting, value)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The app's secrets, such as the keys of services: from the environment, or the system's keyring."""
+        from sepkit.contexts.secrets import Secrets
+
+        return Secrets(self._link.backend.secrets, None)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

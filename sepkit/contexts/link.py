@@ -11,10 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sepkit.contexts.backend import Backend, Principal
 from sepkit.records import Record, record
+
+if TYPE_CHECKING:
+    from sepkit.contexts.settings import Setting
 
 
 @record
@@ -82,6 +85,9 @@ class Link(Protocol):
     @property
     def backend(self) -> Backend:
         """Documents, settings, secrets, jobs, fetch and users: the host's where it has them, else local ones."""
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        """Store the value of a setting, of this connection's app: see ``Context.set_setting``."""
 
     @property
     def principal(self) -> Principal | None:

@@ -9,6 +9,7 @@ from sepkit.errors import NoUser
 
 if TYPE_CHECKING:
     from sepkit.contexts.documents import Collection, Documents
+    from sepkit.contexts.secrets import Secrets
 
 D = TypeVar("D")
 
@@ -52,6 +53,19 @@ class User:
         from sepkit.contexts.documents import Documents  # only for apps that have collections
 
         return Documents(self._link, collection, self.needed("ctx.user.store"))
+
+    @property
+    def secrets(self) -> Secrets:
+        """The user's own secrets.
+
+        Raises:
+            NoUser: The call is made for no user.
+
+        Source: docs/settings.md.
+        """
+        from sepkit.contexts.secrets import Secrets  # only for apps that have secrets
+
+        return Secrets(self._link.backend.secrets, self.needed("ctx.user.secrets"))
 
     def needed(self, what: str) -> str:
         """The id, for ``what`` belongs to the user.

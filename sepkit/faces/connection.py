@@ -49,6 +49,7 @@ class Connection:
 
         Raises:
             LifespanEnded: The lifespan has ended by itself, in the middle of it.
+            BadSettings: What flags and settings are set to does not fit; the host has been told.
             Exception: What the lifespan raised at its start; the host has been told.
         """
         if not self._ending:

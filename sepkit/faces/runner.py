@@ -14,16 +14,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sepkit import forks
 from sepkit.app import App
 from sepkit.concurrency.cancelling import cancel
-from sepkit.contexts.backend import Backend
-from sepkit.errors import LifespanEnded
+from sepkit.contexts.backend import FLAG, Backend, Hidden
+from sepkit.errors import BadSettings, LifespanEnded
 from sepkit.faces.connection import Connection
 from sepkit.forks import end_child, end_children, end_if_child, let_go_in_children
 from sepkit.ownlog import OwnLog
@@ -33,6 +33,9 @@ from sepkit.tracebacks import authors_part
 from sepkit.transports.base import Transport
 from sepkit.transports.stdio import stdio_transport
 from sepkit.wire.frames import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from sepkit.contexts.settings import Texts
 
 Face = Callable[[Served, Transport, float], Connection]
 """Makes the connection to the host behind a transport; the number is the grace, in seconds."""
@@ -76,12 +79,24 @@ def run(
     max_concurrency: int = MAX_CONCURRENCY,
     max_frame_bytes: int = MAX_FRAME_BYTES,
     grace: float = GRACE,
+    flags: Mapping[str, str] | None = None,
+    secrets: Hidden | None = None,
 ) -> int:
     """Serve ``app`` over stdin and stdout; the exit code, 0 for an orderly end. Call it in the main thread.
 
-    ``face`` says to which kind of host; to one of SEP by default.
+    Args:
+        app: What is served.
+        stderr: Where ``logging`` is written to.
+        face: Says to which kind of host; to one of SEP by default.
+        loop_kind: Which loop runs it.
+        max_concurrency: How many tool and provider calls run at once.
+        max_frame_bytes: How long a line may be.
+        grace: Seconds that accepted calls have to finish at the end.
+        flags: What the command line sets flags to, as text.
+        secrets: By variable, those that were in the environment.
 
     Raises:
+        BadSettings: What flags and settings are set to does not fit; it has been said.
         LifespanEnded: The app's lifespan has ended while it was served. All has ended, and it has been said.
     """
     # A `def` handler that computes would have the loop wait 5 ms for each system call; here it is 1 ms.
@@ -94,17 +109,20 @@ def run(
     transport = stdio_transport(max_frame_bytes=max_frame_bytes)
 
     async def serve() -> None:
-        served = Served(app, max_concurrency=max_concurrency, backend=lambda: _local(app))
+        served = Served(app, max_concurrency=max_concurrency, backend=lambda: _local(app, secrets), texts=_texts(flags))
         connection = (face or _sep)(served, transport, grace)
         process.end_on_signals(connection)
         await connection.serve()
 
     code = 0
-    failure: LifespanEnded | None = None
+    failure: LifespanEnded | BadSettings | None = None
     serving = loop.create_task(serve(), name="sepkit")
     try:
         _run_to_the_end(loop, serving)
     except LifespanEnded as error:
+        failure = error
+    except BadSettings as error:
+        _log.error("the app's flags and settings do not fit: %s", error)
         failure = error
     except Exception as error:
         _log.error("ended: %s: %s", type(error).__name__, error)
@@ -130,10 +148,20 @@ def _sep(served: Served, transport: Transport, grace: float) -> Connection:
     )
 
 
-def _local(app: App) -> Backend:
+def _local(app: App, secrets: Hidden | None) -> Backend:
     from sepkit.capabilities.local.backend import LocalBackend, data_folder  # only for apps that use it
 
-    return LocalBackend(app.name, data_folder(app.name), needs=app.needs)
+    return LocalBackend(app.name, data_folder(app.name), needs=app.needs, given=secrets)
+
+
+def _texts(line: Mapping[str, str] | None) -> Texts | None:
+    """What the command line and the environment set flags to; None where they say nothing."""
+    environ = {name: text for name, text in os.environ.items() if name.startswith(FLAG)}
+    if not line and not environ:
+        return None
+    from sepkit.contexts.settings import Texts  # only where it is needed: a host waits
+
+    return Texts(line or {}, environ)
 
 
 def _run_to_the_end(loop: asyncio.AbstractEventLoop, serving: asyncio.Task[None]) -> None:

@@ -6,7 +6,7 @@ schemas, `raw.py` stands in for them where the author gave a JSON Schema.
 """
 
 from .constraints import Format
-from .hints import code_of, docstring_of, underlying
+from .hints import code_of, docstring_of, show, underlying
 from .outputs import Output, given_output, returned_output
 from .signature import (
     Signature,
@@ -33,6 +33,7 @@ __all__ = [
     "inspect_value",
     "returned_output",
     "schema_of",
+    "show",
     "stored_type",
     "underlying",
 ]

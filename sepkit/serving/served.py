@@ -14,10 +14,11 @@ import asyncio
 import logging
 import os
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
-from types import TracebackType
-from typing import Any, Final
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.app import SERVING, App
 from sepkit.concurrency.lanes import Slots
@@ -34,6 +35,10 @@ from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
 from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
+
+if TYPE_CHECKING:
+    from sepkit.contexts.settings import Setting, Texts
+    from sepkit.serving.settings import Settings
 
 MAX_CONCURRENCY: Final = 256
 MAX_WAITING: Final = 1024
@@ -67,6 +72,7 @@ class Served:
         grace: Seconds that tasks and the lifespan have to end, where a block holds it.
         confirms: Whether tools that want it are confirmed by ``ctx.ui``; False where the host asks by itself.
         backend: Makes what documents, settings and the like stand on; called when the first of them is used.
+        texts: What the command line and the environment set flags to; None where they say nothing.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Served:
         grace: float = GRACE,
         confirms: bool = True,
         backend: Callable[[], Backend] | None = None,
+        texts: Texts | None = None,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
         self.app: Final = app
@@ -105,6 +112,8 @@ class Served:
         self._process = os.getpid()
         self._make_backend = backend
         self._backend: Backend | None = None
+        self._texts = texts
+        self._settings: Settings | None = None
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
@@ -158,6 +167,35 @@ class Served:
             raise ConnectionClosed("the app is not served in this process")
         return self._backend
 
+    @property
+    def settings(self) -> Settings:
+        """The settings; their modules are imported where there are any."""
+        if self._settings is None:
+            from sepkit.serving.settings import Settings
+
+            self._settings = Settings(self.app, self._texts, self.calls, lambda: self.backend, self._base)
+        return self._settings
+
+    def flags(self, host: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of the flags on a connection whose host has sent these."""
+        if self._has_settings:
+            return self.settings.flags(host)
+        return MappingProxyType(ChainMap(dict(host), self.app.flag_defaults))
+
+    @property
+    def _has_settings(self) -> bool:
+        return bool(self.app.settings) or self._texts is not None
+
+    async def _check_settings(self, link: Link | None, *, complete: bool) -> None:
+        """Load what is stored, and look at what this connection's flags and settings are.
+
+        Raises:
+            BadSettings: Some do not fit.
+        """
+        if self._has_settings:
+            await self.settings.load()
+            self.settings.check(self.flags({}) if link is None else link.flags, complete=complete)
+
     def join(self, link: Link) -> None:
         """A connection is there, and keeps it alive until it begins to leave."""
         self._loop = asyncio.get_running_loop()
@@ -168,6 +206,7 @@ class Served:
 
         Raises:
             Ending: It is ending; LifespanEnded where that is why.
+            BadSettings: What flags and settings are set to does not fit.
             Exception: What the lifespan raised. The next one to start tries again.
         """
         if self.ending:
@@ -175,13 +214,15 @@ class Served:
         self.links.append(link)
         self._show_in_app()
         try:
-            await self._enter()
+            await self._enter(link)
         except BaseException:
             _remove(self.links, link)
             self._show_in_app()
             raise
 
-    async def _enter(self) -> None:
+    async def _enter(self, link: Link | None) -> None:
+        # Before the lifespan, so that nothing is done in vain; and after it, which may have registered more.
+        await self._check_settings(link, complete=self._entered or self.app.lifespan is None)
         async with self._entering:
             if not self._entered and not self._over:
                 if self._lifespan is not None:  # an attempt that failed; what it started must not meet the next one
@@ -190,6 +231,8 @@ class Served:
                     self._lifespan = Lifespan(self.app, self._base.copy(), self._lifespan_ended)
                     self.state = await self._lifespan.enter()
                 self._entered = True
+        if self.app.lifespan is not None:
+            await self._check_settings(link, complete=True)
         if self.failure is not None:
             raise self.failure
         if self._over:  # meanwhile
@@ -268,7 +311,7 @@ class Served:
         self._held = True
         self._show_in_app()
         try:
-            await self._enter()
+            await self._enter(None)
         except BaseException:
             self._held = False
             self._show_in_app()
@@ -302,6 +345,8 @@ class Served:
         if self._over:
             return
         self._over = True
+        if self._settings is not None:
+            seconds = await self._settings.aclose(seconds)
         try:
             if self._lifespan is not None:
                 await self._lifespan.leave(seconds)
@@ -414,7 +459,11 @@ class _Home:
 
     @property
     def flags(self) -> Mapping[str, Any]:
-        return self._link.flags
+        found = self._served.open_link  # between the connections of a server, settings have values all the same
+        return self._served.flags({}) if found is None else found.flags
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        await self._served.settings.set(self, setting, value)
 
     @property
     def ui_kinds(self) -> frozenset[str] | None:
@@ -478,6 +527,9 @@ def handler_names(app: App) -> dict[object, str]:
         for name, specs in list(table.items()):
             for spec in list(specs):
                 add(f"{kind} {name} handler {name_of(spec.fn)}", spec.fn)
+    for name, specs in list(app.setting_observers.items()):
+        for spec in list(specs):
+            add(f"setting {name} handler {name_of(spec.fn)}", spec.fn)
     for provider in list(app.providers.values()):
         add(f"provider {provider.observer.name}", provider.observer.fn)
     for resource in list(app.resources.values()):

@@ -31,6 +31,9 @@ class TestHost(AsyncHost):
         flags: Their values. The host does not begin where the app declares no flag of a name (ValueError).
         capabilities: Groups of methods, switched on or off. ``tasks`` are on.
         kv: What the key-value store holds at the beginning.
+        settings: What has been stored of settings, by name. The host does not begin where the app declares no setting
+            of a name (ValueError).
+        secrets: The app's secrets, by name.
         session_state: What ``ctx.session.state()`` gives.
         allowed_tools: The tools that may be active; None where all may.
         workspace: The root of the workspace; None for the current directory.

@@ -25,8 +25,9 @@ from sepkit.app import App
 from sepkit.capabilities.local.backend import LocalBackend
 from sepkit.capabilities.services import Services
 from sepkit.concurrency.cancelling import cancel
-from sepkit.contexts.backend import Principal
+from sepkit.contexts.backend import Hidden, Principal
 from sepkit.contexts.contexts import CommandContext
+from sepkit.contexts.secrets import Secrets
 from sepkit.errors import (
     ConnectionClosed,
     InternalError,
@@ -50,7 +51,7 @@ from sepkit.testing.scripted import ExecScript, FetchScript, ScriptedDelegate, U
 from sepkit.testing.seen import Kept, KvInMemory
 from sepkit.transports.memory import memory_pair
 from sepkit.wire import messages, methods
-from sepkit.wire.writing import unstructure
+from sepkit.wire.writing import to_json, unstructure
 
 if TYPE_CHECKING:
     import httpx
@@ -82,6 +83,8 @@ class AsyncHost(Asking):
         flags: Mapping[str, Any] | None = None,
         capabilities: Mapping[str, bool] | None = None,
         kv: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, str] | None = None,
         session_state: Mapping[str, Any] | None = None,
         allowed_tools: Sequence[str] | None = None,
         workspace: str | os.PathLike[str] | None = None,
@@ -117,6 +120,8 @@ class AsyncHost(Asking):
         )
         self._principal = None if user is None else Principal(user)
         self._profiles = _profiles(users, user)
+        self._settings = dict(settings or {})
+        self._secrets = Hidden(secrets or {})
         self._timeout = timeout
         self._max_concurrency = max_concurrency
         self._grace = grace
@@ -169,9 +174,10 @@ class AsyncHost(Asking):
         self._serving.add_done_callback(lambda _: self._look())
         peer.start()
         try:
+            await self._keep(served)
             answer = await peer.request(methods.INITIALIZE, unstructure(self._handshake), timeout=_HANDSHAKE_SECONDS)
             result = fitted(answer, messages.InitializeResult)
-            self._check_flags()
+            self._check_names()
         except BaseException as error:
             with contextlib.suppress(Exception):
                 await self._end(ask=False)
@@ -185,12 +191,23 @@ class AsyncHost(Asking):
         self.registrations = result.registrations or messages.Registrations()
         return self
 
-    def _check_flags(self) -> None:
-        """Refuse the value of a flag that the app does not declare: the test would show nothing."""
-        declared = self.app.flag_defaults
-        for flag in self._handshake.flags:
-            if flag not in declared:
-                raise ValueError(f"flags=: the app declares no flag {flag!r}{closest(flag, declared)}")
+    async def _keep(self, served: Served) -> None:
+        """Keep the settings and secrets that are there at the beginning."""
+        for name, value in self._settings.items():
+            await served.backend.settings.set(name, to_json(value, f"settings= {name}"))
+        for name in self._secrets.names:
+            await Secrets(served.backend.secrets, None).set(name, self._secrets.find(name) or "")
+
+    def _check_names(self) -> None:
+        """Refuse the value of a flag or setting that the app does not declare: the test would show nothing."""
+        given = (
+            ("flag", self._handshake.flags, self.app.flag_defaults),
+            ("setting", self._settings, self.app.settings),
+        )
+        for kind, values, declared in given:
+            for name in values:
+                if name not in declared:
+                    raise ValueError(f"{kind}s=: the app declares no {kind} {name!r}{closest(name, declared)}")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

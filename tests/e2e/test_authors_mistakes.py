@@ -406,7 +406,7 @@ def test_a_mistake_has_its_exit_code_and_one_message(outcomes: dict[str, Future[
 
 def test_each_kind_of_mistake_has_an_exit_code_of_its_own() -> None:
     """Exit codes have names, so a script can tell one kind of failure from another."""
-    others = (ExitCode.OK, ExitCode.FAILED, ExitCode.LIFESPAN_ENDED, ExitCode.INTERRUPTED)
+    others = (ExitCode.OK, ExitCode.FAILED, ExitCode.LIFESPAN_ENDED, ExitCode.BAD_SETTINGS, ExitCode.INTERRUPTED)
     codes = [code for code in ExitCode if code not in others]
     assert {mistake.code for mistake in MISTAKES.values()} == set(codes)
     assert len({int(code) for code in ExitCode}) == len(ExitCode)

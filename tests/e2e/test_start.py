@@ -73,6 +73,12 @@ FOREIGN = (
     "sepkit.testing",
     "sepkit.conformance",
     "sepkit.capabilities",
+    # What documents, settings and secrets need, an app loads that has them.
+    "sepkit.contexts.secrets",
+    "sepkit.contexts.settings",
+    "sepkit.serving.settings",
+    "keyring",
+    "sqlite3",
     "sepkit.cli.verbs",
     "sepkit.cli.run",
     "sepkit.wire.spec",

@@ -14,7 +14,7 @@ import pytest
 from sepkit import App, CommandContext, TaskContext, ToolContext, ToolError, render
 from sepkit.errors import InternalError, InvalidParams, MethodNotFound, NoUI, RpcError
 from sepkit.faces.mcp.catalogue import unserved
-from sepkit.faces.mcp.face import checked, local_store
+from sepkit.faces.mcp.face import local_store
 from sepkit.faces.mcp.protocol import MODERN
 from tests.mcp.checked import VERSIONS, CheckedClient
 from tests.memory_host import on_each_loop
@@ -256,14 +256,3 @@ def test_what_is_not_served_is_named() -> None:
     app.shortcut("ctrl+p", "plan")
     app.renderer("x", render.markdown("{{a}}"))
     assert unserved(app) == ["hook input (gate)", "event turn_start", "shortcut ctrl+p", "renderer x"]
-
-
-def test_flags_come_from_the_command_line_else_from_the_environment() -> None:
-    app = App("flags")
-    app.flag("loud", default=False)
-    app.flag("api-key", default="")
-    environment = {"SEPKIT_FLAG_LOUD": "true", "SEPKIT_FLAG_API_KEY": "not json", "SEPKIT_FLAG_OTHER": "1"}
-    assert checked(app, {}, environment) == {"loud": True, "api-key": "not json"}
-    assert checked(app, {"loud": 5}, environment)["loud"] == 5
-    with pytest.raises(Exception, match=r"--flag lud: the app declares no flag 'lud'; did you mean 'loud'\?"):
-        checked(app, {"lud": 1}, {})

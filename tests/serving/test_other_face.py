@@ -22,6 +22,7 @@ from sepkit import (
 from sepkit.contexts import contexts
 from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.link import HostInfo, Workspace
+from sepkit.contexts.settings import Setting
 from sepkit.resources import find
 from sepkit.serving.served import Served
 from tests.memory_host import on_each_loop
@@ -60,6 +61,9 @@ class Caller:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.served.loop
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        await self.served.settings.set(self, setting, value)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         if method == "ui/request":

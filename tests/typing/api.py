@@ -45,6 +45,7 @@ from sepkit import (
     RestartPolicy,
     Router,
     RpcError,
+    Setting,
     SystemPrompt,
     TaskContext,
     TaskHealth,
@@ -739,6 +740,40 @@ async def wrong_services(ctx: ToolContext) -> None:
     render.progress("half")  # type: ignore[arg-type]
     ToolResult(content=5)  # type: ignore[arg-type]
     Completion(5)  # type: ignore[arg-type]
+
+
+url = app.setting("url", str, default="", description="Where it is.")
+assert_type(url, Setting[str])
+assert_type(app.setting("tags", list[str], default=[]), Setting[list[str]])
+assert_type(app.setting("place", Point, Point(1)), Setting[Point])
+maybe: Setting[int | None] = app.setting("maybe", int | None, default=None)
+app.setting("n", int)  # type: ignore[call-overload]
+app.setting("n", int, 5, "Say more.")  # type: ignore[call-overload]
+
+
+@app.on_setting(url)
+async def url_changed(value: str, ctx: EventContext) -> None: ...
+
+
+@app.on_setting(url)
+def url_changed_too() -> None: ...
+
+
+@app.on_setting("url")  # type: ignore[arg-type]
+async def not_a_setting(value: str) -> None: ...
+
+
+async def settings(ctx: ToolContext, task: TaskContext) -> None:
+    assert_type(ctx.setting(url), str)
+    assert_type(task.setting(maybe), int | None)
+    await ctx.set_setting(url, "x")
+    await ctx.set_setting(url, 5)  # type: ignore[misc]
+    ctx.setting("url")  # type: ignore[arg-type]
+    assert_type(await ctx.secrets.get("key"), str | None)
+    await ctx.secrets.set("key", "x")
+    await ctx.secrets.set("key", b"x")  # type: ignore[arg-type]
+    assert_type(await ctx.secrets.delete("key"), bool)
+    assert_type(await ctx.secrets.list(), list[str])
 
 
 def wants_awaitable(call: Callable[[], Awaitable[None]]) -> None: ...

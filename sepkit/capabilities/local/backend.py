@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sepkit.capabilities.database import Database
+from sepkit.capabilities.local import secrets, settings
 from sepkit.capabilities.local.documents import LocalDocuments
 from sepkit.contexts.backend import (
     DocumentBackend,
     FetchBackend,
+    Hidden,
     JobBackend,
     SecretBackend,
     SettingBackend,
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
 
 # Of all parts; a database of a user has all tables, too. Documents make theirs when a collection is first used.
-_SCHEMA: Final = ""
+_SCHEMA: Final = f"""
+{settings.SCHEMA}
+{secrets.SCHEMA}
+"""
 
 _MOST_OPEN: Final = 32  # databases, as far as those of users are idle; each has a file and up to two threads
 
@@ -46,6 +51,7 @@ class LocalBackend:
         profiles: Its users, each with what is known of it.
         needs: What it may reach, as :func:`~sepkit.contexts.network.checked_needs` gives it.
         transport: Makes what takes the place of the network.
+        given: By variable, the secrets that were in the environment.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LocalBackend:
         app: str,
         folder: Path | None,
         *,
+        given: Hidden | None = None,
         profiles: Mapping[str, Mapping[str, str]] | None = None,
         needs: Sequence[str] = (),
         transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
@@ -63,6 +70,9 @@ class LocalBackend:
         self._needs = needs
         self._transport = transport
         self._fetcher: LocalFetcher | None = None
+        self._given = given or Hidden({})
+        self._settings: SettingBackend | None = None
+        self._secrets: SecretBackend | None = None
         self._databases: dict[str | None, Database] = {}
         self._closed = False
 
@@ -102,12 +112,19 @@ class LocalBackend:
     @property
     def settings(self) -> SettingBackend:
         """Settings that have been set."""
-        raise NotImplementedError
+        if self._settings is None:
+            in_memory = self.folder is None
+            self._settings = settings.SettingsInMemory() if in_memory else settings.LocalSettings(self.database(None))
+        return self._settings
 
     @property
     def secrets(self) -> SecretBackend:
         """Secrets."""
-        raise NotImplementedError
+        if self._secrets is None:
+            in_memory = self.folder is None
+            vault = secrets.VaultInMemory() if in_memory else secrets.KeyringVault(self.app, self.database)
+            self._secrets = secrets.LocalSecrets(self._given, vault, self._path)
+        return self._secrets
 
     @property
     def jobs(self) -> JobBackend:

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from sepkit.errors import InternalError, InvalidParams, InvalidRequest, RpcError
+from sepkit.errors import BadSettings, InternalError, InvalidParams, InvalidRequest, RpcError
 from sepkit.faces.connection import Connection
 from sepkit.faces.mcp.batches import Batches
 from sepkit.faces.mcp.catalogue import Catalogue, unserved
@@ -68,7 +66,7 @@ class Dispatcher(Connection):
         served: The App, as it is served; it ends with its last connection, unless something holds it.
         transport: Where the client is.
         store: Makes the store of the App's keys and values; called when it is first used.
-        flags: The values of the App's flags; their defaults where they are not here.
+        flags: What the client sets flags to.
         root: The folder that the agent works in.
         grace: Seconds that accepted calls have to finish, once the connection ends.
 
@@ -103,7 +101,7 @@ class Dispatcher(Connection):
             self._peer,
             root=root or os.environ.get("CLAUDE_PROJECT_DIR") or os.getcwd(),
             # A flag that is declared later has its default, too.
-            flags=MappingProxyType(ChainMap(dict(flags or {}), app.flag_defaults)),
+            flags=dict(flags or {}),
             store=self._opened,
             publish=self._published,
             observing=lambda: self._observers.busy,
@@ -176,7 +174,8 @@ class Dispatcher(Connection):
             return
         except Exception as error:
             self._failure = error
-            served.calls.unexpected(error, "the server's lifespan failed")
+            if not isinstance(error, BadSettings):  # which is said without a traceback
+                served.calls.unexpected(error, "the server's lifespan failed")
             self._release(InternalError("the server could not start"))
             self._begin_end()
             return

@@ -24,6 +24,7 @@ from sepkit.wire import methods
 
 if TYPE_CHECKING:
     from sepkit.capabilities.kv import Store
+    from sepkit.contexts.settings import Setting
     from sepkit.faces.mcp.local import LocalHost
 
 _LEVELS: Final = {"trace": "debug", "debug": "debug", "info": "info", "warn": "warning", "error": "error"}
@@ -45,7 +46,7 @@ class ConnectionLink:
         served: What the connection is to.
         peer: Its wire.
         root: The folder that the agent works in.
-        flags: The values of the App's flags.
+        flags: What the client sets flags to; MCP has no way to do so, but tests have.
         store: Makes the store of keys and values; called when it is first used.
         publish: Tells the handlers of the bus.
         observing: Whether such handlers run.
@@ -67,7 +68,7 @@ class ConnectionLink:
     ) -> None:
         self.served = served
         self.peer = peer
-        self.flags = flags
+        self._flags = flags
         self.logger = logging.getLogger(served.app.name)
         self.outgoing = peer.transport
         self.root = root
@@ -95,6 +96,15 @@ class ConnectionLink:
     def state(self) -> Any:
         """What the lifespan yielded."""
         return self.served.state
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The values of the App's flags."""
+        return self.served.flags(self._flags)
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        """Store the value of a setting."""
+        await self.served.settings.set(self, setting, value)
 
     @property
     def backend(self) -> Backend:
@@ -244,6 +254,10 @@ class RequestLink:
     def flags(self) -> Mapping[str, Any]:
         """The values of the App's flags."""
         return self.connection.flags
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        """Store the value of a setting."""
+        await self.connection.set_setting(setting, value)
 
     @property
     def state(self) -> Any:

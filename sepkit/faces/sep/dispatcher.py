@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from sepkit.contexts.backend import Principal
-from sepkit.errors import InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError
+from sepkit.errors import BadSettings, InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError
 from sepkit.faces.connection import Connection
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, not_served, registry_update, wants_tasks
@@ -27,6 +27,7 @@ from sepkit.faces.sep.tasks import TaskCalls
 from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer, RequestHandler, Route, pass_through, unknown_method
 from sepkit.router import Change, closest
+from sepkit.serving.calls import does_not_fit
 from sepkit.serving.observers import Event, Observers
 from sepkit.serving.served import GRACE, Ending, Served
 from sepkit.transports.base import Transport
@@ -93,7 +94,6 @@ class Dispatcher(Connection):
         return self._observers.busy
 
     # -- the end -------------------------------------------------------------------------------------------------------
-
     def _shutdown(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
         # The state changes before the next frame is looked at, and before end-of-file, as at the handshake.
         is_first, self._ending = not self._ending, True
@@ -206,11 +206,12 @@ class Dispatcher(Connection):
         except Ending as error:
             self._handshake_failed()
             raise InvalidRequest(str(error)) from None
+        except BadSettings as error:
+            refusal = does_not_fit("the app's flags and settings do not fit", error)
+            self._cannot_start(error, refusal)
+            raise refusal from None
         except Exception as error:
-            # An extension that could not start serves no calls: answer, then end.
-            self._failure = error
-            self._refuse_early(InternalError("the extension could not start"))
-            loop.call_soon(self._begin_end)
+            self._cannot_start(error, InternalError("the extension could not start"))
             raise served.calls.unexpected(error, "the extension's lifespan failed") from None
         if wants_tasks(handshake):
             self._ready.update(self._tasks.routes())
@@ -218,6 +219,12 @@ class Dispatcher(Connection):
         self._be_ready()
         loop.call_soon(self._answered, handshake)
         return answer
+
+    def _cannot_start(self, error: Exception, refusal: RpcError) -> None:
+        """An extension that could not start serves no calls: answer, then end."""
+        self._failure = error
+        self._refuse_early(refusal)
+        asyncio.get_running_loop().call_soon(self._begin_end)
 
     def _handshake_failed(self) -> None:
         self._refuse_early(InvalidRequest("the handshake failed"))

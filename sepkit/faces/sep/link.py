@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import ChainMap
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sepkit.contexts.backend import Backend, Principal
 from sepkit.contexts.link import HostInfo, Link, Workspace
@@ -19,6 +17,9 @@ from sepkit.ownlog import OwnLog
 from sepkit.peer import Peer
 from sepkit.serving.served import Served
 from sepkit.wire import messages, methods
+
+if TYPE_CHECKING:
+    from sepkit.contexts.settings import Setting
 
 _log = OwnLog("sepkit")
 
@@ -41,7 +42,7 @@ class SepLink:
         self.peer = peer
         self.logger = logging.getLogger(served.app.name)
         self.ui_kinds: frozenset[str] | None = None
-        self.flags: Mapping[str, Any] = served.app.flag_defaults
+        self._flags: dict[str, Any] = {}
         self.served = served
         self.principal = principal
         self.outgoing = peer.transport
@@ -59,8 +60,16 @@ class SepLink:
             disabled=frozenset(group for group, is_on in handshake.capabilities_enabled.items() if not is_on),
         )
         self.ui_kinds = None if handshake.ui_capabilities is None else frozenset(handshake.ui_capabilities)
-        # A flag that is declared later has its default, too.
-        self.flags = MappingProxyType(ChainMap(dict(handshake.flags or {}), self.served.app.flag_defaults))
+        self._flags = dict(handshake.flags or {})
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The values of the app's flags; one that is declared later has its default, too."""
+        return self.served.flags(self._flags)
+
+    async def set_setting(self, setting: Setting[Any], value: Any) -> None:
+        """Store the value of a setting."""
+        await self.served.settings.set(self, setting, value)
 
     @property
     def state(self) -> Any:
