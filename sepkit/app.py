@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sepkit.errors import RegistrationError
 from sepkit.handlers import Fn, ObserverSpec, check_name, check_sendable, where
@@ -23,6 +23,9 @@ from sepkit.router import Change, Router, closest
 from sepkit.tasks import Supervisor, TaskHandle, TaskHealth, UnknownTask
 from sepkit.terminal import is_terminal
 from sepkit.wire import messages
+
+if TYPE_CHECKING:
+    from sepkit.scheduling import Jobs, Schedule
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -64,6 +67,7 @@ class App(Router):
         self.lifespan = lifespan
         self.expose_errors = expose_errors
         self.tasks = Tasks(self)
+        self._schedule: Schedule | None = None
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
         made_in = sys._getframe(1).f_globals
@@ -71,6 +75,19 @@ class App(Router):
             _at_exit_of(made_in["__file__"]).append(self)
 
     _is_app = True
+
+    @property
+    def schedule(self) -> Schedule:
+        """Jobs for one moment, and what is to come: ``app.schedule.at(when, fn)``, ``cancel(id)``, ``list()``.
+
+        Within a handler, a task, a job or the lifespan they are those of what serves it; elsewhere, of the only one
+        that serves the app.
+        """
+        if self._schedule is None:
+            from sepkit.scheduling import Schedule  # only for apps that use it
+
+            self._schedule = Schedule(self.job_specs, lambda: _running(self, "jobs").jobs)
+        return self._schedule
 
     def check(self) -> None:
         """Whether what is registered fits together.
@@ -160,6 +177,10 @@ class Serving(Protocol):
         """Runs its background tasks."""
 
     @property
+    def jobs(self) -> Jobs:
+        """Runs its jobs."""
+
+    @property
     def told(self) -> bool:
         """Whether a host has been told what the app registers."""
 
@@ -227,16 +248,22 @@ class Tasks:
         return self._running().status() if self._app.serving else []
 
     def _running(self) -> Supervisor:
-        serving = self._app.serving
-        if not serving:
-            raise RegistrationError("tasks run while the app is served, and it is not")
-        mine = SERVING.get()
-        if mine is not None and mine.app is self._app:
-            if not any(served is mine for served in serving):
-                raise RegistrationError("tasks run while the app is served, and what served this one has ended")
-            return mine.supervisor
-        if len(serving) == 1:
-            return serving[0].supervisor
-        raise RegistrationError(
-            f"the app is served {len(serving)} times in this process; call app.tasks within a handler, which says which"
-        )
+        return _running(self._app, "tasks").supervisor
+
+
+def _running(app: App, what: str) -> Serving:
+    """What serves an app here: that of the running handler, else the only one."""
+    serving = app.serving
+    if not serving:
+        raise RegistrationError(f"{what} run while the app is served, and it is not")
+    mine = SERVING.get()
+    if mine is not None and mine.app is app:
+        if not any(served is mine for served in serving):
+            raise RegistrationError(f"{what} run while the app is served, and what served this one has ended")
+        return mine
+    if len(serving) == 1:
+        return serving[0]
+    raise RegistrationError(
+        f"the app is served {len(serving)} times in this process; call app.{'schedule' if what == 'jobs' else what} "
+        "within a handler, which says which"
+    )

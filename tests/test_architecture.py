@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"capabilities", "render", "results"},
     {"handlers"},
     {"router"},
+    {"scheduling"},
     {"app"},
     {"serving"},
     {"faces"},

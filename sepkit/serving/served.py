@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.app import SERVING, App
 from sepkit.concurrency.lanes import Slots
@@ -33,6 +34,9 @@ from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
 from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
+
+if TYPE_CHECKING:
+    from sepkit.serving.jobs import Jobs
 
 MAX_CONCURRENCY: Final = 256
 MAX_WAITING: Final = 1024
@@ -62,6 +66,8 @@ class Served:
         max_waiting: How many more may wait; past that they are refused as overloaded.
         grace: Seconds that tasks and the lifespan have to end, where a block holds it.
         backend: Makes what documents, settings and the like stand on; called when the first of them is used.
+        clock: The wall's clock, in seconds since 1970.
+        tick: Seconds after which jobs look at it at the latest, because it may jump; infinite where it does not.
     """
 
     def __init__(
@@ -72,6 +78,8 @@ class Served:
         max_waiting: int = MAX_WAITING,
         grace: float = GRACE,
         backend: Callable[[], Backend] | None = None,
+        clock: Callable[[], float] = time.time,
+        tick: float = 5.0,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
         self.app: Final = app
@@ -97,6 +105,8 @@ class Served:
         self._process = os.getpid()
         self._make_backend = backend
         self._backend: Backend | None = None
+        self._clock = clock, tick
+        self._jobs: Jobs | None = None
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
@@ -188,6 +198,8 @@ class Served:
         if not self._autostarted and not self.ending:
             self._autostarted = True
             self.supervisor.autostart(list(self.app.task_specs.values()))
+            if self.app.job_specs:
+                self.jobs.begin()
 
     def changed(self, listener: OnChange) -> Callable[[], None]:
         """Have ``listener`` told of what is registered from now on; what comes back ends that."""
@@ -271,6 +283,36 @@ class Served:
         self._held = False
         await self._end(self._grace / 4)
 
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> Jobs:
+        """Its jobs; made, with all that they need, when they are first asked for.
+
+        Raises:
+            ConnectionClosed: It is not served yet, or not in this process.
+        """
+        if self._jobs is None:
+            from sepkit.serving.jobs import Jobs  # only for apps that have a job
+
+            clock, tick = self._clock
+            self._jobs = Jobs(
+                self.app.job_specs,
+                backend=lambda: self.backend.jobs,
+                supervisor=self.supervisor,
+                call=self.calls.plain,
+                tell=self._task_changed,
+                loop=self.loop,
+                context=self._base,
+                clock=clock,
+                tick=tick,
+            )
+        return self._jobs
+
+    def status(self) -> list[TaskHealth]:
+        """How the tasks are, and the jobs."""
+        return self.supervisor.status() + ([] if self._jobs is None else self._jobs.status())
+
     # -- its end -------------------------------------------------------------------------------------------------------
 
     def _stop_tasks(self, grace: float) -> asyncio.Task[None]:
@@ -278,9 +320,16 @@ class Served:
         if self._stopping_tasks is None:
             loop = asyncio.get_running_loop()
             self._stopping_tasks = loop.create_task(
-                self.supervisor.aclose(grace), name="sepkit stops tasks", context=self._base.copy()
+                self._stop_runs(grace), name="sepkit stops tasks", context=self._base.copy()
             )
         return self._stopping_tasks
+
+    async def _stop_runs(self, grace: float) -> None:
+        if self._jobs is not None:
+            await self._jobs.stop()
+        await self.supervisor.aclose(grace)
+        if self._jobs is not None:
+            await self._jobs.aclose()
 
     async def _stop_started(self) -> None:
         """Stop the tasks there are, side by side; others may start afterwards."""
@@ -330,7 +379,9 @@ class Served:
         told = [listener(health) for listener in list(self._on_task)]
         if not all(told) or not told:  # a host that does not know tasks reads of them in its log
             error = self.shown(health.error)
-            _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
+            # Each run of a job would be two lines.
+            level = logging.DEBUG if health.name in self.app.job_specs and error is None else logging.INFO
+            _log.log(level, "task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
 
     def _task_reported(self, health: TaskHealth) -> None:
         for listener in list(self._on_task):
@@ -437,6 +488,8 @@ def handler_names(app: App) -> dict[object, str]:
         add(f"provider {provider.observer.name}", provider.observer.fn)
     for task in list(app.task_specs.values()):
         add(f"task {task.name}", task.fn)
+    for job in list(app.job_specs.values()):
+        add(f"job {job.name}", job.fn)
     return found
 
 

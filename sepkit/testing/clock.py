@@ -139,6 +139,27 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             joined.cancel()
 
 
+class WallClock:
+    """A wall's clock that goes as the loop's does, from any moment on, and can be set.
+
+    Args:
+        loop: Whose clock it follows.
+        start: What it shows now, in seconds since 1970.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
+        self._loop = loop
+        self._base = start - loop.time()
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return self._base + self._loop.time()
+
+    def jump(self, seconds: float) -> None:
+        """Set it forward, or back."""
+        self._base += seconds
+
+
 def run_virtual(work: Coroutine[Any, Any, T]) -> T:
     """``asyncio.run``, on a virtual clock."""
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:

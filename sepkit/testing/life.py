@@ -14,8 +14,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Final, TypeVar, get_args
 
@@ -32,7 +35,7 @@ from sepkit.router import closest
 from sepkit.serving.logs import attach, detach
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
-from sepkit.testing.clock import VirtualClockLoop
+from sepkit.testing.clock import VirtualClockLoop, WallClock
 from sepkit.testing.faults import Faults
 from sepkit.testing.inspection import InspectedTransport
 from sepkit.testing.scripted import ExecScript, ScriptedDelegate, UiScript
@@ -70,6 +73,7 @@ class AsyncHost(Asking):
         max_concurrency: int = MAX_CONCURRENCY,
         grace: float = GRACE,
         log_level: int = logging.INFO,
+        now: datetime | None = None,
     ) -> None:
         token, faults = f"test-{next(_tokens)}", Faults()
         super().__init__(kv or {}, token=token, on_fault=faults.found)
@@ -96,6 +100,9 @@ class AsyncHost(Asking):
         self._grace = grace
         self._log_level = log_level
         self._faults = faults
+        if now is not None and now.tzinfo is None:
+            raise ValueError(f"now={now.isoformat()} has no time zone; write datetime(…, tzinfo=UTC)")
+        self._began_at = now
         self._seq = itertools.count(1)
         self._waiting: list[asyncio.Future[None]] = []
         self._log: _LogToHost | None = None
@@ -116,8 +123,14 @@ class AsyncHost(Asking):
         if self._peer is not None:
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
-        served = Served(
-            self.app, max_concurrency=self._max_concurrency, backend=lambda: LocalBackend(self.app.name, None)
+        began_at = time.time() if self._began_at is None else self._began_at.timestamp()
+        self._wall = WallClock(self._loop, began_at)
+        served = self._served = Served(
+            self.app,
+            max_concurrency=self._max_concurrency,
+            backend=lambda: LocalBackend(self.app.name, None),
+            clock=self._wall.time,
+            tick=math.inf,
         )
         self._dispatcher = Dispatcher(served, theirs, grace=self._grace, on_ready=self._ready)
         if isinstance(self._loop, VirtualClockLoop):
@@ -240,6 +253,76 @@ class AsyncHost(Asking):
                     await waiter
         except TimeoutError:
             raise TimeoutError(f"until({getattr(found, '__name__', found)}): not within {seconds:g} s") from None
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """What the wall's clock shows here, in UTC. It goes as the loop's clock does, and ``advance`` sets it."""
+        self._alive()
+        return datetime.fromtimestamp(self._wall.time(), UTC)
+
+    async def run_job(
+        self, name: str, *, payload: Any = None, user_id: str | None = None, timeout: float | None = None
+    ) -> messages.TaskHealth:
+        """Run a job now, whatever its schedule, and wait until it has ended; how it was then.
+
+        Args:
+            name: The job's name.
+            payload: What it is scheduled with.
+            user_id: For whom it runs.
+            timeout: Seconds until it must have ended.
+
+        Returns:
+            Its health: ``status`` is ``"stopped"``, or ``"failed"`` where it raised, with ``error``.
+
+        Raises:
+            InvalidParams: There is no such job.
+            TimeoutError: It has not ended within ``timeout``.
+
+        Source: docs/jobs.md.
+        """
+        begun = await self.start_task(name, payload=payload, user_id=user_id, timeout=timeout)
+        ended: list[messages.TaskHealth] = []
+
+        def has_ended() -> bool:
+            told = self.task_updates
+            ended[:] = [one for one in told if one.task_id == begun.task_id and one.status in ("stopped", "failed")]
+            return bool(ended)
+
+        await self.until(has_ended, timeout=timeout)
+        return ended[-1]
+
+    async def advance(self, seconds: float | timedelta, *, asleep: bool = False) -> None:
+        """Let time pass, in which jobs run as they come due; those that were due have run, or begun, when it returns.
+
+        On a virtual clock all timers run with it. On any other loop only the wall's clock is set, from one job to the
+        next, and each job is waited for.
+
+        Args:
+            seconds: How much.
+            asleep: The computer sleeps meanwhile: the wall's clock jumps, and the loop's stands still.
+
+        Source: docs/jobs.md.
+        """
+        self._alive()
+        left = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        jobs = self._served.jobs if self.app.job_specs else None
+        if isinstance(self._loop, VirtualClockLoop) and not asleep:
+            await asyncio.sleep(left)
+            if jobs is not None:
+                await jobs.looked()
+            return
+        end = self._wall.time() + left
+        while jobs is not None and not asleep:
+            await jobs.idle()
+            due = jobs.next_due
+            if due is None or due / 1000 > end:
+                break
+            self._wall.jump(max(0.0, due / 1000 - self._wall.time()))
+        self._wall.jump(end - self._wall.time())
+        if jobs is not None:
+            await (jobs.looked() if isinstance(self._loop, VirtualClockLoop) else jobs.idle())
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

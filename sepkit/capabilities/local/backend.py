@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -74,10 +75,12 @@ class LocalBackend:
         """Secrets."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def jobs(self) -> JobBackend:
         """Jobs."""
-        raise NotImplementedError
+        from sepkit.capabilities.local.jobs import LocalJobs
+
+        return LocalJobs(self.database(None))
 
     @property
     def fetcher(self) -> FetchBackend:
