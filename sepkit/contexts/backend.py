@@ -169,8 +169,12 @@ class JobBackend(Protocol):
         of a repeating job was started before. Then the job is not claimed any more.
         """
 
-    async def finish(self, job: StoredJob, owner: str, due: int | None) -> None:
-        """Note that the run is over, or is passed over, and let go of the job; ``due`` is next, unless replaced."""
+    async def finish(self, job: StoredJob, owner: str, due: int | None) -> int | None:
+        """Note that the run is over, or is passed over, and let go of the job; ``due`` is next, unless replaced.
+
+        Returns:
+            When the job is due next.
+        """
 
     async def release(self, job: StoredJob, owner: str) -> None:
         """Let go of a job as it is: a run of it that was started counts as cut at once."""

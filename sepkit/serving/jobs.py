@@ -135,7 +135,7 @@ class Jobs:
         self._seen = 0, 0.0  # the wall's clock and the loop's, when they were last looked at
         self._no_take_over = 0.0  # until then, on the loop's clock
         self._renew_at = 0.0  # on the loop's clock
-        self._next: int | None = None  # when the next job is due, as of the last look
+        self._next: int | None = None  # when the next job is due, as far as it is known
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -214,8 +214,7 @@ class Jobs:
             written.set_exception(error)
         else:
             written.set_result(None)
-            if self._next is None or job.due is None or job.due < self._next:
-                self.wake()
+            self._be_due(job.due)
 
     async def cancel(self, id: str) -> bool:  # noqa: A002
         """Have a job not run any more; whether it would have."""
@@ -266,7 +265,7 @@ class Jobs:
 
     @property
     def next_due(self) -> int | None:
-        """When the next job is due, as of the last look."""
+        """When the next job is due, as far as it is known."""
         return self._next
 
     # -- what is due ---------------------------------------------------------------------------------------------------
@@ -277,19 +276,19 @@ class Jobs:
         while not self._closing:
             self._is_kicked = False
             looked, self._looked = self._looked, []
-            wake: int | None
             try:
                 if not self._is_planned:
                     await self._plan()
                 await self._renew()
-                wake = self._next = await self._look()
+                self._next = None
+                self._be_due(await self._look())
             except Exception as error:  # of any kind: without this loop no job would ever run again
                 self._ill(error)
-                wake = self.now() + round(_AGAIN * 1000)
+                self._next = self.now() + round(_AGAIN * 1000)
             else:
                 self._well()
             _settle(looked)
-            await self._wait(wake)
+            await self._wait()
         _settle(self._looked)
 
     def _ill(self, error: Exception) -> None:
@@ -306,13 +305,20 @@ class Jobs:
             self._trouble = ""
             _log.info("jobs run again")
 
-    async def _wait(self, wake: int | None) -> None:
-        """Wait until then on the wall's clock, or until something else happens."""
+    def _be_due(self, due: int | None) -> None:
+        """A job is due then, perhaps before any other."""
+        if due is not None and (self._next is None or due < self._next):
+            self._next = due
+            if self._waiter is not None:
+                _settle([self._waiter])
+
+    async def _wait(self) -> None:
+        """Wait until the next job is due on the wall's clock, or until something else happens."""
         deadline = self._loop.time() + (_LOOK if math.isfinite(self._tick) else math.inf)
         while not self._is_kicked:
             now, time = self.now(), self._loop.time()
             self._notice_jump(now, time)
-            until = math.inf if wake is None else time + (wake - now) / 1000
+            until = math.inf if self._next is None else time + (self._next - now) / 1000
             until = min(until, deadline, self._renew_at if self._held else math.inf)
             if until <= time or self._is_kicked:
                 return
@@ -513,9 +519,11 @@ class Jobs:
             await asyncio.sleep(_AGAIN)
 
     async def _over(self, held: _Held, due: int | None) -> None:
-        await self._backend().finish(held.job, self._owner, due)
+        following = await self._backend().finish(held.job, self._owner, due)
+        if len(self._held) >= MOST_RUNNING:
+            self.wake()  # others may wait for this
         self._held.pop(held.job.id, None)
-        self.wake()
+        self._be_due(following)
 
     def _tell_cut(self, held: _Held, scheduled: int, why: str, *, again: bool) -> None:
         job = held.job

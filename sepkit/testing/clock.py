@@ -97,6 +97,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        # asyncio takes the wall's, a nanosecond. After half a year a float is coarser, and no timer would ever go off.
+        self._clock_resolution = 1e-7
 
     def time(self) -> float:
         """Seconds since the loop was made."""

@@ -156,10 +156,10 @@ class LocalJobs:
 
         return await self._do(start)
 
-    async def finish(self, job: StoredJob, owner: str, due: int | None) -> None:
-        """Note that the run is over, or is passed over, and let go of the job."""
+    async def finish(self, job: StoredJob, owner: str, due: int | None) -> int | None:
+        """Note that the run is over, or is passed over, and let go of the job; when it is due next."""
 
-        def finish(database: sqlite3.Connection) -> None:
+        def finish(database: sqlite3.Connection) -> int | None:
             held = (job.id, owner, job.revision)
             database.execute("UPDATE jobs SET due = ? WHERE id = ? AND owner = ? AND revision = ?", (due, *held))
             database.execute("UPDATE jobs SET running = NULL, repeats = 0 WHERE id = ? AND owner = ?", (job.id, owner))
@@ -168,7 +168,10 @@ class LocalJobs:
                 "DELETE FROM jobs WHERE id = ? AND due IS NULL AND running IS NULL AND owner IS NULL", (job.id,)
             )
 
-        await self._do(finish)
+            row = database.execute("SELECT due FROM jobs WHERE id = ? AND owner IS NULL", (job.id,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._do(finish)
 
     async def release(self, job: StoredJob, owner: str) -> None:
         """Let go of a job as it is."""
