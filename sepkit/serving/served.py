@@ -30,6 +30,7 @@ from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
 from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
 from sepkit.ownlog import OwnLog
+from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
@@ -311,7 +312,15 @@ class Served:
 
     def status(self) -> list[TaskHealth]:
         """How the tasks are, and the jobs."""
-        return self.supervisor.status() + ([] if self._jobs is None else self._jobs.status())
+        jobs = [] if self._jobs is None else self._jobs.status()
+        return [*map(self._as_job, self.supervisor.status()), *jobs]
+
+    def _as_job(self, health: TaskHealth) -> TaskHealth:
+        """A job that repeats waits for its next run where a task would have ended."""
+        spec = self.app.job_specs.get(health.task_id)
+        if spec is None or spec.schedule is None or health.status != "stopped" or self.ending:
+            return health
+        return changed(health, status="pending")
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
@@ -376,6 +385,7 @@ class Served:
             raise
 
     def _task_changed(self, health: TaskHealth) -> None:
+        health = self._as_job(health)
         told = [listener(health) for listener in list(self._on_task)]
         if not all(told) or not told:  # a host that does not know tasks reads of them in its log
             error = self.shown(health.error)
