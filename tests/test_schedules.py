@@ -139,7 +139,7 @@ def test_every_keeps_its_phase(seconds: float, due: int, late: int) -> None:
 @pytest.mark.parametrize("seconds", [0, -1, 0.001, float("nan"), float("inf"), 1e9, True, "60", None, timedelta(1)])
 def test_every_refuses_what_is_no_interval_and_says_what_to_write(seconds: float) -> None:
     """``every(0)`` would be a busy loop."""
-    with pytest.raises(RegistrationError, match=r"@app\.every\(.*write the seconds between two runs.*@app\.every\(60\)"):
+    with pytest.raises(RegistrationError, match=r"@app\.every\(.*write the seconds between .*@app\.every\(60\)"):
         App("a").every(seconds)
 
 
@@ -196,7 +196,7 @@ def test_what_is_no_cron_line_is_refused_where_it_is_written(line: str, said: st
 )
 def test_a_zone_that_does_not_exist_is_refused_where_it_is_written(zone: str, said: str) -> None:
     """A name that leads out of the folder of zones, too."""
-    with pytest.raises(RegistrationError, match="@app.cron: tz=") as refused:
+    with pytest.raises(RegistrationError, match=r"@app\.cron: tz=") as refused:
         App("a").cron("0 9 * * *", tz=zone)
     assert said in str(refused.value)
 

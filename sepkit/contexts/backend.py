@@ -139,7 +139,7 @@ class JobBackend(Protocol):
         """
 
     async def cancel(self, id: str) -> bool:  # noqa: A002
-        """Have a job not run any more; whether it would have. A run of it goes on."""
+        """Have a job not run any more; whether it was due. A run of it goes on, and is not repeated."""
 
     async def all(self) -> list[StoredJob]:
         """All jobs, by their next time."""

@@ -224,6 +224,8 @@ class Jobs:
     async def coming(self) -> list[Job]:
         """What is to come."""
         await self._written()
+        if not self._is_planned:
+            await self.looked()
         found = await self._backend().all()
         return [Job(job, json.loads(job.payload)) for job in found if job.due is not None]
 
@@ -247,7 +249,7 @@ class Jobs:
         return _health(spec.name, spec.name, None, "pending", None)
 
     async def looked(self) -> None:
-        """Wait until what is due now has been started. For tests."""
+        """Wait until what is due now has been started, or the store has failed."""
         if self._working is None or self._working.done():
             return
         looked: asyncio.Future[None] = self._loop.create_future()
@@ -272,7 +274,13 @@ class Jobs:
 
     async def _work(self) -> None:
         self._seen = self.now(), self._loop.time()
-        self._backend().listen(self._woken)
+        try:
+            self._backend().listen(self._woken)
+            await self._go_on()
+        finally:
+            _settle(self._looked)
+
+    async def _go_on(self) -> None:
         while not self._closing:
             self._is_kicked = False
             looked, self._looked = self._looked, []
@@ -289,7 +297,6 @@ class Jobs:
                 self._well()
             _settle(looked)
             await self._wait()
-        _settle(self._looked)
 
     def _ill(self, error: Exception) -> None:
         if str(error) == self._trouble:

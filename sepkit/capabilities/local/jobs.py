@@ -87,15 +87,12 @@ class LocalJobs:
         """Have a job not run any more; whether it would have."""
 
         def cancel(database: sqlite3.Connection) -> bool:
-            if database.execute("DELETE FROM jobs WHERE id = ? AND running IS NULL", (id,)).rowcount:
-                return True
-            return bool(
-                database.execute(
-                    "UPDATE jobs SET due = NULL, revision = revision + 1, repeats = ? "
-                    "WHERE id = ? AND (due IS NOT NULL OR repeats < ?)",
-                    (NOT_AGAIN, id, NOT_AGAIN),
-                ).rowcount
+            row = database.execute("SELECT due FROM jobs WHERE id = ?", (id,)).fetchone()
+            database.execute("DELETE FROM jobs WHERE id = ? AND running IS NULL", (id,))
+            database.execute(
+                "UPDATE jobs SET due = NULL, revision = revision + 1, repeats = ? WHERE id = ?", (NOT_AGAIN, id)
             )
+            return row is not None and row[0] is not None
 
         return await self._do(cancel)
 
