@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -615,7 +617,8 @@ def test_a_run_that_was_cut_is_logged_as_failed_and_repeated_only_with_retry(
             assert ran[2:] == [("again", at(1 / 60))]
             health = {one.task_id: one for one in alive.served.status()}
             assert health["once"].status == "failed"
-            assert "its process has ended in the middle of it" in str(health["once"].error)
+            error = alive.served.shown(health["once"].error)
+            assert error == "its process has ended in the middle of it"
             await asyncio.sleep(60)
             assert len(ran) == 5
         lines = said(caplog, "its process has ended in the middle")
@@ -864,6 +867,7 @@ def test_a_host_runs_a_job_now_stops_its_run_and_sees_it_among_the_tasks() -> No
             stopped = await host.stop_task("morning:mine")
             assert stopped.status == "stopped"
             assert [job.id for job in await app.schedule.list()] == ["morning"]
+            assert (await host.stop_task("morning")).status == "pending"
             with pytest.raises(InvalidParams, match="write a text"):
                 await host.start_task("morning", id=" ")
             with pytest.raises(InvalidParams, match="no task"):
@@ -900,3 +904,42 @@ def test_a_job_context_has_what_a_task_has_and_no_session() -> None:
         assert hasattr(JobContext, name)
         assert hasattr(TaskContext, name)
     assert inspect.signature(JobContext.sleep) == inspect.signature(TaskContext.sleep)
+
+
+def test_an_app_that_is_served_where_nothing_is_kept_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It is served all the same; so it is where the store is of a newer version."""
+    app = App("a")
+
+    @app.every(60)
+    async def tick() -> None: ...
+
+    async def test() -> None:
+        async with Served(app) as served:
+            served.watch.stop()
+            served.autostart()
+            await asyncio.sleep(20)
+        (line,) = said(caplog, "jobs do not run")
+        assert "keeps no documents, settings, secrets or jobs" in line
+
+    run_virtual(test())
+
+
+def test_a_store_that_a_newer_sepkit_has_written_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One clear sentence; nothing of it is changed."""
+    kept, app = Kept(tmp_path), App("a")
+
+    @app.every(60)
+    async def tick() -> None: ...
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "app.sqlite3")) as database:
+        database.execute("PRAGMA user_version = 99")
+
+    async def test() -> None:
+        async with kept.serve(app):
+            await asyncio.sleep(100)
+        (line,) = said(caplog, "jobs do not run")
+        assert "a newer sepkit has written it" in line
+
+    run_virtual(test())

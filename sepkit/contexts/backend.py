@@ -183,7 +183,10 @@ class JobBackend(Protocol):
         """Extend all leases of an owner."""
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` when something comes due, where the host has a scheduler that tells; else never."""
+        """Call ``wake`` when something comes due, where the host has a scheduler that tells; else never.
+
+        It may be said again, with the same ``wake``.
+        """
 
 
 class FetchBackend(Protocol):

@@ -275,7 +275,6 @@ class Jobs:
     async def _work(self) -> None:
         self._seen = self.now(), self._loop.time()
         try:
-            self._backend().listen(self._woken)
             await self._go_on()
         finally:
             _settle(self._looked)
@@ -286,6 +285,7 @@ class Jobs:
             looked, self._looked = self._looked, []
             try:
                 if not self._is_planned:
+                    self._backend().listen(self._woken)
                     await self._plan()
                 await self._renew()
                 self._next = None
@@ -510,7 +510,8 @@ class Jobs:
             await self._over_surely(held)
             return
         try:
-            await self._backend().release(held.job, self._owner)
+            if held.spec.is_async:  # a thread goes on until the process has ended: its lease has to be over first
+                await self._backend().release(held.job, self._owner)
         except SepkitError as error:  # it counts as cut when its lease is over
             self._ill(error)
         self._held.pop(held.job.id, None)
@@ -535,9 +536,9 @@ class Jobs:
     def _tell_cut(self, held: _Held, scheduled: int, why: str, *, again: bool) -> None:
         job = held.job
         then = "it is repeated" if again else "it is not repeated"
-        error = f"the run for {moment(scheduled)} has failed: {why}"
-        _log.error("job %r: %s; %s", job.id, error, then)
-        health = _health(_task_id(job), job.name, job.user, "failed", error)
+        _log.error("job %r: the run for %s has failed: %s; %s", job.id, moment(scheduled), why, then)
+        # A host is told what stands before the colon.
+        health = _health(_task_id(job), job.name, job.user, "failed", f"{why}: the run for {moment(scheduled)}")
         if len(self._cut) >= _MOST_TOLD:
             del self._cut[next(iter(self._cut))]
         self._cut[health.task_id] = health

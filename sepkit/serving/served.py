@@ -293,6 +293,7 @@ class Served:
         Raises:
             ConnectionClosed: It is not served yet, or not in this process.
         """
+        loop = self.loop
         if self._jobs is None:
             from sepkit.serving.jobs import Jobs  # only for apps that have a job
 
@@ -303,7 +304,7 @@ class Served:
                 supervisor=self.supervisor,
                 call=self.calls.plain,
                 tell=self._task_changed,
-                loop=self.loop,
+                loop=loop,
                 context=self._base,
                 clock=clock,
                 tick=tick,

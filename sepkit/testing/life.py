@@ -303,6 +303,9 @@ class AsyncHost(Asking):
             seconds: How much.
             asleep: The computer sleeps meanwhile: the wall's clock jumps, and the loop's stands still.
 
+        Raises:
+            TimeoutError: A job has not ended within the host's ``timeout``.
+
         Source: docs/jobs.md.
         """
         self._alive()
@@ -315,14 +318,18 @@ class AsyncHost(Asking):
             return
         end = self._wall.time() + left
         while jobs is not None and not asleep:
-            await jobs.idle()
+            async with asyncio.timeout(self._timeout):
+                await jobs.idle()
             due = jobs.next_due
             if due is None or due / 1000 > end:
                 break
             self._wall.jump(max(0.0, due / 1000 - self._wall.time()))
         self._wall.jump(end - self._wall.time())
-        if jobs is not None:
-            await (jobs.looked() if isinstance(self._loop, VirtualClockLoop) else jobs.idle())
+        if jobs is not None and isinstance(self._loop, VirtualClockLoop):
+            await jobs.looked()
+        elif jobs is not None:
+            async with asyncio.timeout(self._timeout):
+                await jobs.idle()
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

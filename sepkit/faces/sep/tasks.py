@@ -87,6 +87,9 @@ class TaskCalls:
         try:
             return self._told(await self._supervisor.stop(call.task_id))
         except UnknownTask as error:
+            for health in self._served.status():
+                if health.task_id == call.task_id:  # a job that waits for its first run: nothing of it is to be stopped
+                    return self._told(health)
             raise InvalidParams(f"no task {call.task_id!r}", data={"known": list(error.known)}) from None
 
     async def _list(self, params: dict[str, Any]) -> object:
