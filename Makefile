@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/frames.py --quiet -p 2 -n 2 -w 1 -o $(RESULTS)/frames.json
 	$(BIN)/python benchmarks/host.py --rounds 3 --json $(RESULTS)/host.json
 	$(BIN)/python benchmarks/tasks.py --rounds 3 --json $(RESULTS)/tasks.json
+	$(BIN)/python benchmarks/store.py --rounds 3 --json $(RESULTS)/store.json
 	$(BIN)/python benchmarks/floods.py --seconds 0.5 --json $(RESULTS)/floods.json
 	$(BIN)/python benchmarks/pictures.py $(RESULTS)
 
@@ -51,8 +52,8 @@ soak: $(READY)
 	SEPKIT_SOAK=1 $(BIN)/python -m pytest --timeout 1800 tests/test_peer.py tests/e2e/test_load.py \
 		tests/e2e/test_arbitrary_bytes.py tests/test_spec.py tests/wire tests/test_streams.py \
 		tests/test_schema_properties.py tests/test_terminal.py tests/test_tasks.py plugins/corporate_proxy/test_app.py \
-		plugins/folder_watch/test_app.py tests/host tests/conformance tests/test_tasks_machine.py tests/serving tests/test_jobs.py \
-		tests/test_schedules.py tests/e2e/test_jobs.py tests/backends/test_jobs.py $(ARGS)
+		plugins/folder_watch/test_app.py tests/host tests/conformance tests/test_tasks_machine.py tests/serving \
+		tests/backends tests/test_jobs.py tests/test_schedules.py tests/e2e/test_jobs.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

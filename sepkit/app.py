@@ -31,7 +31,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 # What can be added while the app is served, because `registry/update` tells of it or the host need not know.
 _OPEN: Final = frozenset(
-    {"tool", "command", "completer of command", "flag", "event", "provider"}
+    {"tool", "command", "completer of command", "flag", "event", "provider", "collection"}
     | {"OAuth login of provider", "OAuth refresh of provider"}
 )
 
@@ -105,6 +105,8 @@ class App(Router):
                 if name not in known:
                     what = f"{kind} {name!r} ({where(spec.fn)})"
                     raise RegistrationError(f"{what}: there is no such {kind.split()[-1]}{closest(name, known)}")
+        for collection in list(self.collections.values()):
+            collection.check()
         for shortcut in list(self.shortcuts.values()):
             if shortcut.command not in self.commands:
                 hint = closest(shortcut.command, self.commands)

@@ -468,6 +468,20 @@ def make_job(
     return spec
 
 
+def make_migration(fn: Fn, collection: object, from_version: int) -> None:
+    """Add what turns a document of a version into one of the next."""
+    from sepkit.contexts.documents import Collection  # only for apps that have one
+
+    if not isinstance(collection, Collection):
+        raise RegistrationError(f"@app.migrate takes what app.collection returned, not {collection!r}")
+    what = f"migration of collection {collection.name!r}"
+    _check_callable(fn, "@app.migrate(…)")
+    _refuse_generator(fn, what, "return the dict")
+    if is_async(fn):
+        raise RegistrationError(f"{what} ({where(fn)}) is a coroutine; write a plain `def`: dict in, dict out")
+    collection.add_migration(fn, from_version, where(fn))
+
+
 def _check_callable(fn: object, what: str) -> None:
     if not callable(fn) or isinstance(fn, type):
         hint = f"; write {what}(name={fn!r})" if isinstance(fn, str) else ""

@@ -18,6 +18,7 @@ from sepkit.handlers import (
     make_command,
     make_hook,
     make_job,
+    make_migration,
     make_observer,
     make_provider,
     make_task,
@@ -31,6 +32,7 @@ from sepkit.wire.converter import structure_exactly
 from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
+    from sepkit.contexts.documents import Collection
     from sepkit.tasks.schedule import Schedule
 
 HookReturn = (
@@ -57,6 +59,8 @@ JobF = TypeVar("JobF", bound=Callable[..., Awaitable[object] | None])
 TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
 Misfire = Literal["once", "skip"]
 """What becomes of a job's times that went by: made up for once, or dropped where they are more than 60 s ago."""
+MigrationF = TypeVar("MigrationF", bound=Callable[[dict[str, Any]], dict[str, Any]])
+D = TypeVar("D")
 Change = tuple[str, str]
 """What has been registered: its kind, and its name."""
 
@@ -85,6 +89,7 @@ class Router:
         self.flag_descriptions: dict[str, str] = {}
         self.shortcuts: dict[str, messages.ShortcutRegistration] = {}
         self.renderers: dict[str, messages.MessageRendererRegistration] = {}
+        self.collections: dict[str, Collection[Any]] = {}
         self._included: list[Router] = []
 
     # -- tools, hooks, events ------------------------------------------------------------------------------------------
@@ -541,6 +546,55 @@ class Router:
         registration = messages.MessageRendererRegistration(tag=tag, template=block)
         self._put(self.renderers, "renderer", tag, registration)
 
+    # -- documents -----------------------------------------------------------------------------------------------------
+
+    def collection(
+        self,
+        name: str,
+        type: type[D],  # noqa: A002
+        *,
+        indexes: Sequence[str] = (),
+        version: int = 1,
+    ) -> Collection[D]:
+        """Declare a collection: ``ctx.store(notes)`` has the app's documents, ``ctx.user.store(notes)`` a user's.
+
+        Args:
+            name: Its name: an identifier, at most 64 characters.
+            type: The documents' class: a dataclass, an attrs class, a TypedDict, or ``dict[str, Any]``.
+            indexes: The fields by which it is often searched: ``["tag", "author.name"]``.
+            version: Of the class. When the class changes, so that older documents do not fit, it is raised by 1, and
+                ``@app.migrate`` makes the older ones fit.
+
+        Raises:
+            RegistrationError: The name is taken or is no identifier, the class has no form in JSON, or an index is of a
+                field that the class does not have.
+
+        Source: docs/documents.md.
+        """
+        from sepkit.contexts.documents import Collection  # only for apps that have one
+
+        made = Collection(name, type, indexes=indexes, version=version)
+        self._put(self.collections, "collection", made.name, made)
+        made.in_app = self._is_app
+        return made
+
+    def migrate(self, collection: Collection[Any], *, from_version: int) -> Callable[[MigrationF], MigrationF]:
+        """Make a function turn a document of ``from_version`` into one of the next version: a dict in, a dict out.
+
+        It is called when such a document is read. What is stored stays as it is until it is put again.
+
+        Raises:
+            RegistrationError: There is no such version, or it has a migration already.
+
+        Source: docs/documents.md, "When the class changes".
+        """
+
+        def register(fn: MigrationF) -> MigrationF:
+            make_migration(fn, collection, from_version)
+            return fn
+
+        return register
+
     def include(self, router: Router) -> None:
         """Take over all handlers of another router, behind those that are here.
 
@@ -564,6 +618,7 @@ class Router:
             ("flag", self.flag_defaults, router.flag_defaults),
             ("shortcut", self.shortcuts, router.shortcuts),
             ("renderer", self.renderers, router.renderers),
+            ("collection", self.collections, router.collections),
         )
         added = [(kind, name) for kind, _, theirs in tables for name in theirs]
         added += [("hook", name) for name in router.hooks if name not in self.hooks]
@@ -582,6 +637,8 @@ class Router:
         self.flag_descriptions.update(router.flag_descriptions)
         for _, mine, theirs in tables:
             mine.update(theirs)
+        for collection in router.collections.values():
+            collection.in_app = collection.in_app or self._is_app
         for table, added_to in ((self.hooks, router.hooks), (self.events, router.events)):
             for name, specs in added_to.items():
                 table.setdefault(name, []).extend(specs)

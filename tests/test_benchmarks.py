@@ -110,6 +110,17 @@ def test_the_typescript_sdk_takes_part_where_its_folder_is_named(tmp_path: Path)
     assert [one.partition(" ")[0] for one in results["missing"]] == ["mcp", "fastmcp"]
 
 
+def test_documents_are_measured_beside_the_same_sql_by_hand(tmp_path: Path) -> None:
+    """With the rounds' ratios; and what ten of many weigh, which is not more than ten of few."""
+    shown, results = _measured(tmp_path, "store.py", "--rounds", "1", "--documents", "2000")
+    assert [row["step"] for row in results["rows"]] == ["put_many", "find, indexed", "find, unindexed", "find, sorted"]
+    for row in results["rows"]:
+        assert row["step"] in shown
+        assert row["ratio"]["median"] == row["sepkit"]["median"] / row["by hand"]["median"]
+    few, many = results["find of ten"].values()
+    assert many < 1.5 * few + 10_000
+
+
 def test_many_tools_are_measured_by_their_number(tmp_path: Path) -> None:
     """CPU time and memory a tool, and the rate of calls."""
     shown, results = _measured(tmp_path, "scale.py", "--part", "tools", "--most", "10", "--rounds", "1")

@@ -136,6 +136,16 @@ def describe(app: App) -> dict[str, Any]:
         **observers,
         "tasks": tasks,
         "jobs": jobs,
+        "collections": [
+            {
+                "name": one.name,
+                "type": name_of(one.type),
+                "version": one.version,
+                "indexes": list(one.indexes),
+                "migrations": {str(number): where(fn) for number, fn in sorted(one.migrations.items())},
+            }
+            for one in app.collections.values()
+        ],
         **registered,
         "flags": to_json(app.flag_defaults),
         "flag_descriptions": dict(app.flag_descriptions),
@@ -198,6 +208,7 @@ def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
         from sepkit.wire.messages import TaskHealth
 
         yield from _section("started tasks", [[state_line(structure(task, TaskHealth), now)] for task in started])
+    yield from _section("collections", [_collection_lines(one) for one in app["collections"]])
     about = app["flag_descriptions"]
     flags = [[f"{name}  default {value!r}", *_summary(about.get(name, ""))] for name, value in app["flags"].items()]
     yield from _section("flags", flags)
@@ -272,6 +283,15 @@ def _job_lines(job: dict[str, Any]) -> list[str]:
         *_summary(job["description"]),
         f"{job['schedule']}{late}{cut}",
         f"{job['handler']}, {job['runs']}",
+    ]
+
+
+def _collection_lines(collection: dict[str, Any]) -> list[str]:
+    indexes = ", ".join(collection["indexes"])
+    return [
+        f"{collection['name']}  {collection['type']}, version {collection['version']}",
+        *([f"indexes: {indexes}"] if indexes else []),
+        *(f"from version {number}: {place}" for number, place in collection["migrations"].items()),
     ]
 
 

@@ -27,40 +27,66 @@ class Principal(Record):
 
 
 @record
+class Place(Record):
+    """Where documents are: a collection of a user's, or of the app's."""
+
+    user: str | None
+    collection: str
+    """Its name: an ASCII identifier of at most 64 characters."""
+    indexes: tuple[str, ...] = ()
+    """The dotted paths by which it is often searched."""
+
+
+@record
 class Find(Record):
     """What is looked for, checked and in one form: see ``contexts/documents``."""
 
-    query: Mapping[str, Any]
-    """Dotted paths, each with operators and their operands; all must hold."""
+    query: Query
     sort: Sequence[tuple[str, bool]] = ()
     """Dotted paths, the most significant one first, and whether each descends."""
     limit: int | None = None
+    """At least 1; given where there is an offset."""
     offset: int = 0
 
 
+Query = Mapping[str, Mapping[str, Any]]
+"""Dotted paths, each with operators and their operands: ``{"tag": {"$eq": "x"}, "n": {"$gt": 1, "$lt": 5}}``.
+
+All must hold; an empty one matches everything. The operators are ``$eq $gt $gte $lt $lte $ne $in $contains``, their
+operands texts and finite numbers; of ``$in`` a list of them, not empty; of ``$contains`` a text. There is no ``true``
+and no null. docs/documents.md, "Queries" says what matches.
+"""
+
+
 class DocumentBackend(Protocol):
-    """Collections of documents. Any method may raise a ``StoreError``."""
+    """Collections of documents. Any method may raise a ``StoreError``.
 
-    async def put(self, user: str | None, collection: str, items: Sequence[tuple[str, Document]]) -> None:
-        """Store documents under their ids, all or none; what is there is replaced."""
+    A document may have a field ``_v``, which is its version and none of the caller's; it has no ``_id``.
+    """
 
-    async def get(self, user: str | None, collection: str, id: str) -> Document | None:  # noqa: A002
+    async def put(self, place: Place, items: Sequence[tuple[str, Document]]) -> None:
+        """Store documents under their ids, all or none, acknowledged when they are safe.
+
+        What is there is replaced, and keeps its place in the order.
+        """
+
+    async def get(self, place: Place, id: str) -> Document | None:  # noqa: A002
         """The document; None where there is none."""
 
-    async def delete(self, user: str | None, collection: str, id: str) -> bool:  # noqa: A002
+    async def delete(self, place: Place, id: str) -> bool:  # noqa: A002
         """Forget a document; whether there was one."""
 
-    async def find(self, user: str | None, collection: str, find: Find) -> list[tuple[str, Document]]:
-        """The documents that match, each with its id; ordered by ``find.sort``, then by id."""
+    async def find(self, place: Place, find: Find) -> list[tuple[str, Document]]:
+        """The documents that match, each with its id; ordered by ``find.sort``, then as they were first put."""
 
-    async def count(self, user: str | None, collection: str, query: Mapping[str, Any]) -> int:
+    async def count(self, place: Place, query: Query) -> int:
         """How many documents match."""
 
-    async def delete_many(self, user: str | None, collection: str, query: Mapping[str, Any]) -> int:
+    async def delete_many(self, place: Place, query: Query) -> int:
         """Forget what matches; how many there were."""
 
-    async def drop(self, user: str | None, collection: str) -> None:
-        """Forget the collection."""
+    async def drop(self, place: Place) -> None:
+        """Forget all documents of the collection."""
 
 
 class SettingBackend(Protocol):

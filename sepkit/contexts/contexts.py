@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from sepkit.contexts.documents import Collection, Documents
     from sepkit.tasks import TaskRun
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 _EMPTY_CONTEXT: Final[dict[str, Any]] = {"token": "", "tier": "event"}
 
@@ -102,6 +104,18 @@ class Context(Generic[StateT]):
     def has_ui(self, kind: methods.UiKind) -> bool:
         """Whether the host said that it can show ``kind``."""
         return self.ui.has(kind)
+
+    def store(self, collection: Collection[D]) -> Documents[D]:
+        """The app's documents of a collection.
+
+        Raises:
+            RegistrationError: It is no collection of the app.
+
+        Source: docs/documents.md.
+        """
+        from sepkit.contexts.documents import Documents  # only for apps that have collections
+
+        return Documents(self._link, collection)
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """Await something in the app's loop, from another thread: ``ctx.wait(ctx.kv.get("key"))`` in a ``def`` handler.

@@ -29,11 +29,7 @@ from sepkit.wire.faults import JSON_TYPES
 class Faults(list[Fault]):
     """What a loader found wrong; and whether it had to coerce a value, which a union takes for the second best."""
 
-    __slots__ = ("coerced",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.coerced = False
+    coerced = False
 
 
 Load = Callable[[Any, Faults], Any]
@@ -489,7 +485,7 @@ def object_form(
         name: What a fault calls it.
         noun: What a fault calls a member.
     """
-    by_name = {field.name: field.form.load for field in fields}
+    by_name = {field.name: (field.form.exact, field.form.load) for field in fields}
     droppable = {f.name for f in fields if absent_null and not f.required and "null" not in f.form.takes}
     required = [(field.name, field.form.expected) for field in fields if field.required]
     known = f"known: {', '.join(by_name)}" if by_name else "there are none"
@@ -503,8 +499,12 @@ def object_form(
         start = end = len(faults)
         members = {}
         for key, member in value.items():
-            load_member = by_name.get(key)
-            if load_member is not None:
+            form = by_name.get(key)
+            if form is not None:
+                exact, load_member = form
+                if type(member) in exact:
+                    members[key] = member
+                    continue
                 if member is None and key in droppable:
                     continue
                 members[key] = load_member(member, faults)

@@ -252,7 +252,26 @@ def _plain_list(value: Iterable[Any], depth: int, place: str | None = None) -> l
     return made
 
 
+def _plain_fields(value: Any, names: tuple[tuple[str, str], ...], depth: int) -> dict[str, Any]:
+    if depth >= MAX_DEPTH:
+        raise _Unwritable(f"nested more than {MAX_DEPTH} levels deep", value)
+    made: dict[str, Any] = {}
+    for attribute, name in names:
+        try:
+            made[name] = _plain(getattr(value, attribute), depth + 1)
+        except _Unwritable as error:
+            error.passes(value, step(name))
+            raise
+    return made
+
+
+_FIELDS: Final[dict[type, tuple[tuple[str, str], ...]]] = {}
+"""Of attrs classes and dataclasses that have been written, so that the next one is known at once."""
+
+
 def _plain_other(value: Any, kind: type, depth: int) -> Any:
+    if (names := _FIELDS.get(kind)) is not None:
+        return _plain_fields(value, names, depth)
     if isinstance(value, Record):
         return _plain_dict(unstructure(value), depth, value)
     if isinstance(value, enum.Enum):
@@ -267,7 +286,8 @@ def _plain_other(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, set | frozenset):
         return _sorted(_plain_list(value, depth, "[*]"))
     if has_fields(kind):
-        return _plain_dict({name: getattr(value, attribute) for attribute, name in field_names(kind)}, depth, value)
+        names = _FIELDS[kind] = field_names(kind)
+        return _plain_fields(value, names, depth)
     if any(base.__module__ == "decimal" and base.__name__ == "Decimal" for base in kind.__mro__):
         return str(value)
     raise _Unwritable(f"{_type_name(value)} has no form in JSON")

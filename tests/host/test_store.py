@@ -381,7 +381,7 @@ def test_a_corrupt_file_is_said_and_left_as_it_is(path: Path) -> None:
     async def main() -> None:
         store = KvStore(path)
         for work in (store.set("ext", "key", 1), store.get("ext", "key"), store.keys("ext")):
-            with pytest.raises(StoreError, match=r"kv\.sqlite3 failed: file is not a database"):
+            with pytest.raises(StoreError, match=r"kv\.sqlite3 failed: it is damaged.*file is not a database"):
                 await patiently(work)
         await store.aclose()
 

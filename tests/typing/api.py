@@ -51,6 +51,7 @@ from sepkit import (
     UserBash,
     render,
 )
+from sepkit.contexts.documents import Collection, Documents
 from sepkit.errors import CapabilityDisabled, NoUI
 from sepkit.scheduling import Job
 from sepkit.wire.messages import ExecRunResult, StreamEvent
@@ -567,6 +568,70 @@ async def undecorated(app: App) -> AsyncIterator[None]:
 
 
 App("x", lifespan=undecorated)  # type: ignore[arg-type]
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+points = app.collection("points", Point, indexes=["x"], version=2)
+turns = router.collection("turns", Turn)
+loose = app.collection("loose", dict[str, int])
+assert_type(points, Collection[Point])
+assert_type(turns, Collection[Turn])
+assert_type(loose, Collection[dict[str, int]])
+
+
+@app.migrate(points, from_version=1)
+def from_first(old: dict[str, Any]) -> dict[str, Any]:
+    return old
+
+
+assert_type(from_first({}), dict[str, Any])
+
+
+async def documents(ctx: ToolContext, event: EventContext, task: TaskContext) -> None:
+    store = ctx.store(points)
+    assert_type(store, Documents[Point])
+    assert_type(event.store(turns), Documents[Turn])
+    assert_type(task.store(loose), Documents[dict[str, int]])
+    assert_type(await store.get("a"), Point | None)
+    assert_type(await store.find({"x": {"$gt": 1}}, sort={"x": "desc"}, limit=1, offset=1), list[Point])
+    assert_type(await store.find_items(), list[tuple[str, Point]])
+    assert_type(await store.find_one({"x": 1}), Point | None)
+    assert_type(await store.count(), int)
+    assert_type(await store.delete("a"), bool)
+    assert_type(await store.delete_many({"x": 1}), int)
+    await store.put("a", Point(1))
+    await store.put_many({"a": Point(1)})
+    await store.put_many(("a", Point(number)) for number in range(3))
+    await store.put_many(await store.find_items())
+    await event.store(turns).put("a", {"agent_id": "x"})
+    assert_type(ctx.wait(store.find_one()), Point | None)
+    await store.drop()
+
+
+async def wrong_documents(ctx: ToolContext) -> None:
+    store = ctx.store(points)
+    await store.put("a", {"x": 1})  # type: ignore[arg-type]
+    await store.put(1, Point(1))  # type: ignore[arg-type]
+    await store.put_many([Point(1)])  # type: ignore[list-item]
+    await store.find(sort={"x": "up"})  # type: ignore[dict-item]
+    await store.find(sort=["x"])  # type: ignore[arg-type]
+    await store.find(limit="5")  # type: ignore[arg-type]
+    await store.find("x")  # type: ignore[arg-type]
+    await store.delete_many()  # type: ignore[call-arg]
+    found: int = await store.get("a")  # type: ignore[assignment]
+    ctx.store("points")  # type: ignore[arg-type]
+    ctx.store(Point)  # type: ignore[arg-type]
+    app.collection("more")  # type: ignore[call-arg]
+    app.collection("more", Point, indexes=found)  # type: ignore[arg-type]
+    app.collection("more", Point, version="2")  # type: ignore[arg-type]
+    app.migrate(points)  # type: ignore[call-arg]
+    app.migrate(Point, from_version=1)  # type: ignore[arg-type]
+
+
+@app.migrate(points, from_version=1)  # type: ignore[type-var]
+async def not_a_plain_function(old: dict[str, Any]) -> dict[str, Any]:
+    return old
 
 
 # -- services ----------------------------------------------------------------------------------------------------------

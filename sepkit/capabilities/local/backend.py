@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sepkit.capabilities.database import Database
+from sepkit.capabilities.local.documents import LocalDocuments
 from sepkit.contexts.backend import (
     DocumentBackend,
     FetchBackend,
@@ -26,8 +27,10 @@ from sepkit.errors import StoreError
 DATA_DIR: Final = "SEPKIT_DATA_DIR"
 _USER: Final = re.compile(r"[A-Za-z0-9_@+=,-][A-Za-z0-9._@+=,-]{0,127}")
 
-# Of all parts; a database of a user has all tables, too.
+# Of all parts; a database of a user has all tables, too. Documents make theirs when a collection is first used.
 _SCHEMA: Final = ""
+
+_MOST_OPEN: Final = 32  # databases, as far as those of users are idle; each has a file and up to two threads
 
 
 class LocalBackend:
@@ -42,16 +45,28 @@ class LocalBackend:
         self.app: Final = app
         self.folder: Final = folder
         self._databases: dict[str | None, Database] = {}
+        self._closed = False
 
     def database(self, user: str | None) -> Database:
         """The database of a user, or the app's; opened by its first job.
 
         Raises:
-            StoreError: The user's id cannot be the name of a file.
+            StoreError: The user's id cannot be the name of a file; or what serves the app has ended.
         """
-        if (found := self._databases.get(user)) is None:
-            found = self._databases[user] = Database(self._path(user), _SCHEMA)
+        if self._closed:
+            raise StoreError("the store is closed: what served the app has ended")
+        if (found := self._databases.pop(user, None)) is None:
+            found = Database(self._path(user), _SCHEMA, elsewhere=f"set {DATA_DIR} to another folder")
+        if len(self._databases) >= _MOST_OPEN:
+            self._close_idle()
+        self._databases[user] = found  # the one that was used last is the last
         return found
+
+    def _close_idle(self) -> None:
+        """Those that were used longest ago are let go of. They open again when they are used."""
+        idle = [user for user, database in self._databases.items() if user is not None and database.idle]
+        for user in idle[: len(self._databases) + 1 - _MOST_OPEN]:
+            self._databases.pop(user).rest()
 
     def _path(self, user: str | None) -> Path | None:
         if user is not None and not _USER.fullmatch(user):
@@ -63,7 +78,7 @@ class LocalBackend:
     @property
     def documents(self) -> DocumentBackend:
         """Collections of documents."""
-        raise NotImplementedError
+        return LocalDocuments(self.database)
 
     @property
     def settings(self) -> SettingBackend:
@@ -94,13 +109,20 @@ class LocalBackend:
 
     async def aclose(self) -> None:
         """Write what waits, and let go of files and connections."""
+        self._closed = True
         for database in self._databases.values():
             await database.aclose()
         self._databases.clear()
 
 
 def data_folder(app: str) -> Path:
-    """Where the data of an app is kept."""
+    """Where the data of an app is kept.
+
+    Raises:
+        StoreError: Its name is that of another folder.
+    """
+    if not app.strip("."):
+        raise StoreError(f"the app's name {app!r} cannot be the name of a folder: give it another one")
     if given := os.environ.get(DATA_DIR):
         return Path(given).absolute() / app
     import platformdirs  # 2 ms, and only for apps that keep something
