@@ -58,7 +58,7 @@ MOST_REPEATS: Final = 10
 
 _LOOK: Final = 30.0  # seconds until the store is looked at again: another process may have put jobs there
 _AGAIN: Final = 5.0  # seconds until a store that failed is asked again
-_SOON: Final = 1000  # ms until the next look where something is due that cannot be claimed yet
+_SOON: Final = 1000  # ms until the next look where something is due that cannot be claimed yet; and what is no jump
 _LAST: Final = 1.0  # seconds for what is being written, at the end
 _STOP_GRACE: Final = 60.0  # a run has the grace of the shutdown, whatever that is
 _MOST_TOLD: Final = 1_000  # runs that were cut, of which the health is remembered
@@ -362,8 +362,9 @@ class Jobs:
 
     async def _plan(self) -> None:
         """Have the jobs that repeat in the store, each with a time that is not too far off."""
-        backend, now = self._backend(), self.now()
+        backend = self._backend()
         stored = {job.id: job for job in await backend.all()}
+        now = self.now()  # not before that: another process may have moved a job on meanwhile
         for spec in list(self._specs.values()):
             found = stored.get(spec.name)
             if spec.schedule is None:
@@ -373,7 +374,7 @@ class Jobs:
             due = spec.schedule.after(now)
             if found is None:
                 await backend.add(self._repeating(spec, due, now))
-            elif found.schedule != spec.text or found.name != spec.name or found.due is None or found.due > due:
+            elif (found.schedule, found.name) != (spec.text, spec.name) or found.due is None or found.due > due + _SOON:
                 await backend.put(self._repeating(spec, due, now))
         self._tell_unknown(stored.values())
         self._is_planned = True

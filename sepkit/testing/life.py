@@ -311,6 +311,8 @@ class AsyncHost(Asking):
         self._alive()
         left = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
         jobs = self._served.jobs if self.app.job_specs else None
+        if jobs is not None:
+            await jobs.looked()  # what repeats counts from its start, and not from later
         if isinstance(self._loop, VirtualClockLoop) and not asleep:
             await asyncio.sleep(left)
             if jobs is not None:
