@@ -53,7 +53,8 @@ soak: $(READY)
 		tests/e2e/test_arbitrary_bytes.py tests/test_spec.py tests/wire tests/test_streams.py \
 		tests/test_schema_properties.py tests/test_terminal.py tests/test_tasks.py plugins/corporate_proxy/test_app.py \
 		plugins/folder_watch/test_app.py tests/host tests/conformance tests/test_tasks_machine.py tests/serving \
-		tests/backends tests/capabilities/test_local_fetch.py tests/mcp $(ARGS)
+		tests/backends tests/capabilities/test_local_fetch.py tests/mcp tests/test_jobs.py tests/test_schedules.py \
+		tests/e2e/test_jobs.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

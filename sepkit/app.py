@@ -27,6 +27,7 @@ from sepkit.wire import messages
 
 if TYPE_CHECKING:
     from sepkit.content import Icon
+    from sepkit.scheduling import Jobs, Schedule
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -85,6 +86,7 @@ class App(Router):
         self.needs: Final = _checked_needs(name, needs)
         self.icons = icons_given(f"App {name!r}", None, icons)
         self.tasks = Tasks(self)
+        self._schedule: Schedule | None = None
         self.serving: list[Serving] = []
         """What serves it now; filled by them."""
         made_in = sys._getframe(1).f_globals
@@ -92,6 +94,19 @@ class App(Router):
             _at_exit_of(made_in["__file__"]).append(self)
 
     _is_app = True
+
+    @property
+    def schedule(self) -> Schedule:
+        """Jobs for one moment, and what is to come: ``app.schedule.at(when, fn)``, ``cancel(id)``, ``list()``.
+
+        Within a handler, a task, a job or the lifespan they are those of what serves it; elsewhere, of the only one
+        that serves the app.
+        """
+        if self._schedule is None:
+            from sepkit.scheduling import Schedule  # only for apps that use it
+
+            self._schedule = Schedule(self.job_specs, lambda: serving_here(self, "jobs run", "app.schedule").jobs)
+        return self._schedule
 
     def check(self) -> None:
         """Whether what is registered fits together.
@@ -248,6 +263,10 @@ class Serving(Protocol):
     @property
     def supervisor(self) -> Supervisor:
         """Runs its background tasks."""
+
+    @property
+    def jobs(self) -> Jobs:
+        """Runs its jobs."""
 
     @property
     def told(self) -> bool:

@@ -195,6 +195,10 @@ class NoUser(SepkitError):
     """What belongs to a user was asked for where there is none. The app's own is never taken in its place."""
 
 
+class JobRefused(SepkitError):
+    """A job cannot be scheduled: its time, id or payload makes no sense, or there are too many."""
+
+
 class FetchError(SepkitError):
     """Nothing was fetched: the URL is outside ``App(needs=)``, or the connection failed or broke."""
 

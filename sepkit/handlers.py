@@ -32,6 +32,7 @@ from sepkit.wire.writing import copied, to_json
 
 if TYPE_CHECKING:
     from sepkit.content import Icon
+    from sepkit.tasks.schedule import Schedule
 
 Fn = Callable[..., Any]
 
@@ -181,6 +182,30 @@ class ProviderSpec(Record):
         return self.observer.fn
 
 
+@record
+class JobSpec(Record):
+    """A job: what it runs, and when by itself."""
+
+    fn: Fn
+    name: str
+    schedule: Schedule | None
+    """None for a job that runs only for ``app.schedule.at``."""
+    misfire: str
+    retry: bool
+    description: str
+    context: str | None
+    is_async: bool
+
+    # One is made for each registration; a schedule has no order and no hash of its own.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def text(self) -> str:
+        """When it runs, in words."""
+        return "when scheduled" if self.schedule is None else self.schedule.text
+
+
 def where(fn: Fn) -> str:
     """``file:line`` of a function, as short as it can be told from here."""
     code = code_of(underlying(fn))
@@ -239,6 +264,22 @@ def task_registration(spec: TaskSpec) -> messages.TaskRegistration:
             max_delay_ms=round(spec.policy.max_delay * 1000),
             multiplier=spec.policy.multiplier,
         ),
+    )
+
+
+def job_registration(spec: JobSpec) -> messages.TaskRegistration:
+    """What a host that asked for tasks is told of a job.
+
+    Source: docs/jobs.md, "Where jobs are seen".
+    """
+    policy = messages.RestartPolicyMs(type="never", max_restarts=0, initial_delay_ms=0, max_delay_ms=0, multiplier=1)
+    return messages.TaskRegistration(
+        name=spec.name,
+        description=spec.description,
+        per_user=False,
+        autostart=spec.schedule is not None,
+        restart_policy=policy,
+        schedule=spec.text,
     )
 
 
@@ -559,6 +600,42 @@ def make_task(fn: Fn, options: TaskOptions) -> TaskSpec:
         )
     spec = task_spec(fn, task, options, context=found.context, description=docstring_of(fn))
     check_sendable(task_registration(spec), f"task {task!r}", fn)
+    return spec
+
+
+def make_job(
+    fn: Fn, decorator: str, schedule: Schedule | None, *, name: str | None, misfire: str, retry: bool
+) -> JobSpec:
+    """The record of a job."""
+    _check_callable(fn, decorator)
+    job = check_name("job", name_of(fn) if name is None else name, fn)
+    what = f"job {job!r}"
+    _refuse_generator(fn, what, "write a coroutine or a plain function")
+    _check_is_bool(what, fn, retry=retry)
+    if misfire not in ("once", "skip"):
+        raise RegistrationError(
+            f'{what} ({where(fn)}): misfire={misfire!r:.100}: write "once" (a late run happens), or "skip" (what is '
+            "more than a minute late does not)"
+        )
+    found = inspect_value(
+        fn, what=what, contexts=(contexts.JobContext,), other_contexts=_CONTEXTS, takes="a JobContext"
+    )
+    if found.value is not None:
+        raise RegistrationError(
+            f"{what} ({where(fn)}): parameter {found.value!r}: a job takes a JobContext and nothing else; what it was "
+            "scheduled with is in ctx.payload"
+        )
+    spec = JobSpec(
+        fn=fn,
+        name=job,
+        schedule=schedule,
+        misfire=misfire,
+        retry=retry,
+        description=docstring_of(fn),
+        context=found.context,
+        is_async=is_async(fn),
+    )
+    check_sendable(job_registration(spec), what, fn)
     return spec
 
 

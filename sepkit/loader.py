@@ -21,7 +21,7 @@ from sepkit.tracebacks import authors_part, is_foreign
 R = TypeVar("R")
 
 _NEEDED: Final = frozenset(
-    {"sepkit", "attr", "attrs", "annotated_types", "cattrs", "click", "docstring_parser", "orjson", "uvloop"}
+    {"sepkit", "attr", "attrs", "annotated_types", "cattrs", "click", "cronsim", "docstring_parser", "orjson", "uvloop"}
     | {"typing_extensions", "__main__"}
 )
 

@@ -12,6 +12,7 @@ from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.handlers import (
     CommandSpec,
     Expose,
+    JobSpec,
     ObserverSpec,
     ProviderSpec,
     ToolAbout,
@@ -20,6 +21,7 @@ from sepkit.handlers import (
     check_sendable,
     make_command,
     make_hook,
+    make_job,
     make_migration,
     make_observer,
     make_provider,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sepkit.contexts.documents import Collection
     from sepkit.contexts.settings import Setting
     from sepkit.resources import ResourceSpec
+    from sepkit.tasks.schedule import Schedule
 
 HookReturn = (
     Block
@@ -60,7 +63,10 @@ _Completions = Iterable[str | messages.Completion]
 CompleteF = TypeVar("CompleteF", bound=Callable[..., _Completions | Awaitable[_Completions]])
 ProviderF = TypeVar("ProviderF", bound=Callable[..., AsyncIterator[messages.StreamEvent]])
 OAuthF = TypeVar("OAuthF", bound=Callable[..., Awaitable[messages.Credentials]])
+JobF = TypeVar("JobF", bound=Callable[..., Awaitable[object] | None])
 TaskF = TypeVar("TaskF", bound=Callable[..., Coroutine[Any, Any, object]])
+Misfire = Literal["once", "skip"]
+"""What becomes of a job's times that went by: made up for once, or dropped where they are more than 60 s ago."""
 MigrationF = TypeVar("MigrationF", bound=Callable[[dict[str, Any]], dict[str, Any]])
 D = TypeVar("D")
 Change = tuple[str, str]
@@ -91,6 +97,7 @@ class Router:
         self.oauth_logins: dict[str, ObserverSpec] = {}
         self.oauth_refreshes: dict[str, ObserverSpec] = {}
         self.task_specs: dict[str, TaskSpec] = {}
+        self.job_specs: dict[str, JobSpec] = {}
         self.flag_defaults: dict[str, Any] = {}
         self.flag_descriptions: dict[str, str] = {}
         self.flag_variables: dict[str, str] = {}  # the flag that each variable of the environment sets
@@ -654,10 +661,86 @@ class Router:
 
         def register(fn: TaskF) -> TaskF:
             spec = make_task(fn, cast("TaskOptions", options))
+            _check_free(self.job_specs, "task or job", spec.name)
             self._put(self.task_specs, "task", spec.name, spec)
             return fn
 
         return register if fn is None else register(fn)
+
+    def every(
+        self, seconds: float, *, name: str | None = None, misfire: Misfire = "once", retry: bool = False
+    ) -> Callable[[JobF], JobF]:
+        """Make a function a job that runs every so many seconds, for the first time one interval after the first start.
+
+        It takes a ``JobContext``, if it likes. What a run takes does not move the next one, and neither does a restart;
+        runs never overlap, and of the times that went by meanwhile one is made up for. A ``def`` runs in a thread.
+
+        Args:
+            seconds: From 0.01 seconds to a year.
+            name: The job's name; the function's by default. The store knows it by that: a new name is a new job.
+            misfire: ``"once"``: what is late runs once, at once. ``"skip"``: what is more than 60 s late does not.
+            retry: Repeat a run that was cut, by the end of its process. What raises is not repeated.
+
+        Raises:
+            RegistrationError: The name is taken, or the seconds make no sense.
+        """
+        from sepkit.tasks.schedule import Every  # only for apps that have a job, as all of it
+
+        return self._add_job("@app.every", Every(seconds), name, misfire, retry)
+
+    def cron(
+        self, line: str, *, tz: str = "UTC", name: str | None = None, misfire: Misfire = "once", retry: bool = False
+    ) -> Callable[[JobF], JobF]:
+        """Make a function a job that runs at the times of a cron line, such as ``"0 9 * * 1-5"``.
+
+        It takes a ``JobContext``, if it likes. Where the clocks of its zone are put forward over its hour, it runs
+        right afterwards; where they are put back, a job of a fixed hour runs once (as Debian's cron has it).
+
+        Args:
+            line: Minute, hour, day of the month, month, day of the week; with six fields the second stands before them.
+            tz: The time zone that it is meant in, such as ``"Europe/Stockholm"``.
+            name: The job's name; the function's by default. The store knows it by that: a new name is a new job.
+            misfire: ``"once"``: what is late runs once, at once. ``"skip"``: what is more than 60 s late does not.
+            retry: Repeat a run that was cut, by the end of its process. What raises is not repeated.
+
+        Raises:
+            RegistrationError: The name is taken, the line is none (each wrong field is named), or the zone.
+        """
+        from sepkit.tasks.schedule import Cron
+
+        return self._add_job("@app.cron", Cron(line, tz), name, misfire, retry)
+
+    @overload
+    def job(self, fn: JobF, /) -> JobF: ...
+    @overload
+    def job(
+        self, *, name: str | None = None, misfire: Misfire = "once", retry: bool = False
+    ) -> Callable[[JobF], JobF]: ...
+    def job(self, fn: Any = None, *, name: str | None = None, misfire: Misfire = "once", retry: bool = False) -> Any:
+        """Make a function a job that runs when ``app.schedule.at`` says so. It takes a ``JobContext``, if it likes.
+
+        Args:
+            fn: The function, where the decorator is written without parentheses.
+            name: The job's name; the function's by default. It is found by that after a restart.
+            misfire: ``"once"``: what is late runs at once. ``"skip"``: what is more than 60 s late does not.
+            retry: Repeat a run that was cut, by the end of its process. What raises is not repeated.
+
+        Raises:
+            RegistrationError: The name is taken.
+        """
+        register = self._add_job("@app.job", None, name, misfire, retry)
+        return register if fn is None else register(fn)
+
+    def _add_job(
+        self, decorator: str, schedule: Schedule | None, name: str | None, misfire: str, retry: bool
+    ) -> Callable[[JobF], JobF]:
+        def register(fn: JobF) -> JobF:
+            spec = make_job(fn, decorator, schedule, name=name, misfire=misfire, retry=retry)
+            _check_free(self.task_specs, "task or job", spec.name)
+            self._put(self.job_specs, "job", spec.name, spec)
+            return fn
+
+        return register
 
     def flag(self, name: str, default: object = None, *, description: str = "") -> None:
         """Declare a flag; its value is in ``ctx.flags[name]``.
@@ -844,6 +927,7 @@ class Router:
             ("OAuth refresh of provider", self.oauth_refreshes, router.oauth_refreshes),
             ("task", self.task_specs, router.task_specs),
             ("setting", self.settings, router.settings),
+            ("job", self.job_specs, router.job_specs),
             ("flag", self.flag_defaults, router.flag_defaults),
             ("shortcut", self.shortcuts, router.shortcuts),
             ("renderer", self.renderers, router.renderers),
@@ -852,7 +936,12 @@ class Router:
         added = [(kind, name) for kind, _, theirs in tables for name in theirs]
         added += [("hook", name) for name in router.hooks if name not in self.hooks]
         added += [("event", name) for name in router.events if name not in self.events]
-        for kind, mine, theirs in tables:  # all of it or nothing
+        # A job must not have the name of a task: hosts see both in one list.
+        others = (
+            ("task or job", self.task_specs, router.job_specs),
+            ("task or job", self.job_specs, router.task_specs),
+        )
+        for kind, mine, theirs in (*tables, *others):  # all of it or nothing
             for name in theirs:
                 _check_free(mine, kind, name)
         for name in router.flag_defaults:
@@ -867,8 +956,8 @@ class Router:
         for collection in router.collections.values():
             collection.in_app = collection.in_app or self._is_app
         observed = ((self.hooks, router.hooks), (self.events, router.events))
-        for table, others in (*observed, (self.setting_observers, router.setting_observers)):
-            for name, specs in others.items():
+        for table, added_to in (*observed, (self.setting_observers, router.setting_observers)):
+            for name, specs in added_to.items():
                 table.setdefault(name, []).extend(specs)
         self._registered(added)
 

@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
     {"handlers"},
     {"resources"},
     {"router"},
+    {"scheduling"},
     {"app"},
     {"serving"},
     {"faces"},

@@ -160,6 +160,18 @@ def describe(app: App) -> dict[str, Any]:
         }
         for spec in app.task_specs.values()
     ]
+    jobs = [
+        {
+            "name": spec.name,
+            "description": spec.description,
+            "handler": where(spec.fn),
+            "runs": _runs(spec.is_async),
+            "schedule": spec.text,
+            "misfire": spec.misfire,
+            "retry": spec.retry,
+        }
+        for spec in app.job_specs.values()
+    ]
     return {
         "name": app.name,
         "version": app.version,
@@ -172,6 +184,7 @@ def describe(app: App) -> dict[str, Any]:
         "resources": resources,
         **observers,
         "tasks": tasks,
+        "jobs": jobs,
         "collections": [
             {
                 "name": one.name,
@@ -270,6 +283,7 @@ def _lines(app: dict[str, Any], now: datetime) -> Iterator[str]:
                 rows.append([f"{name}{only}{order}  {handler['function']}  {handler['handler']}"])
         yield from _section(kind, rows)
     yield from _section("tasks", [_task_lines(task) for task in app["tasks"]])
+    yield from _section("jobs", [_job_lines(job) for job in app["jobs"]])
     if started := app.get("started_tasks"):
         from sepkit.cli.tasks import state_line
         from sepkit.wire.converter import structure
@@ -397,6 +411,17 @@ def _task_lines(task: dict[str, Any]) -> list[str]:
         *_summary(task["description"]),
         policy_line(task["policy"], per_user=task["per_user"], autostart=task["autostart"]),
         task["handler"],
+    ]
+
+
+def _job_lines(job: dict[str, Any]) -> list[str]:
+    late = "" if job["misfire"] == "once" else "; skipped if late"
+    cut = "; repeated if cut" if job["retry"] else ""
+    return [
+        job["name"],
+        *_summary(job["description"]),
+        f"{job['schedule']}{late}{cut}",
+        f"{job['handler']}, {job['runs']}",
     ]
 
 

@@ -21,7 +21,9 @@ def policy_line(policy: Mapping[str, Any], *, per_user: bool, autostart: bool) -
 
 
 def registration_line(task: messages.TaskRegistration) -> str:
-    """The same, of what the wire says of a task."""
+    """The same, of what the wire says of a task or a job."""
+    if task.schedule is not None:
+        return task.schedule
     policy = task.restart_policy
     in_seconds = {
         "type": policy.type,

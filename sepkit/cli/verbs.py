@@ -12,7 +12,7 @@ import click
 from sepkit import __version__
 from sepkit.cli import guarded, output
 
-_VERBS: Final = ("run", "inspect", "call", "hook", "event", "command", "complete", "spec", "conformance")
+_VERBS: Final = ("run", "inspect", "call", "hook", "event", "command", "complete", "job", "spec", "conformance")
 
 
 class _Verbs(click.Group):

@@ -8,7 +8,7 @@ A ``user`` is the id of whom something belongs to; None is the app itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NoReturn, Protocol
 
@@ -125,8 +125,104 @@ class SecretBackend(Protocol):
         """The names of all secrets."""
 
 
+@record
+class StoredJob(Record):
+    """A job, as it is kept. Moments are milliseconds since 1970.
+
+    It is *due* at most once at a time. Whoever is to run it *claims* it with a lease, then *starts* it, which moves
+    ``due`` on, and *finishes* it. A run whose lease is over was cut: its process has ended in the middle of it.
+    """
+
+    id: str
+    name: str
+    """Of its function, by which that is found again."""
+    schedule: str
+    """In words, so that a change is seen; empty where it was scheduled for one moment by ``app.schedule.at``."""
+    due: int | None
+    """The next time that has not been started; None where there is none any more."""
+    payload: str = "null"
+    """As JSON text."""
+    user: str | None = None
+    since: int = 0
+    """When it was scheduled."""
+    revision: int = 0
+    """How often it has been scheduled anew."""
+    running: int | None = None
+    """The time whose run has been started, and has not finished."""
+    repeats: int = 0
+    """How often that run has been repeated."""
+
+
+NOT_AGAIN: Final = 1_000_000
+"""In ``StoredJob.repeats``: the job has been replaced or cancelled meanwhile, and a run that is cut is not repeated."""
+
+
 class JobBackend(Protocol):
-    """Jobs, and which of their times have been started."""
+    """Jobs, and which of their times have been started. Any method may raise a ``StoreError``.
+
+    An owner is who holds claims: one app that is served. A lease that ends far in the future was made before the clock
+    was put back, and counts as over.
+    """
+
+    async def add(self, job: StoredJob) -> None:
+        """Keep a job, unless there is one with its id."""
+
+    async def put(self, job: StoredJob) -> None:
+        """Keep a job; one with its id is replaced. A run of that goes on, and this one waits for its end.
+
+        Raises:
+            JobRefused: There are too many.
+        """
+
+    async def cancel(self, id: str) -> bool:  # noqa: A002
+        """Have a job not run any more; whether it was due. A run of it goes on, and is not repeated."""
+
+    async def all(self) -> list[StoredJob]:
+        """All jobs, by their next time."""
+
+    async def claim(
+        self, owner: str, names: Collection[str], now: int, until: int, most: int, *, take_over: bool
+    ) -> tuple[list[StoredJob], int | None]:
+        """Claim what is due ``now``, or was cut, until the lease is over.
+
+        Args:
+            owner: Who claims.
+            names: The functions that there are; other jobs stay where they are.
+            now: The moment.
+            until: When the lease is over.
+            most: So many at once.
+            take_over: Whether claims of other owners end with their lease. Not where this process has just slept: the
+                others may have, too, and are about to renew them.
+
+        Returns:
+            What has been claimed, and when to look again: the next time of any other job, or the end of its lease.
+        """
+
+    async def start(self, job: StoredJob, owner: str, scheduled: int, due: int | None) -> bool:
+        """Note that the run for a time begins, and that ``due`` is next; whether it may begin.
+
+        It may not where the claim has been lost, where the job was replaced or cancelled meanwhile, or where this time
+        of a repeating job was started before. Then the job is not claimed any more.
+        """
+
+    async def finish(self, job: StoredJob, owner: str, due: int | None) -> int | None:
+        """Note that the run is over, or is passed over, and let go of the job; ``due`` is next, unless replaced.
+
+        Returns:
+            When the job is due next.
+        """
+
+    async def release(self, job: StoredJob, owner: str) -> None:
+        """Let go of a job as it is: a run of it that was started counts as cut at once."""
+
+    async def renew(self, owner: str, until: int) -> None:
+        """Extend all leases of an owner."""
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` when something comes due, where the host has a scheduler that tells; else never.
+
+        It may be said again, with the same ``wake``.
+        """
 
 
 def variable_of(prefix: str, name: str) -> str:

@@ -20,6 +20,8 @@ from sepkit.wire import messages, methods
 from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from sepkit.contexts.documents import Collection, Documents
@@ -512,8 +514,8 @@ class ProviderContext(Context[StateT]):
         return {"request_id": self._request_id}
 
 
-class TaskContext(Context[StateT]):
-    """What a background task is given. It lives longer than any call, so it has no ``session`` and no ``exec``."""
+class _RunContext(Context[StateT]):
+    """What runs beside the calls. It lives longer than any call, so it has no ``session`` and no ``exec``."""
 
     __slots__ = ("_run",)
 
@@ -522,19 +524,9 @@ class TaskContext(Context[StateT]):
         self._run = run
 
     @property
-    def task_id(self) -> str:
-        """The id it was started under."""
-        return self._run.task_id
-
-    @property
     def user_id(self) -> str | None:
-        """Whom it runs for; None where it is not per user."""
+        """Whom it runs for; None where it runs for no user."""
         return self._run.user_id
-
-    @property
-    def payload(self) -> Any:
-        """What it was started with."""
-        return self._run.payload
 
     @property
     def stopping(self) -> bool:
@@ -555,6 +547,37 @@ class TaskContext(Context[StateT]):
 
     def _tags(self) -> dict[str, object]:
         return {"task_id": self._run.task_id}
+
+
+class TaskContext(_RunContext[StateT]):
+    """What a background task is given."""
+
+    __slots__ = ()
+
+    @property
+    def task_id(self) -> str:
+        """The id it was started under."""
+        return self._run.task_id
+
+    @property
+    def payload(self) -> Any:
+        """What it was started with."""
+        return self._run.payload
+
+
+class JobContext(_RunContext[StateT]):
+    """What the run of a job is given."""
+
+    __slots__ = ("job_id", "payload", "scheduled_for")
+
+    def __init__(self, link: Link, run: TaskRun, job_id: str, payload: Any, scheduled_for: datetime) -> None:
+        super().__init__(link, run)
+        self.job_id = job_id
+        """The job's id: what ``app.schedule.at`` gave it, or the name of a job that repeats."""
+        self.payload = payload
+        """What it was scheduled with, as JSON data; None for a job that repeats."""
+        self.scheduled_for = scheduled_for
+        """The time that this run is for, in UTC. It runs no sooner; of times that were missed, it is the last."""
 
 
 class _Tagged(logging.LoggerAdapter[logging.Logger]):

@@ -605,9 +605,15 @@ class Host:
         user_id: str | None = None,
         payload: Any = None,
     ) -> messages.TaskHealth:
-        """Start a background task of an extension. Should its process die, it comes back with the next one."""
+        """Start a background task of an extension. Should its process die, it comes back with the next one.
+
+        A job runs now, once more than its schedule says; whether it comes back is the extension's to decide.
+        """
         params = messages.TaskStartParams(name=name, task_id=task_id, user_id=user_id, payload=payload)
-        return await self._extension(extension).tasks.start(params)
+        found = self._extension(extension)
+        registered = found.contributions.registrations.tasks
+        is_job = any(one.name == name and one.schedule is not None for one in registered)
+        return await found.tasks.start(params, comes_back=not is_job)
 
     async def stop_task(self, extension: str, task_id: str, *, timeout: float | None = None) -> messages.TaskHealth:
         """Stop a background task, and wait until it has ended. Where that fails, it is wanted as before."""

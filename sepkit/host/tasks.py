@@ -54,15 +54,16 @@ class ExtensionTasks:
         self._ended: Kept[str, float] = lives.budget.table("ended tasks", _MOST_TASKS, _MOST_BYTES)
         self._died_at = 0.0  # when its last life ended
 
-    async def start(self, params: messages.TaskStartParams) -> messages.TaskHealth:
-        """Start a task; if the process dies, it is started again with the next one."""
+    async def start(self, params: messages.TaskStartParams, *, comes_back: bool = True) -> messages.TaskHealth:
+        """Start a task; if the process dies, it is started again with the next one, where it ``comes_back``."""
         asked = asyncio.get_running_loop().time()
         answer = await self._lives.ask(methods.TASK_START, unstructure(params), _STARTED_AGAIN)
         health: messages.TaskHealth = fitted(self._lives.name, answer, messages.TaskHealth)
         self._check_id(params.task_id, health)
         if self._ended.get(health.task_id, 0.0) < asked:  # an earlier start; but this one may have ended already
             self._ended.pop(health.task_id, None)
-        self._wanted[health.task_id] = evolve(params, task_id=health.task_id)
+        if comes_back:
+            self._wanted[health.task_id] = evolve(params, task_id=health.task_id)
         self.known.setdefault(health.task_id, health)
         return health
 

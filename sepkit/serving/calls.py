@@ -544,6 +544,11 @@ class Calls:
                 raise
             raise self._told(error, crosses, f"the {spec.name} handler {name_of(spec.fn)} failed") from None
 
+    async def plain(self, fn: Fn, arguments: dict[str, Any], is_async: bool) -> object:
+        """Call a handler; what it raises is raised."""
+        returned = await self._called(fn, arguments, is_async=is_async)
+        return returned if returned is None or not isawaitable(returned) else await self._settled(returned)
+
     # What was raised holds the frames that it came through. One of them that held it, too, would be kept by it.
 
     def _is_passed_on(self, error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
@@ -31,6 +32,7 @@ from sepkit.errors import ConnectionClosed, LifespanEnded, SepkitError
 from sepkit.forks import end_if_child
 from sepkit.handlers import name_of
 from sepkit.ownlog import OwnLog
+from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.serving.calls import Calls
 from sepkit.serving.lifespan import Lifespan
@@ -38,6 +40,7 @@ from sepkit.tasks import Supervisor, TaskHealth, TaskRun, TaskSpec
 
 if TYPE_CHECKING:
     from sepkit.contexts.settings import Setting, Texts
+    from sepkit.serving.jobs import Jobs
     from sepkit.serving.settings import Settings
 
 MAX_CONCURRENCY: Final = 256
@@ -73,6 +76,8 @@ class Served:
         confirms: Whether tools that want it are confirmed by ``ctx.ui``; False where the host asks by itself.
         backend: Makes what documents, settings and the like stand on; called when the first of them is used.
         texts: What the command line and the environment set flags to; None where they say nothing.
+        clock: The wall's clock, in seconds since 1970.
+        tick: Seconds after which jobs look at it at the latest, because it may jump; infinite where it does not.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Served:
         confirms: bool = True,
         backend: Callable[[], Backend] | None = None,
         texts: Texts | None = None,
+        clock: Callable[[], float] = time.time,
+        tick: float = 5.0,
     ) -> None:
         app.check()  # what is wrong with the registrations is said before there is a host
         self.app: Final = app
@@ -114,6 +121,8 @@ class Served:
         self._backend: Backend | None = None
         self._texts = texts
         self._settings: Settings | None = None
+        self._clock = clock, tick
+        self._jobs: Jobs | None = None
         self._grace = grace
         self._held = False
         self._joined: list[Link] = []  # those that keep it alive: from `join` until they begin to leave
@@ -243,6 +252,8 @@ class Served:
         if not self._autostarted and not self.ending:
             self._autostarted = True
             self.supervisor.autostart(list(self.app.task_specs.values()))
+            if self.app.job_specs:
+                self.jobs.begin()
 
     def changed(self, listener: OnChange) -> Callable[[], None]:
         """Have ``listener`` told of what is registered from now on; what comes back ends that."""
@@ -326,6 +337,45 @@ class Served:
         self._held = False
         await self._end(self._grace / 4)
 
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> Jobs:
+        """Its jobs; made, with all that they need, when they are first asked for.
+
+        Raises:
+            ConnectionClosed: It is not served yet, or not in this process.
+        """
+        loop = self.loop
+        if self._jobs is None:
+            from sepkit.serving.jobs import Jobs  # only for apps that have a job
+
+            clock, tick = self._clock
+            self._jobs = Jobs(
+                self.app.job_specs,
+                backend=lambda: self.backend.jobs,
+                supervisor=self.supervisor,
+                call=self.calls.plain,
+                tell=self._task_changed,
+                loop=loop,
+                context=self._base,
+                clock=clock,
+                tick=tick,
+            )
+        return self._jobs
+
+    def status(self) -> list[TaskHealth]:
+        """How the tasks are, and the jobs."""
+        jobs = [] if self._jobs is None else self._jobs.status()
+        return [*map(self._as_job, self.supervisor.status()), *jobs]
+
+    def _as_job(self, health: TaskHealth) -> TaskHealth:
+        """A job that repeats waits for its next run where a task would have ended."""
+        spec = self.app.job_specs.get(health.task_id)
+        if spec is None or spec.schedule is None or health.status != "stopped" or self.ending:
+            return health
+        return changed(health, status="pending")
+
     # -- its end -------------------------------------------------------------------------------------------------------
 
     def _stop_tasks(self, grace: float) -> asyncio.Task[None]:
@@ -333,9 +383,16 @@ class Served:
         if self._stopping_tasks is None:
             loop = asyncio.get_running_loop()
             self._stopping_tasks = loop.create_task(
-                self.supervisor.aclose(grace), name="sepkit stops tasks", context=self._base.copy()
+                self._stop_runs(grace), name="sepkit stops tasks", context=self._base.copy()
             )
         return self._stopping_tasks
+
+    async def _stop_runs(self, grace: float) -> None:
+        if self._jobs is not None:
+            await self._jobs.stop()
+        await self.supervisor.aclose(grace)
+        if self._jobs is not None:
+            await self._jobs.aclose()
 
     async def _stop_started(self) -> None:
         """Stop the tasks there are, side by side; others may start afterwards."""
@@ -414,10 +471,13 @@ class Served:
             raise
 
     def _task_changed(self, health: TaskHealth) -> None:
+        health = self._as_job(health)
         told = [listener(health) for listener in list(self._on_task)]
         if not all(told) or not told:  # a host that does not know tasks reads of them in its log
             error = self.shown(health.error)
-            _log.info("task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
+            # Each run of a job would be two lines.
+            level = logging.DEBUG if health.name in self.app.job_specs and error is None else logging.INFO
+            _log.log(level, "task %s: %s%s", health.task_id, health.status, f" ({error})" if error else "")
 
     def _task_reported(self, health: TaskHealth) -> None:
         for listener in list(self._on_task):
@@ -536,6 +596,8 @@ def handler_names(app: App) -> dict[object, str]:
         add(f"resource {resource.uri}", resource.fn)
     for task in list(app.task_specs.values()):
         add(f"task {task.name}", task.fn)
+    for job in list(app.job_specs.values()):
+        add(f"job {job.name}", job.fn)
     return found
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
@@ -83,6 +84,11 @@ class BlockingTestHost(Seen):
         return self._host.app
 
     @property
+    def now(self) -> datetime:
+        """What the wall's clock shows here, in UTC."""
+        return self._host.now
+
+    @property
     def extension(self) -> messages.ExtensionInfo:
         """The extension's name and version."""
         return self._host.extension
@@ -108,6 +114,8 @@ class BlockingTestHost(Seen):
     start_task = _Blocking(AsyncHost.start_task)
     stop_task = _Blocking(AsyncHost.stop_task)
     list_tasks = _Blocking(AsyncHost.list_tasks)
+    run_job = _Blocking(AsyncHost.run_job)
+    advance = _Blocking(AsyncHost.advance)
     send_event = _Blocking(AsyncHost.send_event)
     press_key = _Blocking(AsyncHost.press_key)
     publish = _Blocking(AsyncHost.publish)

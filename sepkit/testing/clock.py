@@ -97,6 +97,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+        # asyncio takes the wall's, a nanosecond. After half a year a float is coarser, and no timer would ever go off.
+        self._clock_resolution = 1e-7
 
     def time(self) -> float:
         """Seconds since the loop was made."""
@@ -137,6 +139,27 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             await super().shutdown_default_executor()
         finally:
             joined.cancel()
+
+
+class WallClock:
+    """A wall's clock that goes as the loop's does, from any moment on, and can be set.
+
+    Args:
+        loop: Whose clock it follows.
+        start: What it shows now, in seconds since 1970.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
+        self._loop = loop
+        self._base = start - loop.time()
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return self._base + self._loop.time()
+
+    def jump(self, seconds: float) -> None:
+        """Set it forward, or back."""
+        self._base += seconds
 
 
 def run_virtual(work: Coroutine[Any, Any, T]) -> T:

@@ -45,6 +45,7 @@ class TestHost(AsyncHost):
         max_concurrency: How many tool and provider calls run at once.
         grace: Seconds that accepted calls have to finish at the end.
         log_level: What of ``logging`` is on ``.logs``: records of this level and above.
+        now: What the wall's clock shows at the beginning, for jobs; it goes as the loop's clock does. None: as it is.
     """
 
     __test__: ClassVar[bool] = False  # to pytest, a name that begins with Test is a class of tests

@@ -14,8 +14,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
@@ -43,7 +46,7 @@ from sepkit.peer import Peer
 from sepkit.router import closest
 from sepkit.serving.served import GRACE, MAX_CONCURRENCY, Served
 from sepkit.testing.asking import Asking, fitted
-from sepkit.testing.clock import VirtualClockLoop
+from sepkit.testing.clock import VirtualClockLoop, WallClock
 from sepkit.testing.faults import Faults
 from sepkit.testing.inspection import InspectedTransport
 from sepkit.testing.logs import LogToHost
@@ -96,6 +99,7 @@ class AsyncHost(Asking):
         max_concurrency: int = MAX_CONCURRENCY,
         grace: float = GRACE,
         log_level: int = logging.INFO,
+        now: datetime | None = None,
     ) -> None:
         token, faults = f"test-{next(_tokens)}", Faults()
         super().__init__(kv or {}, token=token, on_fault=faults.found)
@@ -127,6 +131,9 @@ class AsyncHost(Asking):
         self._grace = grace
         self._log_level = log_level
         self._faults = faults
+        if now is not None and now.tzinfo is None:
+            raise ValueError(f"now={now.isoformat()} has no time zone; write datetime(…, tzinfo=UTC)")
+        self._began_at = now
         self._seq = itertools.count(1)
         self._waiting: list[asyncio.Future[None]] = []
         self._link: SepLink | None = None
@@ -148,12 +155,20 @@ class AsyncHost(Asking):
         if self._peer is not None:
             raise RuntimeError("a TestHost lives once; make another one for the same app")
         ours, theirs = memory_pair()
+        began_at = time.time() if self._began_at is None else self._began_at.timestamp()
+        self._wall = WallClock(self._loop, began_at)
         served = self._served = Served(
             self.app,
             max_concurrency=self._max_concurrency,
             backend=lambda: LocalBackend(
-                self.app.name, None, profiles=self._profiles, needs=self.app.needs, transport=self._network
+                self.app.name,
+                None,
+                profiles=self._profiles,
+                needs=self.app.needs,
+                transport=self._network,
             ),
+            clock=self._wall.time,
+            tick=math.inf,
         )
         self._dispatcher = Dispatcher(
             served, theirs, grace=self._grace, on_ready=self._ready, principal=self._principal
@@ -379,6 +394,85 @@ class AsyncHost(Asking):
     def user(self, user: str | None) -> None:
         self._alive()
         self._principal = self._dispatcher.link.principal = None if user is None else Principal(user)
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """What the wall's clock shows here, in UTC. It goes as the loop's clock does, and ``advance`` sets it."""
+        self._alive()
+        return datetime.fromtimestamp(self._wall.time(), UTC)
+
+    async def run_job(
+        self, name: str, *, payload: Any = None, user_id: str | None = None, timeout: float | None = None
+    ) -> messages.TaskHealth:
+        """Run a job now, whatever its schedule, and wait until it has ended; how it was then.
+
+        Args:
+            name: The job's name.
+            payload: What it is scheduled with.
+            user_id: For whom it runs.
+            timeout: Seconds until it must have ended.
+
+        Returns:
+            Its health: ``status`` is ``"stopped"``, or ``"failed"`` where it raised, with ``error``.
+
+        Raises:
+            InvalidParams: There is no such job.
+            TimeoutError: It has not ended within ``timeout``.
+
+        Source: docs/jobs.md.
+        """
+        begun = await self.start_task(name, payload=payload, user_id=user_id, timeout=timeout)
+        ended: list[messages.TaskHealth] = []
+
+        def has_ended() -> bool:
+            told = self.task_updates
+            ended[:] = [one for one in told if one.task_id == begun.task_id and one.status in ("stopped", "failed")]
+            return bool(ended)
+
+        await self.until(has_ended, timeout=timeout)
+        return ended[-1]
+
+    async def advance(self, seconds: float | timedelta, *, asleep: bool = False) -> None:
+        """Let time pass, in which jobs run as they come due; those that were due have run, or begun, when it returns.
+
+        On a virtual clock all timers run with it. On any other loop only the wall's clock is set, from one job to the
+        next, and each job is waited for.
+
+        Args:
+            seconds: How much.
+            asleep: The computer sleeps meanwhile: the wall's clock jumps, and the loop's stands still.
+
+        Raises:
+            TimeoutError: A job has not ended within the host's ``timeout``.
+
+        Source: docs/jobs.md.
+        """
+        self._alive()
+        left = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        jobs = self._served.jobs if self.app.job_specs else None
+        if jobs is not None:
+            await jobs.looked()  # what repeats counts from its start, and not from later
+        if isinstance(self._loop, VirtualClockLoop) and not asleep:
+            await asyncio.sleep(left)
+            if jobs is not None:
+                await jobs.looked()
+            return
+        end = self._wall.time() + left
+        while jobs is not None and not asleep:
+            async with asyncio.timeout(self._timeout):
+                await jobs.idle()
+            due = jobs.next_due
+            if due is None or due / 1000 > end:
+                break
+            self._wall.jump(max(0.0, due / 1000 - self._wall.time()))
+        self._wall.jump(end - self._wall.time())
+        if jobs is not None and isinstance(self._loop, VirtualClockLoop):
+            await jobs.looked()
+        elif jobs is not None:
+            async with asyncio.timeout(self._timeout):
+                await jobs.idle()
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

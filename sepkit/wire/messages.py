@@ -253,9 +253,10 @@ class RestartPolicyMs(Record):
 
 @record(kw_only=True)
 class TaskRegistration(Record):
-    """A background task, told to hosts that asked for tasks.
+    """A background task or a job, told to hosts that asked for tasks.
 
-    Wire: ``{"name", "description", "per_user", "autostart", "restart_policy"}``. Source: docs/tasks.md, "On the wire".
+    Wire: ``{"name", "description", "per_user", "autostart", "restart_policy", "schedule"?}``; only jobs have a
+    ``schedule``, in words. Source: docs/tasks.md, "On the wire".
     """
 
     name: str
@@ -263,6 +264,7 @@ class TaskRegistration(Record):
     per_user: bool
     autostart: bool
     restart_policy: RestartPolicyMs
+    schedule: str | None = None
 
 
 @record(kw_only=True)

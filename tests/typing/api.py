@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypedDict, assert_type
 
 import attrs
@@ -30,6 +31,7 @@ from sepkit import (
     HookContext,
     Icon,
     Image,
+    JobContext,
     Messages,
     Model,
     ModelUsed,
@@ -64,6 +66,7 @@ from sepkit.contexts.documents import Collection, Documents
 from sepkit.errors import CapabilityDisabled, NoUI
 from sepkit.handlers import CommandSpec
 from sepkit.resources import ResourceSpec
+from sepkit.scheduling import Job
 from sepkit.testing import BlockingTestHost, TestHost
 from sepkit.wire.messages import ExecRunResult, StreamEvent
 
@@ -553,6 +556,65 @@ async def unknown_policy() -> None: ...
 @app.task  # type: ignore[type-var]
 async def task_that_yields() -> AsyncIterator[int]:
     yield 1
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+@app.every(60, misfire="skip", retry=True)
+async def each_minute(ctx: JobContext[State]) -> None:
+    assert_type(ctx.scheduled_for, datetime)
+    assert_type(ctx.job_id, str)
+    assert_type(ctx.user_id, str | None)
+    assert_type(ctx.state, State)
+    await ctx.sleep(1)
+
+
+@router.cron("0 9 * * 1-5", tz="Europe/Stockholm", name="nine")
+def nine_in_a_thread() -> None: ...
+
+
+@app.job
+async def once(ctx: JobContext) -> None: ...
+
+
+@app.job(retry=True)
+async def once_more(ctx: JobContext) -> int:
+    return 1
+
+
+async def plan() -> None:
+    job = app.schedule.at(datetime.now(UTC), once, payload={"a": 1}, user_id="u", id="x")
+    assert_type(job, Job)
+    assert_type(await job, Job)
+    assert_type((await app.schedule.at(timedelta(hours=1), "once")).when, datetime | None)
+    assert_type(await app.schedule.cancel("x"), bool)
+    assert_type(await app.schedule.list(), list[Job])
+    app.schedule.at(60, once)  # type: ignore[arg-type]
+
+
+is_once: Callable[[JobContext], Coroutine[Any, Any, None]] = once
+
+
+@app.every("60")  # type: ignore[arg-type]
+async def each_word() -> None: ...
+
+
+@app.cron("* * * * *", misfire="never")  # type: ignore[arg-type]
+async def misfires() -> None: ...
+
+
+@app.job  # type: ignore[type-var]
+async def job_that_yields() -> AsyncIterator[int]:
+    yield 1
+
+
+@app.job(every=60)  # type: ignore[call-overload, untyped-decorator]
+async def unknown_option_of_a_job() -> None: ...
+
+
+async def no_session_in_a_job(ctx: JobContext) -> None:
+    ctx.session  # type: ignore[attr-defined]  # noqa: B018
 
 
 # -- the state ---------------------------------------------------------------------------------------------------------

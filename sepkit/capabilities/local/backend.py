@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -126,10 +127,12 @@ class LocalBackend:
             self._secrets = secrets.LocalSecrets(self._given, vault, self._path)
         return self._secrets
 
-    @property
+    @cached_property
     def jobs(self) -> JobBackend:
         """Jobs."""
-        raise NotImplementedError
+        from sepkit.capabilities.local.jobs import LocalJobs
+
+        return LocalJobs(self.database(None))
 
     @property
     def fetcher(self) -> FetchBackend:

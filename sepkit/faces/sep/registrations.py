@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sepkit.app import App
-from sepkit.handlers import task_registration
+from sepkit.handlers import job_registration, task_registration
 from sepkit.records import changed
 from sepkit.router import Change
 from sepkit.wire import messages, methods
@@ -70,11 +70,12 @@ def wants_tasks(handshake: messages.InitializeParams) -> bool:
 
 
 def task_registrations(app: App) -> list[messages.TaskRegistration]:
-    """The background tasks, for a host that asked for tasks.
+    """The background tasks and the jobs, for a host that asked for tasks.
 
     Source: docs/tasks.md, "On the wire".
     """
-    return [task_registration(spec) for spec in list(app.task_specs.values())]
+    tasks = [task_registration(spec) for spec in list(app.task_specs.values())]
+    return tasks + [job_registration(spec) for spec in list(app.job_specs.values())]
 
 
 def registry_update(app: App, changes: Sequence[Change]) -> messages.RegistryUpdateParams | None:

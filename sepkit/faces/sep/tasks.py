@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from sepkit.errors import ConnectionClosed, InvalidParams
+from sepkit.errors import ConnectionClosed, InvalidParams, SepkitError
 from sepkit.faces.sep.requests import checked
 from sepkit.peer import Peer, RequestHandler
 from sepkit.serving.served import Served
@@ -51,24 +52,48 @@ class TaskCalls:
 
     async def _start(self, params: dict[str, Any]) -> object:
         call: messages.TaskStartParams = checked(params, messages.TaskStartParams)
-        spec = self._served.app.task_specs.get(call.name)
+        app = self._served.app
+        spec = app.task_specs.get(call.name)
+        if spec is None and call.name in app.job_specs:
+            return await self._start_job(call)
         if spec is None:
-            raise InvalidParams(f"no task {call.name!r}", data={"known": list(self._served.app.task_specs)})
+            raise InvalidParams(f"no task {call.name!r}", data={"known": [*app.task_specs, *app.job_specs]})
         try:
             handle = self._supervisor.start(spec, id=call.task_id, user_id=call.user_id, payload=call.payload)
         except TaskRefused as error:
             raise InvalidParams(str(error)) from None
         return self._told(handle.health)
 
+    async def _start_job(self, call: messages.TaskStartParams) -> object:
+        """Run a job now, once more than its schedule says."""
+        id_ = call.task_id
+        if id_ is not None and (prefix := f"{call.name}:") and id_.startswith(prefix):
+            id_ = id_.removeprefix(prefix)
+        try:
+            job = self._served.app.schedule.at(
+                timedelta(0), call.name, payload=call.payload, user_id=call.user_id, id=id_
+            )
+            await job
+        except SepkitError as error:
+            raise InvalidParams(str(error)) from None
+        return self._told(
+            TaskHealth(
+                task_id=f"{job.name}:{job.id}", name=job.name, user_id=job.user_id, status="pending", restart_count=0
+            )
+        )
+
     async def _stop(self, params: dict[str, Any]) -> object:
         call: messages.TaskStopParams = checked(params, messages.TaskStopParams)
         try:
             return self._told(await self._supervisor.stop(call.task_id))
         except UnknownTask as error:
+            for health in self._served.status():
+                if health.task_id == call.task_id:  # a job that waits for its first run: nothing of it is to be stopped
+                    return self._told(health)
             raise InvalidParams(f"no task {call.task_id!r}", data={"known": list(error.known)}) from None
 
     async def _list(self, params: dict[str, Any]) -> object:
-        return {"tasks": [self._told(health) for health in self._supervisor.status()]}
+        return {"tasks": [self._told(health) for health in self._served.status()]}
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
@@ -79,7 +104,7 @@ class TaskCalls:
         """
         self._wanted = wanted
         if wanted:
-            for health in self._supervisor.status():
+            for health in self._served.status():
                 if health.status != "pending":
                     self._tell(health)
         self._deaf = self._served.task_changed(self._changed)
