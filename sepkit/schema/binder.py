@@ -120,7 +120,7 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
                 a0 = arguments["name"]
             except KeyError:
                 return call_bound(arguments, context)
-            if type(a0) is t0 and type(arguments) is dict and len(arguments) == 1:
+            if type(a0) is t0 and len(arguments) == 1:
                 return fn(name=a0, ctx=context)
             return call_bound(arguments, context)
     """
@@ -136,7 +136,6 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
         given.append(f"{context}=context")
     tests = [
         *(_type_test(field, index, names) for index, field in enumerate(required)),
-        "type(arguments) is dict",
         f"len(arguments) == {len(required)}",
     ]
     lines = [

@@ -16,6 +16,7 @@ from sepkit.contexts.contexts import CommandContext, HookContext, ProviderContex
 from sepkit.errors import EncodeError, InvalidData, InvalidParams, sayable
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.results import (
+    TEXT,
     command_result,
     completions_result,
     hook_result,
@@ -35,6 +36,8 @@ from sepkit.wire.writing import unstructure
 
 class ToolCalls:
     """The calls of tools on one connection: a :class:`~sepkit.peer.Route`."""
+
+    text: bytes | None = TEXT
 
     def __init__(self, app: App, calls: Calls, link: SepLink) -> None:
         self._tools = app.tools
@@ -59,10 +62,9 @@ class ToolCalls:
             slots = self._slots
             if tool.is_alone and slots.running < slots.size and not self._outgoing.congested and not self._watch.asleep:
                 try:
-                    call: Coroutine[Any, Any, object] = tool.call(arguments, None)
+                    return tool.call(arguments, None)
                 except InvalidData as fault:
                     raise BadArguments(fault) from None
-                return call
             return self._begin(tool, call_id, arguments, raw)
         return self._odd(params)
 
@@ -85,8 +87,6 @@ class ToolCalls:
 
     def returned(self, value: object) -> dict[str, Any]:
         """The result of a call that returned ``value``."""
-        if type(value) is str and value.isascii():  # most of them: saves a call
-            return {"content": value}
         return _sendable(value)
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
@@ -112,6 +112,8 @@ def _sendable(value: object) -> dict[str, Any]:
 
 class HookCalls:
     """The hooks on one connection: a :class:`~sepkit.peer.Route`."""
+
+    text = None
 
     def __init__(self, calls: Calls, link: SepLink) -> None:
         self._calls = calls

@@ -6,13 +6,16 @@ Source: docs/protocol.md, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from sepkit.errors import EncodeError, sayable
 from sepkit.results import Block, ToolResult
 from sepkit.wire import messages
 from sepkit.wire.frames import dumps
 from sepkit.wire.writing import to_json
+
+TEXT: Final = b'{"content":%b}'
+"""What a tool's ASCII text comes to, in JSON."""
 
 
 def tool_result(value: object) -> dict[str, Any]:
