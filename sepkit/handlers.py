@@ -11,7 +11,9 @@ from typing import Any, Final
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError
 from sepkit.records import Record, changed, field, record
+from sepkit.results import input_reader
 from sepkit.schema import Signature, classes_in, code_of, docstring_of, inspect_signature, inspect_value, underlying
+from sepkit.schema.binder import value_call
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -78,6 +80,8 @@ class ObserverSpec(Record):
     """The parameter that takes the value; None where the handler does not want it."""
     annotation: Any = field(repr=False)
     """The type of the value."""
+    call: Callable[[object, object], Any] = field(repr=False)
+    """Calls the function with a value, which ``convert`` or ``given`` made, and a context."""
     convert: Callable[[Any], Any] = field(repr=False)
     context: str | None
     is_async: bool
@@ -98,12 +102,7 @@ class ObserverSpec(Record):
 
     def arguments(self, value: object, context: object) -> dict[str, Any]:
         """The arguments of a call, ``value`` being what ``convert`` or ``given`` made."""
-        found = {}
-        if self.value is not None:
-            found[self.value] = value
-        if self.context is not None:
-            found[self.context] = context
-        return found
+        return {name: given for name, given in ((self.value, value), (self.context, context)) if name is not None}
 
 
 @record
@@ -326,7 +325,7 @@ def make_hook(fn: Fn, name: str) -> ObserverSpec:
             "which another hook gives; "
             f"a {name} hook takes {takes}"
         )
-    return spec
+    return spec if spec.annotation is not known else changed(spec, convert=input_reader(name, spec.convert))
 
 
 def make_observer(
@@ -347,6 +346,7 @@ def _observer(
         name=name,
         value=signature.value,
         annotation=signature.annotation,
+        call=value_call(fn, signature.value, signature.context),
         convert=signature.convert,
         context=signature.context,
         is_async=is_async,

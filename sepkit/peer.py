@@ -171,7 +171,7 @@ class Peer:
         self._alarms: dict[float, _Alarm] = {}
         # Holds exactly the requests whose handler has not ended. A handler that ends within its eager start never
         # appears: no frame can arrive in between that would ask for it.
-        self._inbound: dict[frames.Id, tuple[asyncio.Task[None], str, dict[str, Any]]] = {}
+        self._inbound: dict[frames.Id, tuple[asyncio.Task[None], frames.Frame]] = {}
         self._to_cancel: set[frames.Id] = set()  # a subset of _inbound's ids
         self._items: deque[_Item] = deque()  # what has come and is not taken in yet, in its order
         self._is_due = False  # whether the next turn of the loop takes them in, and nothing before it
@@ -363,7 +363,7 @@ class Peer:
         self._ahead = 0
         frame = self._begun
         if frame is not None:
-            self._inbound[frame["id"]] = (task, frame["method"], frame["params"])
+            self._inbound[frame["id"]] = task, frame
             if self._route is not None:
                 self._route.waits()
 
@@ -486,7 +486,10 @@ class Peer:
             self._to_cancel.discard(rid)
             answer = frames.encode_error(rid, Code.CANCELLED, "cancelled") if self._cancelling.answered else b""
         if answer and not self._loop.is_closed():
-            self._send_answer(answer)
+            if type(answer) is bytes and not self._answers:
+                self.transport.write(answer)
+            else:
+                self._send_answer(answer)
 
     def _encode_exception(self, rid: frames.Id, method: str, error: BaseException) -> bytes:
         """The one place where an exception becomes an error frame."""
@@ -699,7 +702,7 @@ class Peer:
     @property
     def working_on(self) -> list[tuple[asyncio.Task[None], str, dict[str, Any]]]:
         """Task, method and params of each request that is being worked on."""
-        return list(self._inbound.values())
+        return [(task, frame["method"], frame["params"]) for task, frame in self._inbound.values()]
 
     @property
     def busy(self) -> bool:

@@ -7,11 +7,11 @@ step and in all later ones, and so are its context variables.
 
 A handler sees what it would see in a task of its own. The task of a first step is used for the next one only if nothing
 can tell: nothing holds it, strongly or weakly, and nothing has been done to it (a callback, a name, a cancel, an
-attribute). Otherwise it ends as the task of a handler that has returned, and what follows in the batch begins in another
+attribute). Otherwise it ends as the task of a handler that has returned, and what follows in the batch begins in a new
 one. A handler that leaves a context variable changed takes its context with it.
 
-A task makes its first step in a callback of the loop. It is told that callback when it is made, and here it is called
-at once: what Python 3.12 has as ``eager_start``.
+A task makes its steps in callbacks of the loop. The callback of its first step is called at once here, and not by the
+loop, which is what Python 3.12 has as ``eager_start``; between two batches a task rests, and is waked in the same way.
 """
 
 from __future__ import annotations
@@ -252,9 +252,11 @@ class Starter:
             seat, self._seat = self._seat, None
             if seat is not None and seat.wake is not None:
                 wake, seat.wake = seat.wake, None
-                self._step(seat, wake, seat)
-                del wake
-            del seat
+                try:
+                    seat.context.run(wake, seat)
+                finally:
+                    del wake  # it holds the task
+                    self._stepped(seat)
             while items and not self.paused:
                 if self._counts == (0, 0):
                     self._begin(self._count)
@@ -273,7 +275,7 @@ class Starter:
         seat = Seat(loop, context, self._context if self._is_ours else _Exactly(context), self._counts)
         self._making = context
         kept = vars(loop).get("call_soon")
-        loop.call_soon = self._call_soon  # type: ignore[method-assign]
+        loop.call_soon = self._call_soon  # type: ignore[method-assign, assignment]
         try:
             seat.task = Task(drive(seat), loop=loop, name=_SPARE, context=context)
         finally:
@@ -284,24 +286,26 @@ class Starter:
         _set_itself(seat.task, False)
         step, self._first = self._first, None
         assert step is not None
-        self._step(seat, step)
-
-    def _step(self, seat: Seat, step: Callable[..., object], *args: object) -> None:
         try:
-            seat.context.run(step, *args)
+            context.run(step)
         finally:
-            task = seat.task
-            if seat.wake is not None:
-                self._seat = seat
-            else:
-                _set_itself(task, None)
-                if task.done():
-                    if not task.cancelled():
-                        task.result()  # what the driver raised is raised here, too
-                else:
-                    del seat.task  # it holds this seat; and a task that has ended is gone at once, as in asyncio
-                    seat.taken = True
-                    self._went_on(task)
+            del step  # it holds the task
+            self._stepped(seat)
+
+    def _stepped(self, seat: Seat) -> None:
+        """A step has been made: the seat rests, or its task has ended, or waits."""
+        if seat.wake is not None:
+            self._seat = seat
+            return
+        task = seat.task
+        _set_itself(task, None)
+        if task.done():
+            if not task.cancelled():
+                task.result()  # what the driver raised is raised here, too
+        else:
+            del seat.task  # it holds this seat; and a task that has ended is gone at once, as in asyncio
+            seat.taken = True
+            self._went_on(task)
 
     async def _count(self, seat: Seat) -> None:
         self._counts = getrefcount(seat.task), getweakrefcount(seat.task)

@@ -153,6 +153,17 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
     return call
 
 
+def value_call(fn: Callable[..., Any], value: str | None, context: str | None) -> Callable[[object, object], Any]:
+    """The call of a handler of one value: a function of the value and the context, which it need not take."""
+    names = [name for name in (value, context) if name is not None]
+    if _first_parameters(fn)[: len(names)] != names:
+        return lambda *given: fn(**{name: one for name, one in zip((value, context), given, strict=True) if name})
+    # By position, without a dict: 1,000 instructions less.
+    if context is None:
+        return (lambda given, _: fn(given)) if value is not None else lambda *_: fn()
+    return fn if value is not None else lambda _, given: fn(given)
+
+
 def _first_parameters(fn: Callable[..., Any]) -> list[str]:
     """The parameters that may be given by position; none of what may be a decorator's function."""
     if not isinstance(fn, FunctionType) or hasattr(fn, "__wrapped__"):

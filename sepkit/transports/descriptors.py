@@ -112,9 +112,12 @@ class DescriptorTransport(BufferedTransport):
             return
         lines = self._splitter.feed(data)
         if lines:
-            self._deliver(lines)
-            # What was answered at once leaves at once, without waiting for the loop's next turn.
-            self._flush()
+            # What is answered at once leaves at once, without waiting for the loop's next turn. No flush is due then.
+            self._flush_due = True
+            try:
+                self._deliver(lines)
+            finally:
+                self._flush()
 
     def _deliver(self, lines: list[bytes | FrameError]) -> None:
         assert self._receiver is not None

@@ -62,7 +62,7 @@ class ToolCalls:
             slots = self._slots
             if tool.is_alone and slots.running < slots.size and not self._outgoing.congested and not self._watch.asleep:
                 try:
-                    return tool.call(arguments, None)
+                    return tool.call(arguments, None)  # type: ignore[no-any-return]
                 except InvalidData as fault:
                     raise BadArguments(fault) from None
             return self._begin(tool, call_id, arguments, raw)
@@ -113,27 +113,25 @@ def _sendable(value: object) -> dict[str, Any]:
 class HookCalls:
     """The hooks on one connection: a :class:`~sepkit.peer.Route`."""
 
-    text = None
+    text: bytes | None = None
 
     def __init__(self, calls: Calls, link: SepLink) -> None:
         self._calls = calls
         self._link = link
+        self.returned = hook_result
 
     def begin(self, params: dict[str, Any]) -> Coroutine[Any, Any, Block | dict[str, Any] | None]:
         """Ask the handlers of a hook."""
         try:
             name, value, raw = params["hook"], params["input"], params["context"]
-            fits = type(name) is str and type(value) is dict and is_context(raw)
+            token, tier = raw["token"], raw["tier"]  # of JSON, only an object has these
+            fits = type(name) is str and type(value) is dict and type(token) is str and type(tier) is str
         except (KeyError, TypeError):
             fits = False
         if not fits:
             call = checked(params, messages.HookParams)
             name, value, raw = call.hook, call.input, unstructure(call.context)
         return self._calls.hook(name, value, HookContext(self._link, raw, name))
-
-    def returned(self, outcome: Block | dict[str, Any] | None) -> dict[str, Any]:
-        """The result."""
-        return hook_result(outcome)
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
         """A hook that failed is answered with its error."""
@@ -180,7 +178,8 @@ class Requests:
     def _command_execute(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
         try:
             name, arguments, raw = params["command"], params["arguments"], params["context"]
-            fits = type(name) is str and type(arguments) is dict and is_context(raw)
+            token, tier = raw["token"], raw["tier"]
+            fits = type(name) is str and type(arguments) is dict and type(token) is str and type(tier) is str
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -210,7 +209,9 @@ class Requests:
         """
         try:
             name, payload, raw, seq = params["event"], params["payload"], params["context"], params.get("seq")
-            fits = type(name) is str and type(payload) is dict and type(seq) is int and seq >= 0 and is_context(raw)
+            token, tier = raw["token"], raw["tier"]
+            fits = type(name) is str and type(payload) is dict and type(token) is str and type(tier) is str
+            fits = fits and type(seq) is int and seq >= 0
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -244,15 +245,6 @@ class Requests:
         raw = None if call.context is None else unstructure(call.context)
         request = fitted(spec, params, f"the request does not fit the OAuth handler of {call.provider!r}")
         return await self._calls.oauth(spec, request, ProviderContext(self._link, raw))
-
-
-def is_context(raw: Any) -> bool:
-    """Whether this is the context of a call: a token and a tier.
-
-    Raises:
-        KeyError, TypeError: It is not.
-    """
-    return type(raw) is dict and type(raw["token"]) is str and type(raw["tier"]) is str
 
 
 async def _at_once(result: object) -> object:
