@@ -83,6 +83,9 @@ class ObserverSpec(Record):
     call: Callable[[object, object], Any] = field(repr=False)
     """Calls the function with a value, which ``convert`` or ``given`` made, and a context."""
     convert: Callable[[Any], Any] = field(repr=False)
+    """Makes of ``value``, plain JSON data, what the handler takes; raises InvalidData where it does not fit."""
+    given: Callable[[Any], Any] = field(repr=False)
+    """The same, of a copy: the handler may change it in place."""
     context: str | None
     is_async: bool
     only: str | None = None
@@ -91,14 +94,6 @@ class ObserverSpec(Record):
     # One is made for each registration. What stands in an Annotated need not have a hash.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
-
-    def given(self, value: Any) -> Any:
-        """``value``, plain JSON data, as the handler takes it: a copy, which it may change in place.
-
-        Raises:
-            InvalidData: It does not fit.
-        """
-        return self.convert(copied(value))
 
     def arguments(self, value: object, context: object) -> dict[str, Any]:
         """The arguments of a call, ``value`` being what ``convert`` or ``given`` made."""
@@ -325,7 +320,7 @@ def make_hook(fn: Fn, name: str) -> ObserverSpec:
             "which another hook gives; "
             f"a {name} hook takes {takes}"
         )
-    return spec if spec.annotation is not known else changed(spec, convert=input_reader(name, spec.convert))
+    return spec if spec.annotation is not known else changed(spec, given=input_reader(name, spec.given))
 
 
 def make_observer(
@@ -348,6 +343,7 @@ def _observer(
         annotation=signature.annotation,
         call=value_call(fn, signature.value, signature.context),
         convert=signature.convert,
+        given=lambda value: signature.convert(copied(value)),
         context=signature.context,
         is_async=is_async,
         only=only,

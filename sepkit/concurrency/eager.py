@@ -35,7 +35,7 @@ _SPARE: Final = "sepkit spare"  # the name of a task without a work
 class Task(asyncio.Task[None]):
     """A task that holds itself once anything is done to it in its first step: one more reference to it tells."""
 
-    __slots__ = ("_itself",)  # False in the first step, as long as nothing is done to it; None afterwards
+    __slots__ = ("_itself",)  # not set in its first step, as long as nothing is done to it; None afterwards
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """As in asyncio."""
@@ -70,7 +70,7 @@ _set_name: Final = asyncio.Task.set_name
 
 
 def _touch(task: Task) -> None:
-    if task._itself is False:  # type: ignore[attr-defined]
+    if not hasattr(task, "_itself"):
         _set_itself(task, task)
 
 
@@ -283,7 +283,6 @@ class Starter:
                 del loop.call_soon
             else:
                 loop.call_soon = kept  # type: ignore[method-assign]
-        _set_itself(seat.task, False)
         step, self._first = self._first, None
         assert step is not None
         try:

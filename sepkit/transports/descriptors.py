@@ -238,7 +238,8 @@ class DescriptorTransport(BufferedTransport):
             # One piece a turn: a reader that keeps up would otherwise hold the loop for as long as a large reply lasts.
             if self._polls_writing:
                 break
-        self._watch(view)
+        if view or self._rest is not None:
+            self._watch(view)
 
     def _watch(self, rest: memoryview) -> None:
         """Have the loop say when ``rest`` can go on; nothing is watched for when it is empty."""
