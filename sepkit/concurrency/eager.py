@@ -11,7 +11,9 @@ attribute). Otherwise it ends as the task of a handler that has returned, and wh
 one. A handler that leaves a context variable changed takes its context with it.
 
 A task makes its steps in callbacks of the loop. The callback of its first step is called at once here, and not by the
-loop, which is what Python 3.12 has as ``eager_start``; between two batches a task rests, and is waked in the same way.
+loop, which is what Python 3.12 has as ``eager_start``. Between two batches a task rests, and is woken in the same way.
+It stands on this: a task that is made gives its first step to ``loop.call_soon``, and one that waits for anything with
+``_asyncio_future_blocking`` treats it as a future.
 """
 
 from __future__ import annotations
