@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from sepkit.contexts import contexts
 from sepkit.errors import EncodeError, InvalidData, RegistrationError, sayable
 from sepkit.records import Record, changed, field, record
-from sepkit.results import promising
+from sepkit.results import input_reader, promising
 from sepkit.schema import (
     Output,
     Signature,
@@ -24,6 +24,7 @@ from sepkit.schema import (
     returned_output,
     underlying,
 )
+from sepkit.schema.binder import value_call
 from sepkit.tasks import TaskOptions, TaskSpec, task_spec
 from sepkit.wire import messages
 from sepkit.wire.converter import structure
@@ -141,7 +142,12 @@ class ObserverSpec(Record):
     """The parameter that takes the value; None where the handler does not want it."""
     annotation: Any = field(repr=False)
     """The type of the value."""
+    call: Callable[[object, object], Any] = field(repr=False)
+    """Calls the function with a value, which ``convert`` or ``given`` made, and a context."""
     convert: Callable[[Any], Any] = field(repr=False)
+    """Makes of ``value``, plain JSON data, what the handler takes; raises InvalidData where it does not fit."""
+    given: Callable[[Any], Any] = field(repr=False)
+    """The same, of a copy: the handler may change it in place."""
     context: str | None
     is_async: bool
     only: str | None = None
@@ -151,22 +157,9 @@ class ObserverSpec(Record):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def given(self, value: Any) -> Any:
-        """``value``, plain JSON data, as the handler takes it: a copy, which it may change in place.
-
-        Raises:
-            InvalidData: It does not fit.
-        """
-        return self.convert(copied(value))
-
     def arguments(self, value: object, context: object) -> dict[str, Any]:
         """The arguments of a call, ``value`` being what ``convert`` or ``given`` made."""
-        found = {}
-        if self.value is not None:
-            found[self.value] = value
-        if self.context is not None:
-            found[self.context] = context
-        return found
+        return {name: given for name, given in ((self.value, value), (self.context, context)) if name is not None}
 
 
 @record
@@ -540,7 +533,7 @@ def make_hook(fn: Fn, name: str) -> ObserverSpec:
             "which another hook gives; "
             f"a {name} hook takes {takes}"
         )
-    return spec
+    return spec if spec.annotation is not known else changed(spec, given=input_reader(name, spec.given))
 
 
 def make_observer(
@@ -561,7 +554,9 @@ def _observer(
         name=name,
         value=signature.value,
         annotation=signature.annotation,
+        call=value_call(fn, signature.value, signature.context),
         convert=signature.convert,
+        given=lambda value: signature.convert(copied(value)),
         context=signature.context,
         is_async=is_async,
         only=only,

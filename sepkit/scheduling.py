@@ -10,18 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from sepkit.contexts.backend import StoredJob
-from sepkit.contexts.link import CURRENT_LINK
+from sepkit.contexts.link import current_user
 from sepkit.errors import EncodeError, JobRefused, RegistrationError, sayable
 from sepkit.handlers import Fn, JobSpec
 from sepkit.router import closest
 from sepkit.tasks.schedule import moment
+from sepkit.userids import user_fault
 from sepkit.wire.writing import to_json
 
 MOST_BYTES: Final = 64 * 1024
 """Of a payload, as JSON."""
 
 _LONGEST_ID: Final = 200
-_LONGEST_USER: Final = 128
 
 
 class Job:
@@ -118,9 +118,9 @@ class Schedule:
         if len(text.encode()) > MOST_BYTES:
             raise JobRefused(f"{what}: the payload has {len(text.encode())} bytes as JSON, and {MOST_BYTES} may have")
         if user_id is None:
-            user_id = _current_user()
-        else:
-            _check_text(what, "user_id", user_id, _LONGEST_USER)
+            user_id = current_user()
+        elif fault := user_fault(user_id):
+            raise JobRefused(f"{what}: user_id {fault}")
         if id is None:
             id = os.urandom(8).hex()  # noqa: A001
         else:
@@ -185,13 +185,6 @@ def _written(given: object) -> str:
     import orjson
 
     return orjson.dumps(given).decode()
-
-
-def _current_user() -> str | None:
-    """The user that the running call is made for."""
-    link = CURRENT_LINK.get()
-    principal = None if link is None else link.principal
-    return None if principal is None else principal.id
 
 
 def _check_text(what: str, name: str, text: object, most: int) -> None:

@@ -8,7 +8,6 @@ import contextvars
 import gc
 import logging
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from types import FrameType
 from typing import Any
@@ -18,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepkit import App, ToolContext, ToolError
-from sepkit.concurrency.eager import Seat, Starter, noting
+from sepkit.concurrency.eager import Seat, noting
 from sepkit.faces.runner import LoopKind, new_loop
 from sepkit.transports.memory import memory_pair
 from tests.memory_host import CONTEXT, MemoryHost, on_each_loop
@@ -375,25 +374,6 @@ def test_what_the_collector_has_closed_from_within_is_closed_without_an_error() 
     outer.send(None)
     outer.cr_await.gi_frame.f_locals["steps"].close()
     outer.close()
-
-    async def main() -> None:
-        began: list[asyncio.Task[None]] = []
-        items: deque[Any] = deque([1])
-
-        async def drive(seat: Seat) -> None:
-            items.clear()
-            await asyncio.get_running_loop().create_future()
-
-        starter = Starter(asyncio.get_running_loop(), contextvars.copy_context(), items, drive, began.append)
-        asyncio.get_running_loop().call_soon(starter.run)
-        await turns(4)
-        (task,) = began
-        carrier: Any = task.get_coro()
-        carrier.cr_await.gi_frame.f_locals["driver"].close()
-        carrier.close()
-        task.cancel()
-
-    asyncio.run(main())
 
 
 # -- stories -----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,11 @@ class Bench:
         self.starter = Starter(self.loop, context, self.items, self._drive, self._went_on)
 
     async def _drive(self, seat: Seat) -> None:
-        while self.items:
+        while True:
+            if not self.items:
+                if not await seat.rest():
+                    return
+                continue
             item = self.items.popleft()
             if isinstance(item, tuple):
                 key, work = item
@@ -249,6 +253,42 @@ def test_no_batch_begins_within_a_task(run: Run) -> None:
         assert list(bench.items) == [("a", work)]
         work.close()
         bench.starter.close()
+
+    run(main())
+
+
+def test_batches_share_a_task_until_something_is_done_to_it(run: Run) -> None:
+    """Between them it rests. Who cancels it then ends it at once, and the next batch has another."""
+
+    async def at_once() -> object:
+        return "at once"
+
+    async def main() -> None:
+        bench = Bench()
+        before = asyncio.all_tasks()
+
+        def spare() -> asyncio.Task[Any]:
+            (task,) = asyncio.all_tasks() - before
+            assert task.get_name() == "sepkit spare"
+            return task
+
+        await bench.batch({"a": at_once(), "b": at_once()})
+        first = repr(spare())
+        for key in "cd":
+            await bench.batch({key: at_once()})
+            assert repr(spare()) == first
+        kept = spare()
+        kept.cancel()
+        done, _ = await asyncio.wait([kept], timeout=20)
+        assert done == {kept}
+        assert kept.cancelled()
+        await bench.batch({"e": at_once()})
+        assert spare() is not kept
+        assert [bench.ends[key] for key in "abcde"] == [("at once", None)] * 5
+        bench.starter.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
 
     run(main())
 

@@ -1,23 +1,25 @@
 """Handlers begin at once, in the turn of the loop in which their request came, and become tasks when they first wait.
 
-Most of what a call costs in asyncio is its task. A handler that never waits gets none here: its first step is its last.
-The works of a batch are driven by one coroutine, which awaits one after another. When one of them waits, the coroutine
-that drives goes on as the task of that work, and a new one drives the rest of the batch. So ``current_task`` is the
-same in a work's first step and in all later ones, and so are its context variables.
+Most of what a call costs in asyncio is its task. Here the works of a batch share one, as long as none of them waits:
+one coroutine drives them, which awaits one after another. When one of them waits, the coroutine that drives goes on as
+the task of that work, and a new one drives the rest of the batch. So ``current_task`` is the same in a work's first
+step and in all later ones, and so are its context variables.
 
 A handler sees what it would see in a task of its own. The task of a first step is used for the next one only if nothing
 can tell: nothing holds it, strongly or weakly, and nothing has been done to it (a callback, a name, a cancel, an
-attribute). Otherwise it ends as the task of a handler that has returned, and what follows in the batch begins in the
-next turn of the loop, when it is done. A handler that leaves a context variable changed takes its context with it.
+attribute). Otherwise it ends as the task of a handler that has returned, and what follows in the batch begins in a new
+one. A handler that leaves a context variable changed takes its context with it.
 
-It stands on what asyncio documents for tasks of others: ``_enter_task``, ``_leave_task`` and ``_unregister_task``.
+A task makes its steps in callbacks of the loop. The callback of its first step is called at once here, and not by the
+loop, which is what Python 3.12 has as ``eager_start``. Between two batches a task rests, and is woken in the same way.
+It stands on this: a task that is made gives its first step to ``loop.call_soon``, and one that waits for anything with
+``_asyncio_future_blocking`` treats it as a future.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task, _unregister_task
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
@@ -33,9 +35,9 @@ _SPARE: Final = "sepkit spare"  # the name of a task without a work
 
 
 class Task(asyncio.Task[None]):
-    """A task that holds itself once anything is done to it while it has no work: one more reference to it tells."""
+    """A task that holds itself once anything is done to it in its first step: one more reference to it tells."""
 
-    __slots__ = ("_is_spare", "_itself")
+    __slots__ = ("_itself",)  # not set in its first step, as long as nothing is done to it; None afterwards
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """As in asyncio."""
@@ -64,14 +66,13 @@ class Task(asyncio.Task[None]):
             return super().get_context()
 
 
-# Slots, set without `__setattr__`, which is of Python and slow.
-_set_spare: Final = Task._is_spare.__set__  # type: ignore[attr-defined]
+# Set without `__setattr__`, which is of Python and slow.
 _set_itself: Final = Task._itself.__set__  # type: ignore[attr-defined]
 _set_name: Final = asyncio.Task.set_name
 
 
 def _touch(task: Task) -> None:
-    if task._is_spare:  # type: ignore[attr-defined]
+    if not hasattr(task, "_itself"):
         _set_itself(task, task)
 
 
@@ -94,143 +95,87 @@ class Seat:
     """A task and its context, in which first steps are made until a work waits, which goes on as this task.
 
     The driver asks after each work: where it is ``taken``, that work has waited, and the driver finishes it and
-    returns; where it is not ``as_before``, the driver returns, too.
+    returns; where it is not ``as_before``, the driver returns, too. Where there is nothing to drive it may ``rest``.
     """
 
+    # To its task, a seat that rests is a future. A task asks no more of one than what stands here.
+
     __slots__ = (
-        "_begun",
-        "_blocks",
-        "_driver",
+        "_asyncio_future_blocking",
         "_loop",
         "_over",
-        "_waits_for",
         "context",
         "holders",
         "name",
         "pristine",
         "taken",
         "task",
+        "wake",
         "watchers",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, base: Context, *, is_ours: bool) -> None:
+    task: Task  # until it is taken
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, context: Context, pristine: object, counts: tuple[int, int]
+    ) -> None:
         self._loop = loop
-        self._begun: asyncio.Future[None] | None = None  # what the task waits for while there is no work
-        self._driver: Coroutine[Any, Any, None] | None = None
         self._over = False
+        self.context = context
+        self.pristine = pristine
+        """Unequal to the context once a variable in it has been set."""
+        self.holders, self.watchers = counts
+        """How many references there are to the task, strong and weak, if no work has made one."""
+        self.name = _SPARE
         self.taken = False
         """Whether a work goes on as the task."""
-        self.context = context = base.copy()
-        # Two contexts that hold the very same things are compared by one pointer, 200 instructions instead of 1,200,
-        # and those of unequal size by their size. Others are compared by value, which may be equal, or may raise.
-        self.pristine: object = base if is_ours else _Exactly(context)
-        """Unequal to the context once a variable in it has been set."""
-        self.name = _SPARE
-        carrier = _carry(self)
-        carrier.send(None)  # so that even a cancel before the task's first step is raised within it
-        self.task = task = Task(carrier, loop=loop, name=_SPARE, context=context)
-        _set_spare(task, True)
-        _enter_task(loop, task)
-        del task
-        self.holders = getrefcount(self.task)
-        """How many references there are to the task in a batch, if no work has kept one."""
-        self.watchers = getweakrefcount(self.task)
-        """How many weak references there are to it, if no work has made one."""
-
-    def is_noticed(self) -> bool:
-        """Whether the task is not as it was: what holds it, or has changed it, must not meet another work."""
-        return getrefcount(self.task) != self.holders or getweakrefcount(self.task) != self.watchers
+        self.wake: Callable[[Seat], object] | None = None
+        """Ends its rest; None where it does not rest."""
 
     def is_as_before(self) -> bool:
-        """Whether the next work can begin here."""
-        return not self.is_noticed() and self.context == self.pristine
-
-    def is_changed(self, base: Context) -> bool:
-        """Whether the context holds something else than ``base``, of which it is a copy."""
-        if self.context != self.pristine:
-            if len(self.context) != len(base):
-                return True
-            for variable, value in base.items():
-                if self.context.get(variable, self) is not value:
-                    return True
-            self.pristine = _Exactly(self.context)  # set, and reset
-        return False
+        """Whether the next work can begin here: the task is as it was, and so is the context."""
+        return (
+            getrefcount(self.task) == self.holders
+            and getweakrefcount(self.task) == self.watchers
+            and self.context == self.pristine
+        )
 
     def rename(self, name: str) -> None:
         """Name the task after the work that is about to begin."""
         self.name = name
         _set_name(self.task, name)
 
-    def go_on(self, driver: Coroutine[Any, Any, None], waits_for: Any) -> asyncio.Task[None]:
-        """Go on as this task. The first step of its work has been made, and waits for ``waits_for``."""
-        task = self._let_go()
-        self.taken = True
-        self._driver, self._waits_for = driver, waits_for
-        # A future is marked by who awaits it, and the task takes the mark off. Until this task has made its first step,
-        # others may await the same one.
-        self._blocks = getattr(waits_for, "_asyncio_future_blocking", None) is True
-        if self._blocks:
-            waits_for._asyncio_future_blocking = False
-        return task
+    @coroutine
+    def rest(self) -> Generator[Any, Any, bool]:
+        """Wait for the next batch. Whether it can be taken here."""
+        if self.name is not _SPARE:
+            self.rename(_SPARE)
+        self._asyncio_future_blocking = True
+        yield self
+        return not self._over and self.is_as_before()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """As of a future."""
+        return self._loop
+
+    def add_done_callback(self, wake: Callable[[Seat], object], *, context: Context) -> None:
+        """As of a future: the task begins to rest."""
+        self.wake = wake
+
+    def result(self) -> None:
+        """As of a future."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As of a future: the task is cancelled. It ends."""
+        self.end()
+        return False  # it is the task that raises the error
 
     def end(self) -> None:
-        """Have the task end, as if a work had returned."""
+        """Have the task end in the next turn of the loop."""
         self._over = True
-        self._let_go()
-
-    def _let_go(self) -> asyncio.Task[None]:
-        task = self.task
-        _set_spare(task, False)
-        _set_itself(task, None)
-        del self.task  # it holds this seat; and a task that has ended is gone at once, as in asyncio
-        if self._begun is not None and not self._begun.done():
-            self._begun.set_result(None)
-        return task
-
-    @coroutine
-    def steps(self) -> Generator[Any, Any, None]:
-        """What the task does."""
-        cancelled = None
-        try:
-            yield  # to __init__; what comes next is the task's first step
-            if self._driver is None and not self._over:
-                self._begun = self._loop.create_future()
-                self._begun._asyncio_future_blocking = True
-                yield self._begun
-        except GeneratorExit:  # the loop is closed, and forgets it
-            if self._driver is not None:
-                self._driver.close()
-            raise
-        except BaseException as error:
-            if self._driver is None:
-                raise
-            cancelled = error
-        if self._driver is None:
-            return
-        driver, waits_for = self._driver, self._waits_for
-        self._driver = self._waits_for = None
-        try:
-            # Cancelled before it began to wait: what it waits for is cancelled instead, as it would be later on.
-            if cancelled is not None and not (asyncio.isfuture(waits_for) and waits_for.cancel(*cancelled.args)):
-                waits_for = driver.throw(cancelled)
-            elif self._blocks:
-                waits_for._asyncio_future_blocking = True
-            cancelled = None  # it holds this frame
-            while True:
-                try:
-                    yield waits_for
-                except GeneratorExit:
-                    driver.close()  # the collector may have closed it already, and then there is nothing to throw into
-                    raise
-                except BaseException as error:
-                    waits_for = driver.throw(error)
-                else:
-                    break
-        except StopIteration:
-            return
-        finally:
-            cancelled = waits_for = None  # what came of it is not kept for as long as the work goes on
-        yield from driver  # a coroutine, as in `await`, but one that has begun
+        if self.wake is not None:
+            self._loop.call_soon(self.wake, self, context=self.context)
+            self.wake = None
 
 
 @coroutine
@@ -257,10 +202,6 @@ def noting(work: Awaitable[R], waits: Callable[[], None]) -> Generator[Any, Any,
 
 async def _awaiting(work: Awaitable[R]) -> R:
     return await work
-
-
-async def _carry(seat: Seat) -> None:
-    await seat.steps()  # a task of Python 3.12 takes no generator
 
 
 class Starter:
@@ -292,8 +233,11 @@ class Starter:
         self._items = items
         self._drive = drive
         self._went_on = went_on
-        self._seat: Seat | None = None
+        self._counts = 0, 0  # of references to a task that nobody keeps
+        self._seat: Seat | None = None  # one that rests
         self._closed = False
+        self._making: Context | None = None  # that of the task which is being made
+        self._first: Callable[[], object] | None = None  # its first step
         self.entered = False
         """Whether a batch is being taken."""
         self.paused = False
@@ -301,58 +245,81 @@ class Starter:
 
     def run(self) -> None:
         """Take a batch. What is left in ``items`` afterwards can only be taken in a later turn of the loop."""
-        loop, items = self._loop, self._items
-        if asyncio.current_task(loop) is not None:  # there is one at a time
+        if asyncio.current_task(self._loop) is not None:  # there is one at a time
             return
-        seat = self._seat
-        if seat is not None:
-            _enter_task(loop, seat.task)
-            if seat.is_noticed():  # by code that looks at all tasks
-                self._leave()
-                seat = None
+        items = self._items
         self.entered = True
         self.paused = False
         try:
-            while items and not self.paused:
-                if seat is None:
-                    seat = self._seat = Seat(loop, self._context, is_ours=self._is_ours)
-                driver = self._drive(seat)
+            seat, self._seat = self._seat, None
+            if seat is not None and seat.wake is not None:
+                wake, seat.wake = seat.wake, None
                 try:
-                    waits_for = seat.context.run(driver.send, None)
-                except StopIteration:
-                    if seat.is_noticed():
-                        self._leave()
-                        return  # its task has to be done before another work begins
-                    if seat.is_changed(self._context):
-                        _unregister_task(seat.task)  # so that the next work does not see it
-                        self._leave()
-                        seat = None
-                else:
-                    self._seat = None
-                    task = seat.go_on(driver, waits_for)
-                    _leave_task(loop, task)
-                    self._went_on(task)
-                    seat = None
+                    seat.context.run(wake, seat)
+                finally:
+                    del wake  # it holds the task
+                    self._stepped(seat)
+            while items and not self.paused:
+                if self._counts == (0, 0):
+                    self._begin(self._count)
+                self._begin(self._drive)
         finally:
             self.entered = False
-            if (seat := self._seat) is not None:
-                if self._closed:
-                    self._leave()
-                else:
-                    _leave_task(loop, seat.task)
-                    if seat.name is not _SPARE:
-                        seat.rename(_SPARE)
+            if self._closed:
+                self.close()
 
-    def _leave(self) -> None:
-        """Leave the seat for good."""
-        seat, self._seat = self._seat, None
-        assert seat is not None
-        if self.entered or asyncio.current_task(self._loop) is seat.task:
-            _leave_task(self._loop, seat.task)
-        seat.end()
+    def _begin(self, drive: Callable[[Seat], Coroutine[Any, Any, None]]) -> None:
+        """Make a first step."""
+        loop = self._loop
+        context = self._context.copy()
+        # Two contexts that hold the very same things are compared by one pointer, 200 instructions instead of 1,200,
+        # and those of unequal size by their size. Others are compared by value, which may be equal, or may raise.
+        seat = Seat(loop, context, self._context if self._is_ours else _Exactly(context), self._counts)
+        self._making = context
+        kept = vars(loop).get("call_soon")
+        loop.call_soon = self._call_soon  # type: ignore[method-assign, assignment]
+        try:
+            seat.task = Task(drive(seat), loop=loop, name=_SPARE, context=context)
+        finally:
+            if kept is None:
+                del loop.call_soon
+            else:
+                loop.call_soon = kept  # type: ignore[method-assign]
+        step, self._first = self._first, None
+        assert step is not None
+        try:
+            context.run(step)
+        finally:
+            del step  # it holds the task
+            self._stepped(seat)
+
+    def _stepped(self, seat: Seat) -> None:
+        """A step has been made: the seat rests, or its task has ended, or waits."""
+        if seat.wake is not None:
+            self._seat = seat
+            return
+        task = seat.task
+        _set_itself(task, None)
+        if task.done():
+            if not task.cancelled():
+                task.result()  # what the driver raised is raised here, too
+        else:
+            del seat.task  # it holds this seat; and a task that has ended is gone at once, as in asyncio
+            seat.taken = True
+            self._went_on(task)
+
+    async def _count(self, seat: Seat) -> None:
+        self._counts = getrefcount(seat.task), getweakrefcount(seat.task)
+
+    def _call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+        """The loop's own, while a task is made: its first step is kept, and not scheduled."""
+        if context is self._making:
+            self._making, self._first = None, callback
+            return None
+        return type(self._loop).call_soon(self._loop, callback, *args, context=context)
 
     def close(self) -> None:
-        """Let go of what is kept for the next work; in a batch, at its end."""
+        """Let go of what is kept for the next batch; in a batch, at its end."""
         self._closed = True
         if not self.entered and self._seat is not None:
             self._seat.end()

@@ -64,7 +64,8 @@ class Slots:
     def release(self) -> None:
         """Give a slot back. Where nobody is in the ``queue``, ``running -= 1`` does the same."""
         self.running -= 1
-        self.hand_on()
+        if self.queue:
+            self.hand_on()
 
     def hand_on(self) -> None:
         """Give free slots to those who wait longest."""
@@ -164,7 +165,7 @@ class Mailbox(Generic[T]):
             self.busy = True
             self._start(self._work(self._items.popleft()), self.name, self._handled)
         self._going_on = False
-        if not self.busy:
+        if self._waiting and not self.busy:
             self._wake()
 
     async def _work(self, item: T) -> None:

@@ -120,7 +120,7 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
                 a0 = arguments["name"]
             except KeyError:
                 return call_bound(arguments, context)
-            if type(a0) is t0 and type(arguments) is dict and len(arguments) == 1:
+            if type(a0) is t0 and len(arguments) == 1:
                 return fn(name=a0, ctx=context)
             return call_bound(arguments, context)
     """
@@ -136,7 +136,6 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
         given.append(f"{context}=context")
     tests = [
         *(_type_test(field, index, names) for index, field in enumerate(required)),
-        "type(arguments) is dict",
         f"len(arguments) == {len(required)}",
     ]
     lines = [
@@ -152,6 +151,17 @@ def compile_call(fn: Callable[..., Any], bind: Bind, context: str | None, fields
     exec(compile("\n".join(lines), "<sepkit call>", "exec"), names)
     call: Call = names["call"]
     return call
+
+
+def value_call(fn: Callable[..., Any], value: str | None, context: str | None) -> Callable[[object, object], Any]:
+    """The call of a handler of one value: a function of the value and the context, which it need not take."""
+    names = [name for name in (value, context) if name is not None]
+    if _first_parameters(fn)[: len(names)] != names:
+        return lambda *given: fn(**{name: one for name, one in zip((value, context), given, strict=True) if name})
+    # By position, without a dict: 1,000 instructions less.
+    if context is None:
+        return (lambda given, _: fn(given)) if value is not None else lambda *_: fn()
+    return fn if value is not None else lambda _, given: fn(given)
 
 
 def _first_parameters(fn: Callable[..., Any]) -> list[str]:

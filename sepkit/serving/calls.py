@@ -89,6 +89,8 @@ class Calls:
         self._draining: Counter[Outgoing] = Counter()  # calls that wait for their host to read
         self._process = os.getpid()
         self._is_late = False  # whether a call is about to wait for a slot
+        self.tool_waited = slots.release
+        """A call of ``tool_waits`` has ended."""
 
     # -- tools ---------------------------------------------------------------------------------------------------------
     # A tool's call takes a slot when it first waits, and gives it back when it has ended: most calls never wait.
@@ -99,10 +101,6 @@ class Calls:
             self._is_late = False
         else:
             self.slots.running += 1
-
-    def tool_waited(self) -> None:
-        """Such a call has ended."""
-        self.slots.release()
 
     async def tool(
         self,
@@ -535,9 +533,11 @@ class Calls:
         """
         if self.watch.asleep:
             self.watch.wake()
-        arguments = spec.arguments(value, context)
         try:
-            returned = await self._called(spec.fn, arguments, is_async=spec.is_async)
+            if spec.is_async:
+                returned = await spec.call(value, context)
+            else:
+                returned = await self._threads.run(spec.fn, **spec.arguments(value, context))
             return returned if returned is None or not isawaitable(returned) else await self._settled(returned)
         except BaseException as error:
             if self._is_passed_on(error):

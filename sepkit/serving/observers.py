@@ -130,6 +130,6 @@ class Observers:
         return observe
 
 
-async def _handle(item: tuple[_Handler, _Delivery]) -> None:
+def _handle(item: tuple[_Handler, _Delivery]) -> Awaitable[None]:
     handler, delivery = item
-    await handler(delivery)
+    return handler(delivery)

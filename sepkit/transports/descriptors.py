@@ -112,9 +112,12 @@ class DescriptorTransport(BufferedTransport):
             return
         lines = self._splitter.feed(data)
         if lines:
-            self._deliver(lines)
-            # What was answered at once leaves at once, without waiting for the loop's next turn.
-            self._flush()
+            # What is answered at once leaves at once, without waiting for the loop's next turn. No flush is due then.
+            self._flush_due = True
+            try:
+                self._deliver(lines)
+            finally:
+                self._flush()
 
     def _deliver(self, lines: list[bytes | FrameError]) -> None:
         assert self._receiver is not None
@@ -235,7 +238,8 @@ class DescriptorTransport(BufferedTransport):
             # One piece a turn: a reader that keeps up would otherwise hold the loop for as long as a large reply lasts.
             if self._polls_writing:
                 break
-        self._watch(view)
+        if view or self._rest is not None:
+            self._watch(view)
 
     def _watch(self, rest: memoryview) -> None:
         """Have the loop say when ``rest`` can go on; nothing is watched for when it is empty."""

@@ -39,6 +39,9 @@ _ANSWER: Final = rb"\s*\{\s*" + _VERSION + rb'"id"\s*:\s*(\d{1,18})\s*,\s*' + _V
 loads: Final[Callable[[bytes], Any]] = orjson.loads
 unchecked_dumps: Final[Callable[[object], bytes]] = orjson.dumps
 
+RESULT: Final = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
+"""The line of a success response."""
+
 
 class LineSplitter:
     r"""Cuts a stream of bytes into lines, whatever the pieces it arrives in.
@@ -266,15 +269,19 @@ def encode_result(rid: Id, result: object) -> bytes:
     """
     try:
         if type(rid) is int:
-            return b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (rid, unchecked_dumps(result))
+            return RESULT % (rid, unchecked_dumps(result))
         return unchecked_dumps({"jsonrpc": "2.0", "id": rid, "result": result}) + b"\n"
     except (TypeError, RecursionError) as error:
         raise EncodeError("$", str(error)) from None
 
 
-def long_result(rid: Id, result: bytes) -> tuple[bytes, bytes, bytes]:
-    """A success response in parts, of which none is a copy of ``result``, which is encoded already."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":' % dumps(rid), result, b"}\n"
+def filled_in(line: bytes, rid: Id, body: bytes, *, in_parts: bool) -> bytes | tuple[bytes, bytes, bytes]:
+    """A success response: ``line`` as :data:`RESULT`, with the id and what is encoded already in their places.
+
+    Where it is to be in parts, none of them is a copy of ``body``.
+    """
+    head, tail = line.replace(b"%d", dumps(rid), 1).rsplit(b"%b", 1)
+    return (head, body, tail) if in_parts else b"".join((head, body, tail))
 
 
 def encode_error(rid: Id | None, code: int, message: str, data: object = None) -> bytes:

@@ -188,15 +188,18 @@ def to_json(value: object, path: str = "$") -> Any:
 
 def copied(data: Any) -> Any:
     """A deep copy of plain JSON data. Neither recursive nor through bytes: it may be nested 1,000 levels deep."""
-    top = [data]
-    left: list[Any] = [top]
-    while left:
-        container = left.pop()
+    kind = type(data)
+    if kind is not dict and kind is not list:
+        return data
+    made = data.copy()
+    containers = [made]
+    for container in containers:  # which become more
         for place, item in container.items() if type(container) is dict else enumerate(container):
-            if type(item) is dict or type(item) is list:
+            kind = type(item)
+            if kind is dict or kind is list:
                 container[place] = copy = item.copy()
-                left.append(copy)
-    return top[0]
+                containers.append(copy)
+    return made
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -17,6 +17,7 @@ from sepkit.errors import EncodeError, InvalidData, InvalidParams, sayable
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import INSTRUCTED
 from sepkit.faces.sep.results import (
+    TEXT,
     command_result,
     completions_result,
     hook_result,
@@ -36,6 +37,8 @@ from sepkit.wire.writing import unstructure
 
 class ToolCalls:
     """The calls of tools on one connection: a :class:`~sepkit.peer.Route`."""
+
+    text: bytes | None = TEXT
 
     def __init__(self, app: App, calls: Calls, link: SepLink) -> None:
         self._tools = app.tools
@@ -60,10 +63,9 @@ class ToolCalls:
             slots = self._slots
             if tool.is_alone and slots.running < slots.size and not self._outgoing.congested and not self._watch.asleep:
                 try:
-                    call: Coroutine[Any, Any, object] = tool.call(arguments, None)
+                    return tool.call(arguments, None)  # type: ignore[no-any-return]
                 except InvalidData as fault:
                     raise BadArguments(fault) from None
-                return call
             return self._begin(tool, call_id, arguments, raw)
         return self._odd(params)
 
@@ -86,8 +88,6 @@ class ToolCalls:
 
     def returned(self, value: object) -> dict[str, Any]:
         """The result of a call that returned ``value``."""
-        if type(value) is str and value.isascii():  # most of them: saves a call
-            return {"content": value}
         return _sendable(value)
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
@@ -114,16 +114,20 @@ def _sendable(value: object) -> dict[str, Any]:
 class HookCalls:
     """The hooks on one connection: a :class:`~sepkit.peer.Route`."""
 
+    text: bytes | None = None
+
     def __init__(self, app: App, calls: Calls, link: SepLink) -> None:
         self._instructions = app.instructions
         self._calls = calls
         self._link = link
+        self.returned = hook_result
 
     def begin(self, params: dict[str, Any]) -> Coroutine[Any, Any, Block | dict[str, Any] | None]:
         """Ask the handlers of a hook."""
         try:
             name, value, raw = params["hook"], params["input"], params["context"]
-            fits = type(name) is str and type(value) is dict and is_context(raw)
+            token, tier = raw["token"], raw["tier"]  # of JSON, only an object has these
+            fits = type(name) is str and type(value) is dict and type(token) is str and type(tier) is str
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -146,10 +150,6 @@ class HookCalls:
             now = value
         outcome = await self._calls.hook(INSTRUCTED, now, context)
         return now if outcome is None and now is not value else outcome
-
-    def returned(self, outcome: Block | dict[str, Any] | None) -> dict[str, Any]:
-        """The result."""
-        return hook_result(outcome)
 
     async def raised(self, error: BaseException, params: dict[str, Any]) -> object:
         """A hook that failed is answered with its error."""
@@ -196,7 +196,8 @@ class Requests:
     def _command_execute(self, params: dict[str, Any]) -> Coroutine[Any, Any, object]:
         try:
             name, arguments, raw = params["command"], params["arguments"], params["context"]
-            fits = type(name) is str and type(arguments) is dict and is_context(raw)
+            token, tier = raw["token"], raw["tier"]
+            fits = type(name) is str and type(arguments) is dict and type(token) is str and type(tier) is str
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -225,7 +226,9 @@ class Requests:
         """
         try:
             name, payload, raw, seq = params["event"], params["payload"], params["context"], params.get("seq")
-            fits = type(name) is str and type(payload) is dict and type(seq) is int and seq >= 0 and is_context(raw)
+            token, tier = raw["token"], raw["tier"]
+            fits = type(name) is str and type(payload) is dict and type(token) is str and type(tier) is str
+            fits = fits and type(seq) is int and seq >= 0
         except (KeyError, TypeError):
             fits = False
         if not fits:
@@ -259,15 +262,6 @@ class Requests:
         raw = None if call.context is None else unstructure(call.context)
         request = fitted(spec, params, f"the request does not fit the OAuth handler of {call.provider!r}")
         return await self._calls.oauth(spec, request, ProviderContext(self._link, raw))
-
-
-def is_context(raw: Any) -> bool:
-    """Whether this is the context of a call: a token and a tier.
-
-    Raises:
-        KeyError, TypeError: It is not.
-    """
-    return type(raw) is dict and type(raw["token"]) is str and type(raw["tier"]) is str
 
 
 async def _at_once(result: object) -> object:

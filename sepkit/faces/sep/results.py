@@ -6,7 +6,7 @@ Source: docs/protocol.md, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sepkit.errors import EncodeError, sayable
 from sepkit.results import Block, ToolResult, rich
@@ -16,6 +16,8 @@ from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
     from sepkit.content import Part
+TEXT: Final = b'{"content":%b}'
+"""What a tool's ASCII text comes to, in JSON."""
 
 
 def tool_result(value: object) -> dict[str, Any]:
