@@ -19,7 +19,7 @@ from sepkit.serving.served import Served
 from sepkit.wire import methods
 from sepkit.wire.writing import to_json
 
-_PLAIN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_PLAIN: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
 
 
 def level_name(level: int) -> methods.LogLevel:

@@ -286,7 +286,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "an option that no decorator has": Mistake(
         ExitCode.IMPORT_FAILED,
-        ("could not be imported: TypeError:", "'nme'"),
+        ("could not be imported: TypeError:", "nme="),
         app("@app.tool(nme='x')\nasync def f(): pass\n"),
         traceback=('File "{here}/app.py", line 3',),
     ),
