@@ -172,7 +172,9 @@ def test_a_store_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path, damag
         (data / "app.sqlite3").mkdir()
     with Extension(APP, env=environment(tmp_path), handshake=False) as extension:
         extension.request("initialize", HANDSHAKE, 1)
-        assert extension.answer(1)["error"]["code"] == -32603
+        error = extension.answer(1)["error"]
+        assert error["code"] == -32603
+        assert re.match(r"the extension could not start: the store \S+app\.sqlite3 failed: \S", error["message"])
         assert extension.wait() == ExitCode.FAILED
         assert re.search(r"StoreError: the store \S+app\.sqlite3 failed: \S", extension.stderr)
 

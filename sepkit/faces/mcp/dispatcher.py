@@ -19,7 +19,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sepkit.errors import BadSettings, InternalError, InvalidParams, InvalidRequest, RpcError
+from sepkit.errors import BadSettings, InternalError, InvalidParams, InvalidRequest, RpcError, StoreError
 from sepkit.faces.connection import Connection
 from sepkit.faces.mcp.batches import Batches
 from sepkit.faces.mcp.catalogue import Catalogue, unserved
@@ -174,7 +174,7 @@ class Dispatcher(Connection):
             return
         except Exception as error:
             self._failure = error
-            if not isinstance(error, BadSettings):  # which is said without a traceback
+            if not isinstance(error, BadSettings | StoreError):  # which say all, without a traceback
                 served.calls.unexpected(error, "the server's lifespan failed")
             self._release(InternalError("the server could not start"))
             self._begin_end()

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from sepkit.contexts.backend import Principal
-from sepkit.errors import BadSettings, InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError
+from sepkit.errors import BadSettings, InternalError, InvalidData, InvalidParams, InvalidRequest, RpcError, StoreError
 from sepkit.faces.connection import Connection
 from sepkit.faces.sep.link import SepLink
 from sepkit.faces.sep.registrations import introduction, not_served, registry_update, wants_tasks
@@ -207,7 +207,11 @@ class Dispatcher(Connection):
             self._handshake_failed()
             raise InvalidRequest(str(error)) from None
         except BadSettings as error:
-            refusal = does_not_fit("the app's flags and settings do not fit", error)
+            refusal: RpcError = does_not_fit("the app's flags and settings do not fit", error)
+            self._cannot_start(error, refusal)
+            raise refusal from None
+        except StoreError as error:  # which says what to do about it
+            refusal = InternalError(f"the extension could not start: {error}")
             self._cannot_start(error, refusal)
             raise refusal from None
         except Exception as error:
