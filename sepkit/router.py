@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from sepkit.contexts import contexts
@@ -777,7 +776,7 @@ class Router:
     @overload
     def setting(self, name: str, type: type[T], default: T, *, description: str = "") -> Setting[T]: ...
     @overload
-    def setting(self, name: str, type: UnionType, default: T, *, description: str = "") -> Setting[T]: ...
+    def setting(self, name: str, type: object, default: T, *, description: str = "") -> Setting[T]: ...
     def setting(self, name: str, type: Any, default: Any, *, description: str = "") -> Setting[Any]:  # noqa: A002
         """Declare a setting: a flag with a type, whose value can be stored. ``ctx.setting(…)`` gives its value.
 
