@@ -135,7 +135,7 @@ async def test_how_tasks_are_is_a_resource_that_can_be_subscribed_to(version: st
         await ctx.wait_stop()
 
     async with CheckedClient(app, version) as client:
-        assert client.server_capabilities["resources"] == {"subscribe": True}
+        assert client.server_capabilities["resources"] == {"subscribe": True, "listChanged": True}
         (resource,) = await client.list_resources()
         assert resource["uri"] == "sepkit://tasks"
         (contents,) = await client.read_resource("sepkit://tasks")

@@ -19,6 +19,12 @@ from sepkit.ownlog import OwnLog
 S = TypeVar("S", ToolSpec, CommandSpec)
 
 _LONGEST_NAME: Final = 64
+_HINTS: Final = (
+    ("read_only", "readOnlyHint"),
+    ("destructive", "destructiveHint"),
+    ("idempotent", "idempotentHint"),
+    ("open_world", "openWorldHint"),
+)
 _log = OwnLog("sepkit")
 
 
@@ -27,7 +33,7 @@ class ServedTool:
 
     __slots__ = ("listed", "parsed", "spec")
 
-    def __init__(self, spec: ToolSpec, name: str) -> None:
+    def __init__(self, spec: ToolSpec, name: str, *, promises: bool = True) -> None:
         schema = plain_schema(spec.parameters)
         self.spec = spec
         self.parsed = parsed_kinds(schema)
@@ -35,6 +41,15 @@ class ServedTool:
         self.listed: dict[str, Any] = {"name": name, "inputSchema": schema}
         if spec.description:
             self.listed["description"] = spec.description
+        if spec.title is not None:
+            self.listed["title"] = spec.title
+        hints = {hint: value for name, hint in _HINTS if (value := getattr(spec, name)) is not None}
+        if hints:
+            self.listed["annotations"] = hints
+        if spec.icons:
+            self.listed["icons"] = [icon.as_json() for icon in spec.icons]
+        if spec.output is not None and promises:
+            self.listed["outputSchema"] = plain_schema(spec.output.schema)
 
 
 class ServedPrompt:
@@ -58,6 +73,10 @@ class ServedPrompt:
             self.listed["description"] = spec.description
         if arguments:
             self.listed["arguments"] = arguments
+        if spec.title is not None:
+            self.listed["title"] = spec.title
+        if spec.icons:
+            self.listed["icons"] = [icon.as_json() for icon in spec.icons]
 
     @property
     def arguments(self) -> list[str]:
@@ -79,24 +98,35 @@ class Catalogue:
     def __init__(self, app: App) -> None:
         self._app = app
         self.tools: dict[str, ServedTool] = {
-            name: ServedTool(spec, name) for name, spec in _named("tool", app.tools, strict=True)
+            name: ServedTool(spec, name, promises=self._promises) for name, spec in self._tools(strict=True)
         }
         self.prompts: dict[str, ServedPrompt] = {
-            name: ServedPrompt(spec, name) for name, spec in _named("command", app.commands, strict=True)
+            name: ServedPrompt(spec, name) for name, spec in self._prompts(strict=True)
         }
+
+    @property
+    def _promises(self) -> bool:
+        """Whether output schemas are listed: a hook may take the data out of a result, and clients would refuse it."""
+        return "tool_result" not in self._app.hooks
+
+    def _tools(self, *, strict: bool) -> Iterable[tuple[str, ToolSpec]]:
+        own = {name: spec for name, spec in self._app.tools.items() if spec.stands_for is None}
+        return _named("tool", own, strict=strict)
+
+    def _prompts(self, *, strict: bool) -> Iterable[tuple[str, CommandSpec]]:
+        shown = {spec.name: spec for spec in self._app.exposed("prompt")}
+        return _named("command", shown, strict=strict)
 
     def refresh(self, kinds: Iterable[str]) -> None:
         """Something of these kinds has been registered."""
         if "tool" in kinds:
             known = {id(one.spec): one for one in self.tools.values()}
             self.tools = {
-                name: known.get(id(spec)) or ServedTool(spec, name)
-                for name, spec in _named("tool", self._app.tools, strict=False)
+                name: known.get(id(spec)) or ServedTool(spec, name, promises=self._promises)
+                for name, spec in self._tools(strict=False)
             }
-        if "command" in kinds:
-            self.prompts = {
-                name: ServedPrompt(spec, name) for name, spec in _named("command", self._app.commands, strict=False)
-            }
+        if "command" in kinds or "prompt" in kinds:
+            self.prompts = {name: ServedPrompt(spec, name) for name, spec in self._prompts(strict=False)}
 
     @property
     def completes(self) -> bool:
@@ -142,4 +172,5 @@ def unserved(app: App) -> list[str]:
         *(f"provider {name}" for name in app.providers),
         *(f"shortcut {key}" for key in app.shortcuts),
         *(f"renderer {tag}" for tag in app.renderers),
+        *(f"command {spec.name} as a tool" for spec in app.exposed("tool")),
     ]

@@ -179,8 +179,9 @@ class Dispatcher(Connection):
             self._release(InternalError("the server could not start"))
             self._begin_end()
             return
-        self._catalogue.refresh({"tool", "command"})  # the lifespan may have registered more
+        self._catalogue.refresh({"tool", "command", "prompt"})  # the lifespan may have registered more
         self._unlisten = [served.changed(self._registered), served.task_changed(self._task_changed)]
+        self._unlisten.append(served.on_resource_changed(self._resources_changed))
         if not self._ending:
             self._peer.routes, self._peer.fallback = self._ready, unknown_method
             served.autostart()
@@ -305,7 +306,7 @@ class Dispatcher(Connection):
             if self._catalogue.completes:
                 found["completions"] = {}
         if self._requests.resources.any:
-            found["resources"] = {"subscribe": True}
+            found["resources"] = {"subscribe": True, "listChanged": True}
         return found
 
     async def _initialize(self, params: dict[str, Any]) -> object:
@@ -316,7 +317,16 @@ class Dispatcher(Connection):
         capabilities = self._told = self._capabilities()
         if client.version == "2024-11-05":
             capabilities = {name: value for name, value in capabilities.items() if name != "completions"}
-        return {"protocolVersion": client.version, "capabilities": capabilities, "serverInfo": self._server}
+        return {
+            "protocolVersion": client.version,
+            "capabilities": capabilities,
+            "serverInfo": self._server,
+            **self._instructions(),
+        }
+
+    def _instructions(self) -> dict[str, str]:
+        instructions = self._served.app.instructions
+        return {} if instructions is None else {"instructions": instructions}
 
     def _initialized(self, params: dict[str, Any]) -> None:
         if self._legacy is not None:
@@ -327,7 +337,7 @@ class Dispatcher(Connection):
         client = self._client(params)
         if not client.is_modern:
             return await unknown_method("server/discover")(params)
-        result = {"supportedVersions": [MODERN], "capabilities": self._capabilities()}
+        result = {"supportedVersions": [MODERN], "capabilities": self._capabilities(), **self._instructions()}
         return self._shapes.of(client).cacheable(result)
 
     async def _ping(self, params: dict[str, Any]) -> object:
@@ -369,9 +379,13 @@ class Dispatcher(Connection):
     def _registered(self, changes: Sequence[Change]) -> None:
         kinds = {kind for kind, _ in changes}
         self._catalogue.refresh(kinds)
-        for kind, listed in (("tool", "tools"), ("command", "prompts")):
+        for kind, listed in _LISTED:
             if kind in kinds:
                 self._changes.list_changed(listed)
+
+    def _resources_changed(self, uris: Sequence[str]) -> None:
+        for uri in uris:
+            self._changes.resource_updated(uri)
 
     def _task_changed(self, health: TaskHealth) -> bool:
         self._changes.resource_updated(TASKS)
@@ -381,6 +395,10 @@ class Dispatcher(Connection):
         if not self._ending:
             event = {"from": sender, "topic": topic, "payload": payload}
             self._observers.take(Event("bus/event", event, CONTEXT))
+
+
+_LISTED: Final = (("tool", "tools"), ("command", "prompts"), ("prompt", "prompts"), ("resource", "resources"))
+"""What can be registered while the App is served, and the list that it is in."""
 
 
 def _legacy_only(method: str, handle: _Handle) -> _Handle:

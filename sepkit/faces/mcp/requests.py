@@ -98,7 +98,7 @@ class Requests:
         shape = self._shapes.of(client)
         meta = meta_of(params)
         hooks = self._app.hooks
-        is_simple = tool.spec.context is None and not ("tool_call" in hooks or "tool_result" in hooks)
+        is_simple = not (tool.spec.context or tool.spec.confirm or "tool_call" in hooks or "tool_result" in hooks)
         if is_simple and "progressToken" not in meta and "requestState" not in params:
             call = _parsed(arguments, tool.parsed) if tool.parsed else arguments
             return await self._calls.tool(tool.spec, call, None, self._link, shape.returned, shape.failed)
@@ -123,7 +123,7 @@ class Requests:
         if spec.context is not None:
             self._numbers += 1
             context = ToolContext(link, CONTEXT, f"call-{self._numbers}", spec.name, self._calls.slots)
-        found = await self._calls.tool(spec, arguments, context, self._link, outcome, failure)
+        found = await self._calls.tool(spec, arguments, context, link, outcome, failure)
         assert isinstance(found, Outcome)
         if "tool_result" in self._app.hooks:
             after = await self._hook("tool_result", found.as_hook_input(spec.name, arguments), link)
@@ -177,9 +177,13 @@ class Requests:
     ) -> dict[str, Any]:
         spec = prompt.spec
         context = CommandContext(link, CONTEXT, spec.name, arguments)
-        text = await self._calls.command(spec, context, prompt_text)
-        assert isinstance(text, str)
-        result: dict[str, Any] = {"messages": [{"role": "user", "content": text_block(text)}]}
+        if spec.is_prompt:
+            messages = await self._calls.prompt(spec, context, shape.messages)
+        else:
+            text = await self._calls.command(spec, context, prompt_text)
+            assert isinstance(text, str)
+            messages = [{"role": "user", "content": text_block(text)}]
+        result: dict[str, Any] = {"messages": messages}
         if spec.description:
             result["description"] = spec.description
         return shape.plain(result)
@@ -213,10 +217,22 @@ class Requests:
     async def resources_read(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``resources/read``."""
         uri = need(params, "uri", str)
-        contents = await self.resources.read(uri)
-        if contents is None:
-            raise self.no_resource(uri, client)
-        return self._shapes.of(client).cacheable({"contents": contents})
+        shape = self._shapes.of(client)
+        found = self.resources.find(uri)
+        if found is None:
+            contents = self.resources.tasks(uri)
+            if contents is None:
+                raise self.no_resource(uri, client)
+            return shape.cacheable({"contents": contents})
+        spec, arguments = found
+
+        async def work(link: RequestLink) -> dict[str, Any]:
+            from sepkit.content import contents_block
+
+            read = await self._calls.resource(spec, arguments, uri, CONTEXT, link)
+            return shape.cacheable({"contents": [contents_block(uri, read.data, read.mime)]})
+
+        return await self._carried("resources/read", uri, params, client, work, may_ask=spec.context is not None)
 
     def no_resource(self, uri: str, client: Client) -> RpcError:
         """The error that a resource is answered with which is not there."""

@@ -7,16 +7,22 @@ change, and the :class:`Shape` of the client's revision makes the result of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from sepkit.errors import EncodeError, sayable
 from sepkit.faces.mcp.protocol import DETAILS, MODERN, SERVER, STRUCTURED, Client
-from sepkit.results import ToolResult
+from sepkit.results import ToolResult, rich
 from sepkit.serving.calls import Unsendable
 from sepkit.wire.frames import dumps
 from sepkit.wire.writing import to_json
+
+if TYPE_CHECKING:
+    from sepkit.content import PromptMessage
+
+
+_BLOCKS = frozenset({"text", "image", "audio", "resource", "resource_link"})
 
 
 class Outcome:
@@ -27,12 +33,22 @@ class Outcome:
         is_error: Whether the call failed.
         details: Beside it: plain JSON data, or None.
         is_data: Whether ``text`` is the JSON text of ``details``, which then is the structured content.
+        blocks: The content where it is more than a text, such as an image; ``text`` stands for it then.
     """
 
-    __slots__ = ("details", "is_data", "is_error", "text")
+    __slots__ = ("blocks", "details", "is_data", "is_error", "text")
 
-    def __init__(self, text: str, *, is_error: bool = False, details: Any = None, is_data: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        is_error: bool = False,
+        details: Any = None,
+        is_data: bool = False,
+        blocks: list[dict[str, Any]] | None = None,
+    ) -> None:
         self.text = text
+        self.blocks = blocks
         self.is_error = is_error
         self.details = details
         self.is_data = is_data
@@ -55,7 +71,8 @@ class Outcome:
         """
         text, details = value["content"], value.get("details")
         if not self.is_data:
-            return Outcome(text, is_error=bool(value.get("is_error")), details=details)
+            blocks = self.blocks if text == self.text else None
+            return Outcome(text, is_error=bool(value.get("is_error")), details=details, blocks=blocks)
         says_the_same = _parsed(text) == details
         return Outcome(
             text,
@@ -79,6 +96,10 @@ def outcome(value: object) -> Outcome:
         if isinstance(value, ToolResult):
             details = None if value.details is None else to_json(value.details, "$.details")
             return Outcome(_sendable(value.content), is_error=value.is_error, details=details)
+        if (parts := rich(value)) is not None:
+            from sepkit.content import blocks_of, shown
+
+            return Outcome(shown(parts)[0], blocks=blocks_of(parts))
         data = to_json(value)
         if type(data) is str:  # an Enum, a date, a path …
             return Outcome(data)
@@ -103,11 +124,16 @@ class Shape:
     def __init__(self, version: str, server: dict[str, Any]) -> None:
         self._is_modern = version == MODERN
         self._is_structured = version in STRUCTURED
+        self._knows = _BLOCKS if version in STRUCTURED else _BLOCKS - {"resource_link"}
+        if version == "2024-11-05":
+            self._knows -= {"audio"}
         self._about = {SERVER: server}
 
     def tool(self, found: Outcome) -> dict[str, Any]:
         """The result of ``tools/call``."""
         result: dict[str, Any] = {"content": [text_block(found.text)] if found.text else []}
+        if found.blocks is not None:
+            result["content"] = [self._block(block) for block in found.blocks]
         meta: dict[str, Any] = {}
         if found.is_data:
             if self._is_structured and type(found.details) is dict:
@@ -123,6 +149,13 @@ class Shape:
             result["_meta"] = meta
         return result
 
+    def _block(self, block: dict[str, Any]) -> dict[str, Any]:
+        """A block of content, or a text in its place where the revision has no such block."""
+        if block["type"] in self._knows:
+            return block
+        told = f"{block['name']}: {block['uri']}" if "uri" in block else f"({block['type']}, {block['mimeType']})"
+        return text_block(told)
+
     def returned(self, value: object) -> dict[str, Any]:
         """The result of a tool's call that returned ``value``.
 
@@ -134,6 +167,12 @@ class Shape:
     def failed(self, text: str, details: object = None) -> dict[str, Any]:
         """The result of a tool's call that failed in a way that the model can learn from."""
         return self.tool(failure(text, details))
+
+    def messages(self, found: list[PromptMessage]) -> list[dict[str, Any]]:
+        """The messages of a prompt."""
+        from sepkit.content import message_block
+
+        return [{**one, "content": self._block(one["content"])} for one in map(message_block, found)]
 
     def plain(self, result: dict[str, Any]) -> dict[str, Any]:
         """Any other result."""
