@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -438,14 +438,15 @@ def shown(parts: Sequence[Part]) -> tuple[str, dict[str, Any] | None]:
             left -= size
         else:
             omitted += 1
-        lines.append(_placeholder(part, lost=lost))
+        lines.append(placeholder(part, lost=lost))
     text = "\n".join(lines)
     if not blocks and not omitted:
         return text, None
     return text, {"content": blocks, **({"omitted": omitted} if omitted else {})}
 
 
-def _placeholder(part: Content, *, lost: bool) -> str:
+def placeholder(part: Content, *, lost: bool = False) -> str:
+    """The text that stands for a part where a host does not take it; ``lost`` where it is too large."""
     if isinstance(part, ResourceLink):
         about = f" ({part.description})" if part.description else ""
         return f"[{part.title or part.name}: {part.uri}]{about}"
@@ -461,13 +462,15 @@ def _placeholder(part: Content, *, lost: bool) -> str:
 def text_of(value: object) -> str | None:
     """What a command returned, as the text that is shown; None where it returned nothing.
 
-    Of a ``ToolResult`` give its content.
+    A render block's ``text`` is its text. Of a ``ToolResult`` give its content.
 
     Raises:
         EncodeError: It has no form in JSON.
     """
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, Mapping) and isinstance(value.get("kind"), str) and isinstance(value.get("text"), str):
+        return str(value["text"])
     parts = parts_of(value)
     if parts is not None:
         return shown(parts)[0]

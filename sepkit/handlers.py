@@ -504,7 +504,7 @@ def make_command(
 
 
 def choices(parameters: Mapping[str, Any], argument: str | None, partial: str) -> list[str]:
-    """What an argument may be by its schema, where that counts it up (Literal, Enum), and that begins with ``partial``.
+    """What an argument may be by its schema, where that counts it up, and that begins with ``partial``.
 
     Args:
         parameters: The JSON Schema of the arguments.
@@ -516,9 +516,18 @@ def choices(parameters: Mapping[str, Any], argument: str | None, partial: str) -
     if not isinstance(schema, dict):
         return []
     parts = [part for part in (schema, *schema.get("anyOf", ())) if isinstance(part, dict)]
-    found = [one for part in parts for one in part.get("enum", ()) if one is not None]
+    found = [one for part in parts for one in _counted_up(part) if one is not None]
     texts = [one if isinstance(one, str) else dumps(one).decode() for one in found]
     return [text for text in texts if text.casefold().startswith(partial.casefold())]
+
+
+def _counted_up(schema: Mapping[str, Any]) -> Sequence[Any]:
+    """The values that a schema counts up."""
+    if "enum" in schema:
+        return list(schema["enum"])
+    if "const" in schema:
+        return [schema["const"]]
+    return (True, False) if schema.get("type") == "boolean" else ()
 
 
 def make_hook(fn: Fn, name: str) -> ObserverSpec:

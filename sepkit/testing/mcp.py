@@ -36,6 +36,7 @@ from sepkit.faces.mcp.protocol import (
     LOG_LEVEL,
     MODERN,
     NEWEST_LEGACY,
+    PAGES,
     SERVER,
     VERSION,
 )
@@ -60,7 +61,8 @@ Forms = (
     | Callable[[dict[str, Any]], FormAnswer | Awaitable[FormAnswer]]
     | None
 )
-"""How forms are answered: by message, by kind (``confirm``, ``input``, ``select``), or by a function of the params."""
+"""How questions are answered: by message, by kind (``confirm``, ``input``, ``select``, ``form``, ``open_url``), or by a
+function of the params."""
 OnProgress = Callable[[dict[str, Any]], object]
 Direction = Literal["sent", "received"]
 
@@ -166,7 +168,7 @@ class McpClient:
         self._forms = forms
         self._capabilities = dict(capabilities or {})
         if forms is not None:
-            self._capabilities.setdefault("elicitation", {"form": {}} if version in ("2025-11-25", MODERN) else {})
+            self._capabilities.setdefault("elicitation", {"form": {}, "url": {}} if version in PAGES else {})
         self._flags = flags
         self._timeout = timeout
         self._options: dict[str, Any] = {"max_concurrency": max_concurrency}
@@ -403,7 +405,7 @@ class McpClient:
 
     async def read_resource(self, uri: str) -> list[dict[str, Any]]:
         """The contents of a resource."""
-        return list((await self.request("resources/read", {"uri": uri}))["contents"])
+        return list((await self._rounds("resources/read", {"uri": uri}, None, None))["contents"])
 
     async def complete(self, prompt: str, argument: str, value: str) -> list[str]:
         """What completes an argument of a prompt."""
@@ -507,6 +509,8 @@ class McpClient:
             answer = None
         if isinstance(answer, Mapping):
             return dict(answer) if "action" in answer else {"action": "accept", "content": dict(answer)}
+        if params.get("mode") == "url":
+            return {"action": "accept" if answer else "decline" if answer is False else "cancel"}
         return {"action": "cancel"} if answer is None else {"action": "accept", "content": {"value": answer}}
 
     async def _answer(self, params: dict[str, Any]) -> FormAnswer:
@@ -526,6 +530,8 @@ class McpClient:
 
 
 def _kind(params: Mapping[str, Any]) -> str:
+    if params.get("mode") == "url":
+        return "open_url"
     fields = list(params["requestedSchema"]["properties"].values())
     if len(fields) != 1:
         return "form"

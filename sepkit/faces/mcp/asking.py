@@ -1,4 +1,4 @@
-"""``ctx.ui.confirm``, ``input`` and ``select`` by MCP's forms, in both eras.
+"""``ctx.ui.confirm``, ``input``, ``select``, ``form`` and ``open_url`` by MCP's forms, in both eras.
 
 A legacy client is sent a request in the middle of the call. A modern one gets no requests: the call is answered with
 what is asked, and the client calls again with the answers. The handler does not run twice. Its coroutine stays where it
@@ -33,14 +33,27 @@ _WRONG: Final = object()
 
 
 class Form:
-    """One question, as a form with one field, and what its answer means.
+    """One question, and what its answer means: a form, mostly of one field, or a page to be opened.
 
     Args:
-        params: The params of ``ui/request``; its kind is confirm, input or select.
+        params: The params of ``ui/request``; its kind is confirm, input, select, form or open_url.
+        is_modern: Whether it is for a client without a handshake.
     """
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], *, is_modern: bool = False) -> None:
         self._kind = params["kind"]
+        self._options: list[str] | None = None
+        self.is_empty = False
+        """Whether there is nothing to choose from: no client can show that."""
+        self.params: dict[str, Any]
+        if self._kind == "form":
+            self.params = {"message": params["message"], "requestedSchema": params["schema"]}
+            return
+        if self._kind == "open_url":
+            self.params = {"mode": "url", "message": params["message"], "url": params["url"]}
+            if not is_modern:
+                self.params["elicitationId"] = os.urandom(16).hex()
+            return
         field: dict[str, Any]
         if self._kind == "confirm":
             field = {"type": "boolean"}
@@ -52,8 +65,7 @@ class Form:
                 field["default"] = params["default"]
         self._options = field.get("enum")
         self.is_empty = self._options == []
-        """Whether there is nothing to choose from: no client can show that."""
-        self.params: dict[str, Any] = {
+        self.params = {
             "message": params["prompt"],
             "requestedSchema": {"type": "object", "properties": {"value": field}, "required": ["value"]},
         }
@@ -67,6 +79,10 @@ class Form:
             return {"cancelled": True}
         if action != "accept":
             return _WRONG
+        if self._kind == "open_url":
+            return {}
+        if self._kind == "form" and content is not None:
+            return {"content": content} if type(content) is dict else _WRONG
         if content is None or content == {}:  # some clients send none at all
             return {"confirmed": True} if self._kind == "confirm" else {"cancelled": True}
         value = content.get("value") if type(content) is dict else None

@@ -1,4 +1,6 @@
-"""What an App offers, as MCP's lists show it: tools, and commands as prompts, under names that all clients take.
+"""What an App offers, as MCP's lists show it: tools and prompts, under names that all clients take.
+
+A command is a prompt, or a tool, as its ``expose=`` says.
 
 A name with a dot makes Claude Desktop drop all tools of a server: it is served with ``_`` in its place, and cut to 64
 characters. Hooks and logs keep the App's name.
@@ -7,53 +9,75 @@ characters. Hooks and logs keep the App's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 from sepkit.app import App
 from sepkit.errors import RegistrationError
-from sepkit.faces.mcp.schemas import choices, parsed_kinds, plain_schema
-from sepkit.handlers import CommandSpec, ToolSpec, name_of
+from sepkit.faces.mcp.protocol import SINCE
+from sepkit.faces.mcp.schemas import parsed_kinds, plain_schema
+from sepkit.handlers import CommandSpec, ToolSpec, choices, name_of
 from sepkit.ownlog import OwnLog
 
-S = TypeVar("S", ToolSpec, CommandSpec)
+S = TypeVar("S", bound=ToolSpec | CommandSpec)
 
 _LONGEST_NAME: Final = 64
-_HINTS: Final = (
-    ("read_only", "readOnlyHint"),
-    ("destructive", "destructiveHint"),
-    ("idempotent", "idempotentHint"),
-    ("open_world", "openWorldHint"),
-)
 _log = OwnLog("sepkit")
 
 
+def _about(name: str, spec: ToolSpec | CommandSpec) -> dict[str, Any]:
+    """What tools and prompts are listed with alike."""
+    about: dict[str, Any] = {"name": name}
+    if spec.title is not None:
+        about["title"] = spec.title
+    if spec.description:
+        about["description"] = spec.description
+    if spec.icons:
+        about["icons"] = [icon.as_json() for icon in spec.icons]
+    return about
+
+
+def as_of(version: str, listed: dict[str, Any]) -> dict[str, Any]:
+    """What is listed, without what a revision does not know."""
+    return {member: value for member, value in listed.items() if SINCE.get(member, version) <= version}
+
+
 class ServedTool:
-    """A tool, as it is listed and called."""
+    """A tool, as it is listed and called.
 
-    __slots__ = ("listed", "parsed", "spec")
+    Args:
+        spec: The tool, or a command that is exposed as one.
+        name: What clients call it.
+    """
 
-    def __init__(self, spec: ToolSpec, name: str, *, promises: bool = True) -> None:
+    __slots__ = ("is_simple", "listed", "parsed", "promises", "spec")
+
+    def __init__(self, spec: ToolSpec | CommandSpec, name: str) -> None:
         schema = plain_schema(spec.parameters)
         self.spec = spec
         self.parsed = parsed_kinds(schema)
         """The arguments that some clients send as their JSON text, and what that may hold."""
-        self.listed: dict[str, Any] = {"name": name, "inputSchema": schema}
-        if spec.description:
-            self.listed["description"] = spec.description
-        if spec.title is not None:
-            self.listed["title"] = spec.title
-        hints = {hint: value for name, hint in _HINTS if (value := getattr(spec, name)) is not None}
-        if hints:
-            self.listed["annotations"] = hints
-        if spec.icons:
-            self.listed["icons"] = [icon.as_json() for icon in spec.icons]
-        if spec.output is not None and promises:
-            self.listed["outputSchema"] = plain_schema(spec.output.schema)
+        self.is_simple = isinstance(spec, ToolSpec) and spec.context is None and not spec.confirm
+        """Whether it neither tells nor asks anything while it runs."""
+        self.promises = isinstance(spec, ToolSpec) and spec.output is not None
+        """Whether each result has structured content that fits its output schema."""
+        self.listed: dict[str, Any] = {**_about(name, spec), "inputSchema": schema}
+        if isinstance(spec, ToolSpec):
+            if spec.output is not None:
+                self.listed["outputSchema"] = plain_schema(spec.output.schema)
+            hints = {
+                "readOnlyHint": spec.read_only,
+                "destructiveHint": spec.destructive,
+                "idempotentHint": spec.idempotent,
+                "openWorldHint": spec.open_world,
+            }
+            given = {hint: value for hint, value in hints.items() if value is not None}
+            if given:
+                self.listed["annotations"] = given
 
 
 class ServedPrompt:
-    """A command, as a prompt is listed and fetched."""
+    """A prompt, or a command that is exposed as one, as it is listed and fetched."""
 
     __slots__ = ("listed", "parsed", "schema", "spec")
 
@@ -68,24 +92,14 @@ class ServedPrompt:
             if type(one) is dict and one.get("description"):
                 about["description"] = one["description"]
             arguments.append(about)
-        self.listed: dict[str, Any] = {"name": name}
-        if spec.description:
-            self.listed["description"] = spec.description
+        self.listed = _about(name, spec)
         if arguments:
             self.listed["arguments"] = arguments
-        if spec.title is not None:
-            self.listed["title"] = spec.title
-        if spec.icons:
-            self.listed["icons"] = [icon.as_json() for icon in spec.icons]
 
     @property
     def arguments(self) -> list[str]:
         """The names of its arguments, in their order."""
         return list(self.schema.get("properties", {}))
-
-    def choices(self, argument: str) -> list[str]:
-        """The values of an argument that has few."""
-        return choices(self.schema.get("properties", {}).get(argument))
 
 
 class Catalogue:
@@ -97,42 +111,45 @@ class Catalogue:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.tools: dict[str, ServedTool] = {
-            name: ServedTool(spec, name, promises=self._promises) for name, spec in self._tools(strict=True)
+        self.tools: dict[str, ServedTool] = {}
+        self.prompts: dict[str, ServedPrompt] = {}
+        self._make(strict=True)
+
+    def _make(self, *, strict: bool) -> None:
+        tools = {id(tool.spec): tool for tool in self.tools.values()}
+        self.tools = {
+            name: tools.get(id(spec)) or ServedTool(spec, name)
+            for name, spec in _named("tool", self._tool_specs(), strict=strict)
         }
-        self.prompts: dict[str, ServedPrompt] = {
-            name: ServedPrompt(spec, name) for name, spec in self._prompts(strict=True)
+        prompts = {id(prompt.spec): prompt for prompt in self.prompts.values()}
+        self.prompts = {
+            name: prompts.get(id(spec)) or ServedPrompt(spec, name)
+            for name, spec in _named("prompt", self._app.exposed("prompt"), strict=strict)
         }
 
-    @property
-    def _promises(self) -> bool:
-        """Whether output schemas are listed: a hook may take the data out of a result, and clients would refuse it."""
-        return "tool_result" not in self._app.hooks
+    def _tool_specs(self) -> list[ToolSpec | CommandSpec]:
+        # What stands for a resource is there for hosts that know no resources.
+        tools = [spec for spec in list(self._app.tools.values()) if spec.stands_for is None]
+        return [*tools, *self._app.exposed("tool")]
 
-    def _tools(self, *, strict: bool) -> Iterable[tuple[str, ToolSpec]]:
-        own = {name: spec for name, spec in self._app.tools.items() if spec.stands_for is None}
-        return _named("tool", own, strict=strict)
-
-    def _prompts(self, *, strict: bool) -> Iterable[tuple[str, CommandSpec]]:
-        shown = {spec.name: spec for spec in self._app.exposed("prompt")}
-        return _named("command", shown, strict=strict)
-
-    def refresh(self, kinds: Iterable[str]) -> None:
-        """Something of these kinds has been registered."""
-        if "tool" in kinds:
-            known = {id(one.spec): one for one in self.tools.values()}
-            self.tools = {
-                name: known.get(id(spec)) or ServedTool(spec, name, promises=self._promises)
-                for name, spec in self._tools(strict=False)
-            }
-        if "command" in kinds or "prompt" in kinds:
-            self.prompts = {name: ServedPrompt(spec, name) for name, spec in self._prompts(strict=False)}
+    def refresh(self) -> list[str]:
+        """Something has been registered; which of the lists are others now: ``tools``, ``prompts``."""
+        tools, prompts = self.tools, self.prompts
+        self._make(strict=False)
+        changed = []
+        if list(tools.items()) != list(self.tools.items()):
+            changed.append("tools")
+        if list(prompts.items()) != list(self.prompts.items()):
+            changed.append("prompts")
+        return changed
 
     @property
     def completes(self) -> bool:
         """Whether any argument of a prompt can be completed."""
-        return bool(self._app.completers) or any(
-            prompt.choices(argument) for prompt in self.prompts.values() for argument in prompt.arguments
+        return any(
+            prompt.spec.name in self._app.completers
+            or any(choices(prompt.spec.parameters, argument, "") for argument in prompt.arguments)
+            for prompt in self.prompts.values()
         )
 
 
@@ -141,13 +158,13 @@ def served_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:_LONGEST_NAME]
 
 
-def _named(kind: str, table: Mapping[str, S], *, strict: bool) -> list[tuple[str, S]]:
+def _named(kind: str, specs: Iterable[S], *, strict: bool) -> list[tuple[str, S]]:
     found: dict[str, S] = {}
-    for name, spec in list(table.items()):
-        served = served_name(name)
+    for spec in specs:
+        served = served_name(spec.name)
         if served in found:
             problem = (
-                f"{kind}s {found[served].name!r} and {name!r} would both be {served!r} to MCP clients, which take "
+                f"{kind}s {found[served].name!r} and {spec.name!r} would both be {served!r} to MCP clients, which take "
                 f"letters, digits, '_' and '-' only, and {_LONGEST_NAME} of them; rename one"
             )
             if strict:
@@ -172,5 +189,4 @@ def unserved(app: App) -> list[str]:
         *(f"provider {name}" for name in app.providers),
         *(f"shortcut {key}" for key in app.shortcuts),
         *(f"renderer {tag}" for tag in app.renderers),
-        *(f"command {spec.name} as a tool" for spec in app.exposed("tool")),
     ]

@@ -29,6 +29,8 @@ from sepkit.faces.mcp.protocol import (
     BATCHING,
     CANCELLING,
     MODERN,
+    SERVER,
+    SINCE,
     VERSION,
     Client,
     greeted,
@@ -179,9 +181,12 @@ class Dispatcher(Connection):
             self._release(InternalError("the server could not start"))
             self._begin_end()
             return
-        self._catalogue.refresh({"tool", "command", "prompt"})  # the lifespan may have registered more
-        self._unlisten = [served.changed(self._registered), served.task_changed(self._task_changed)]
-        self._unlisten.append(served.on_resource_changed(self._resources_changed))
+        self._catalogue.refresh()  # the lifespan may have registered more
+        self._unlisten = [
+            served.changed(self._registered),
+            served.task_changed(self._task_changed),
+            served.on_resource_changed(self._resources_changed),
+        ]
         if not self._ending:
             self._peer.routes, self._peer.fallback = self._ready, unknown_method
             served.autostart()
@@ -303,11 +308,21 @@ class Dispatcher(Connection):
             found["tools"] = {"listChanged": True}
         if self._catalogue.prompts:
             found["prompts"] = {"listChanged": True}
-            if self._catalogue.completes:
-                found["completions"] = {}
         if self._requests.resources.any:
             found["resources"] = {"subscribe": True, "listChanged": True}
+        if self._catalogue.completes or self._requests.resources.completes:
+            found["completions"] = {}
         return found
+
+    def _with_icons(self) -> dict[str, Any]:
+        """Who serves, for revisions with icons; told in greetings only, since a picture may be in it."""
+        icons = [icon.as_json() for icon in self._served.app.icons]
+        return {**self._server, "icons": icons} if icons else self._server
+
+    def _instructed(self, result: dict[str, Any]) -> dict[str, Any]:
+        if self._served.app.instructions is not None:
+            result["instructions"] = self._served.app.instructions
+        return result
 
     async def _initialize(self, params: dict[str, Any]) -> object:
         client = greeted(params)
@@ -317,16 +332,8 @@ class Dispatcher(Connection):
         capabilities = self._told = self._capabilities()
         if client.version == "2024-11-05":
             capabilities = {name: value for name, value in capabilities.items() if name != "completions"}
-        return {
-            "protocolVersion": client.version,
-            "capabilities": capabilities,
-            "serverInfo": self._server,
-            **self._instructions(),
-        }
-
-    def _instructions(self) -> dict[str, str]:
-        instructions = self._served.app.instructions
-        return {} if instructions is None else {"instructions": instructions}
+        server = self._with_icons() if client.version >= SINCE["icons"] else self._server
+        return self._instructed({"protocolVersion": client.version, "capabilities": capabilities, "serverInfo": server})
 
     def _initialized(self, params: dict[str, Any]) -> None:
         if self._legacy is not None:
@@ -337,8 +344,11 @@ class Dispatcher(Connection):
         client = self._client(params)
         if not client.is_modern:
             return await unknown_method("server/discover")(params)
-        result = {"supportedVersions": [MODERN], "capabilities": self._capabilities(), **self._instructions()}
-        return self._shapes.of(client).cacheable(result)
+        result = self._shapes.of(client).cacheable(
+            self._instructed({"supportedVersions": [MODERN], "capabilities": self._capabilities()})
+        )
+        result["_meta"][SERVER] = self._with_icons()
+        return result
 
     async def _ping(self, params: dict[str, Any]) -> object:
         meta = meta_of(params)
@@ -377,11 +387,10 @@ class Dispatcher(Connection):
         return result
 
     def _registered(self, changes: Sequence[Change]) -> None:
-        kinds = {kind for kind, _ in changes}
-        self._catalogue.refresh(kinds)
-        for kind, listed in _LISTED:
-            if kind in kinds:
-                self._changes.list_changed(listed)
+        for listed in self._catalogue.refresh():
+            self._changes.list_changed(listed)
+        if any(kind == "resource" for kind, _ in changes):
+            self._changes.list_changed("resources")
 
     def _resources_changed(self, uris: Sequence[str]) -> None:
         for uri in uris:
@@ -395,10 +404,6 @@ class Dispatcher(Connection):
         if not self._ending:
             event = {"from": sender, "topic": topic, "payload": payload}
             self._observers.take(Event("bus/event", event, CONTEXT))
-
-
-_LISTED: Final = (("tool", "tools"), ("command", "prompts"), ("prompt", "prompts"), ("resource", "resources"))
-"""What can be registered while the App is served, and the list that it is in."""
 
 
 def _legacy_only(method: str, handle: _Handle) -> _Handle:

@@ -31,7 +31,8 @@ _LEVELS: Final = {"trace": "debug", "debug": "debug", "info": "info", "warn": "w
 _NUMBERS: Final = (10, 20, 25, 30, 40, 50, 60, 60)
 """The levels of MCP, as those of ``logging``."""
 _SHOWN: Final = frozenset({"notify", "set_status"})
-_ASKED: Final = frozenset({"confirm", "input", "select"})
+_ASKED: Final = frozenset({"confirm", "input", "select", "form"})
+_OPENED: Final = frozenset({"open_url"})
 _NO_MODE: Final = "mcp"
 
 
@@ -233,8 +234,13 @@ class RequestLink:
         self.log_level = log_level
         self._questions = questions
         self._greeted = greeted
-        asks = client.shows_forms and (client.is_modern or greeted)
-        self.ui_kinds: frozenset[str] | None = _SHOWN | _ASKED if asks else _SHOWN
+        kinds = _SHOWN
+        if client.is_modern or greeted:
+            if client.shows_forms:
+                kinds |= _ASKED
+            if client.opens_pages:
+                kinds |= _OPENED
+        self.ui_kinds: frozenset[str] | None = kinds
         self.closed = False
         self._last = -math.inf
         self._counts = True  # no handler has said which part is done
@@ -341,7 +347,7 @@ class RequestLink:
             return {}
         if self.closed or self.ui_kinds is None or kind not in self.ui_kinds:
             raise NoUI(f"the client cannot show {kind!r}")
-        form = Form(params)
+        form = Form(params, is_modern=self._client.is_modern)
         if form.is_empty:
             return {"cancelled": True}
         if self._questions is not None:

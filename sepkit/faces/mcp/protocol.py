@@ -20,6 +20,12 @@ BATCHING: Final = "2025-03-26"
 MODERN: Final = "2026-07-28"
 STRUCTURED: Final = frozenset({"2025-06-18", "2025-11-25", MODERN})
 """The revisions with structured results, and forms."""
+PAGES: Final = frozenset({"2025-11-25", MODERN})
+"""The revisions in which a client may be asked to open a page."""
+SINCE: Final = {"annotations": "2025-03-26", "title": "2025-06-18", "outputSchema": "2025-06-18", "icons": "2025-11-25"}
+"""Members of what is listed, and the first revision that knows them."""
+BLOCKS_SINCE: Final = {"audio": "2025-03-26", "resource_link": "2025-06-18"}
+"""Types of content, and the first revision that knows them; all revisions know the others."""
 
 _PREFIX: Final = "io.modelcontextprotocol/"
 VERSION: Final = _PREFIX + "protocolVersion"
@@ -49,9 +55,10 @@ class Client:
         capabilities: What the client can do.
         info: Its name and version; empty where it did not say.
         shows_forms: Whether it can ask its user with a form.
+        opens_pages: Whether it can ask its user to open a page.
     """
 
-    __slots__ = ("capabilities", "info", "is_modern", "shows_forms", "version")
+    __slots__ = ("capabilities", "info", "is_modern", "opens_pages", "shows_forms", "version")
 
     def __init__(self, version: str, capabilities: dict[str, Any], info: dict[str, Any]) -> None:
         self.version = version
@@ -62,6 +69,7 @@ class Client:
         self.shows_forms = (
             type(elicitation) is dict and (not elicitation or "form" in elicitation) and version in STRUCTURED
         )
+        self.opens_pages = type(elicitation) is dict and "url" in elicitation and version in PAGES
 
 
 def greeted(params: dict[str, Any]) -> Client:

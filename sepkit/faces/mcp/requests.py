@@ -18,7 +18,7 @@ from sepkit.contexts.link import CURRENT_LINK
 from sepkit.errors import InternalError, InvalidParams, RpcError
 from sepkit.faces.mcp.asking import Questions, SuspendedCalls, bound
 from sepkit.faces.mcp.beats import Beats
-from sepkit.faces.mcp.catalogue import Catalogue, ServedPrompt, ServedTool
+from sepkit.faces.mcp.catalogue import Catalogue, ServedPrompt, ServedTool, as_of
 from sepkit.faces.mcp.link import CONTEXT, ConnectionLink, RequestLink
 from sepkit.faces.mcp.protocol import (
     LOG_LEVEL,
@@ -31,9 +31,10 @@ from sepkit.faces.mcp.protocol import (
     progress_token,
 )
 from sepkit.faces.mcp.resources import Resources
-from sepkit.faces.mcp.results import Outcome, Shape, Shapes, failure, outcome, prompt_text, text_block
+from sepkit.faces.mcp.results import Outcome, Shape, Shapes, command_outcome, failure, outcome, promised_outcome
+from sepkit.handlers import CommandSpec
 from sepkit.results import Block
-from sepkit.serving.calls import Calls, fitted
+from sepkit.serving.calls import Calls, Unsendable
 from sepkit.serving.served import Served
 
 _MOST_COMPLETIONS: Final = 100
@@ -66,24 +67,29 @@ class Requests:
 
     async def tools_list(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``tools/list``."""
-        _check_cursor(params)
-        return self._shapes.of(client).cacheable({"tools": [tool.listed for tool in self._catalogue.tools.values()]})
+        tools = [tool.listed for tool in self._catalogue.tools.values()]
+        if "tool_result" in self._app.hooks:
+            # A hook may change any result, and clients fail a call whose result does not fit what was promised.
+            tools = [{name: value for name, value in tool.items() if name != "outputSchema"} for tool in tools]
+        return self._list(params, client, "tools", tools)
 
     async def prompts_list(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``prompts/list``."""
-        _check_cursor(params)
-        prompts = [prompt.listed for prompt in self._catalogue.prompts.values()]
-        return self._shapes.of(client).cacheable({"prompts": prompts})
+        return self._list(params, client, "prompts", [prompt.listed for prompt in self._catalogue.prompts.values()])
 
     async def resources_list(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``resources/list``."""
-        _check_cursor(params)
-        return self._shapes.of(client).cacheable({"resources": self.resources.listed()})
+        return self._list(params, client, "resources", self.resources.listed())
 
     async def templates_list(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``resources/templates/list``."""
+        return self._list(params, client, "resourceTemplates", self.resources.templates())
+
+    def _list(
+        self, params: dict[str, Any], client: Client, member: str, listed: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         _check_cursor(params)
-        return self._shapes.of(client).cacheable({"resourceTemplates": self.resources.templates()})
+        return self._shapes.of(client).cacheable({member: [as_of(client.version, one) for one in listed]})
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
@@ -98,10 +104,12 @@ class Requests:
         shape = self._shapes.of(client)
         meta = meta_of(params)
         hooks = self._app.hooks
-        is_simple = not (tool.spec.context or tool.spec.confirm or "tool_call" in hooks or "tool_result" in hooks)
+        is_simple = tool.is_simple and not ("tool_call" in hooks or "tool_result" in hooks)
         if is_simple and "progressToken" not in meta and "requestState" not in params:
             call = _parsed(arguments, tool.parsed) if tool.parsed else arguments
-            return await self._calls.tool(tool.spec, call, None, self._link, shape.returned, shape.failed)
+            spec: Any = tool.spec
+            returned = shape.promised if tool.promises else shape.returned
+            return await self._calls.tool(spec, call, None, self._link, returned, shape.failed)
 
         def work(link: RequestLink) -> Coroutine[Any, Any, dict[str, Any]]:
             return self._tool(tool, _parsed(arguments, tool.parsed), link, shape)
@@ -119,12 +127,17 @@ class Requests:
                 return shape.tool(before)
             if before is not None:
                 arguments = before["arguments"]
-        context = None
-        if spec.context is not None:
-            self._numbers += 1
-            context = ToolContext(link, CONTEXT, f"call-{self._numbers}", spec.name, self._calls.slots)
-        found = await self._calls.tool(spec, arguments, context, link, outcome, failure)
-        assert isinstance(found, Outcome)
+        if isinstance(spec, CommandSpec):
+            found = await self._exposed(spec, arguments, link)
+        else:
+            context = None
+            if spec.context is not None:
+                self._numbers += 1
+                context = ToolContext(link, CONTEXT, f"call-{self._numbers}", spec.name, self._calls.slots)
+            returned = promised_outcome if tool.promises else outcome
+            came_to = await self._calls.tool(spec, arguments, context, link, returned, failure)
+            assert isinstance(came_to, Outcome)
+            found = came_to
         if "tool_result" in self._app.hooks:
             after = await self._hook("tool_result", found.as_hook_input(spec.name, arguments), link)
             if isinstance(after, Outcome):
@@ -132,6 +145,19 @@ class Requests:
             elif after is not None:
                 found = found.changed(after)
         return shape.tool(found)
+
+    async def _exposed(self, spec: CommandSpec, arguments: dict[str, Any], link: RequestLink) -> Outcome:
+        """What a command comes to that is exposed as a tool."""
+        try:
+            found = await self._calls.command(
+                spec, CommandContext(link, CONTEXT, spec.name, arguments), command_outcome
+            )
+        except RpcError as error:
+            return failure(error.message, error.data)
+        except Unsendable as error:
+            return failure(f"The result of {spec.name} cannot be sent: {error}")
+        assert isinstance(found, Outcome)
+        return found
 
     async def _hook(self, name: str, value: dict[str, Any], link: RequestLink) -> dict[str, Any] | Outcome | None:
         """Ask the App's own hooks: the changed input, None, or what the call comes to instead.
@@ -151,7 +177,7 @@ class Requests:
     # -- prompts -------------------------------------------------------------------------------------------------------
 
     async def prompts_get(self, params: dict[str, Any], client: Client) -> object:
-        """``prompts/get``: runs the command, whose content is a message of the user."""
+        """``prompts/get``: runs the prompt; a command's content is a message of the user."""
         name = need(params, "name", str)
         arguments: dict[str, Any] = may(params, "arguments", dict) or {}
         for argument, value in arguments.items():
@@ -177,37 +203,37 @@ class Requests:
     ) -> dict[str, Any]:
         spec = prompt.spec
         context = CommandContext(link, CONTEXT, spec.name, arguments)
-        if spec.is_prompt:
-            messages = await self._calls.prompt(spec, context, shape.messages)
-        else:
-            text = await self._calls.command(spec, context, prompt_text)
-            assert isinstance(text, str)
-            messages = [{"role": "user", "content": text_block(text)}]
-        result: dict[str, Any] = {"messages": messages}
+        result: dict[str, Any] = {"messages": await self._calls.prompt(spec, context, shape.messages)}
         if spec.description:
             result["description"] = spec.description
         return shape.plain(result)
 
     async def complete(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
-        """``completion/complete``: the App's completer for a command's first argument, else the values it has."""
+        """``completion/complete``: of a prompt's argument, or of a variable of a resource's template."""
         ref, argument = need(params, "ref", dict), need(params, "argument", dict)
         name, typed = need(argument, "name", str, "argument."), need(argument, "value", str, "argument.")
         kind = need(ref, "type", str, "ref.")
         if kind == "ref/resource":
-            raise self.no_resource(need(ref, "uri", str, "ref."), client)
+            uri = need(ref, "uri", str, "ref.")
+            found = self.resources.completions(uri, name, typed)
+            if found is None:
+                raise self.no_resource(uri, client)
+            return self._completed(found, client)
         if kind != "ref/prompt":
             raise InvalidParams("ref.type: expected ref/prompt or ref/resource")
         prompt = self._prompt(need(ref, "name", str, "ref."))
         known = prompt.arguments
         if known and name not in known:
             raise InvalidParams(f"argument.name: the prompt has no argument {name[:200]!r}; known: {', '.join(known)}")
-        values = [one for one in prompt.choices(name) if one.lower().startswith(typed.lower())]
-        spec = self._app.completers.get(prompt.spec.name)
-        if not values and spec is not None and (not known or name == known[0]):
-            link = self._request_link(params, client)
-            context = CommandContext(link, CONTEXT, prompt.spec.name, {})
-            partial = fitted(spec, typed, f"what was typed does not fit the completer of {prompt.spec.name!r}")
-            values = _completions(await self._calls.observe(spec, partial, context))
+        chosen: dict[str, Any] = may(may(params, "context", dict) or {}, "arguments", dict, "context.") or {}
+        link = self._request_link(params, client)
+        context = CommandContext(link, CONTEXT, prompt.spec.name, chosen)
+        argument_name = name if known else None  # a command that names none has a completer at most
+        return self._completed(
+            _completions(await self._calls.complete(prompt.spec, argument_name, typed, context)), client
+        )
+
+    def _completed(self, values: list[str], client: Client) -> dict[str, Any]:
         completion: dict[str, Any] = {"values": values[:_MOST_COMPLETIONS], "total": len(values)}
         completion["hasMore"] = len(values) > _MOST_COMPLETIONS
         return self._shapes.of(client).plain({"completion": completion})
@@ -217,22 +243,15 @@ class Requests:
     async def resources_read(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
         """``resources/read``."""
         uri = need(params, "uri", str)
-        shape = self._shapes.of(client)
-        found = self.resources.find(uri)
-        if found is None:
-            contents = self.resources.tasks(uri)
-            if contents is None:
-                raise self.no_resource(uri, client)
-            return shape.cacheable({"contents": contents})
-        spec, arguments = found
 
         async def work(link: RequestLink) -> dict[str, Any]:
-            from sepkit.content import contents_block
+            contents = await self.resources.read(uri, link)
+            if contents is None:
+                raise self.no_resource(uri, client)
+            return self._shapes.of(client).cacheable({"contents": contents})
 
-            read = await self._calls.resource(spec, arguments, uri, CONTEXT, link)
-            return shape.cacheable({"contents": [contents_block(uri, read.data, read.mime)]})
-
-        return await self._carried("resources/read", uri, params, client, work, may_ask=spec.context is not None)
+        may_ask = self.resources.takes_context(uri)
+        return await self._carried("resources/read", uri, params, client, work, may_ask=may_ask)
 
     def no_resource(self, uri: str, client: Client) -> RpcError:
         """The error that a resource is answered with which is not there."""
@@ -249,7 +268,7 @@ class Requests:
         """Run a call that may tell or ask: at once, or in a task that is suspended where a modern client is asked."""
         state = may(params, "requestState", str) if client.is_modern else None
         given: dict[str, Any] = (may(params, "inputResponses", dict) if client.is_modern else None) or {}
-        if not (client.is_modern and client.shows_forms and may_ask):
+        if not (client.is_modern and (client.shows_forms or client.opens_pages) and may_ask):
             if state is not None:
                 raise InvalidParams("requestState: this call has asked nothing; call again without it")
             link = self._request_link(params, client)

@@ -6,23 +6,22 @@ change, and the :class:`Shape` of the client's revision makes the result of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from sepkit.errors import EncodeError, sayable
-from sepkit.faces.mcp.protocol import DETAILS, MODERN, SERVER, STRUCTURED, Client
+from sepkit.faces.mcp.protocol import BLOCKS_SINCE, DETAILS, MODERN, SERVER, STRUCTURED, Client
 from sepkit.results import ToolResult, rich
 from sepkit.serving.calls import Unsendable
 from sepkit.wire.frames import dumps
 from sepkit.wire.writing import to_json
 
 if TYPE_CHECKING:
-    from sepkit.content import PromptMessage
+    from collections.abc import Mapping
 
-
-_BLOCKS = frozenset({"text", "image", "audio", "resource", "resource_link"})
+    from sepkit.content import Part, PromptMessage
 
 
 class Outcome:
@@ -32,11 +31,12 @@ class Outcome:
         text: The content, for the model.
         is_error: Whether the call failed.
         details: Beside it: plain JSON data, or None.
-        is_data: Whether ``text`` is the JSON text of ``details``, which then is the structured content.
-        blocks: The content where it is more than a text, such as an image; ``text`` stands for it then.
+        is_data: Whether ``details`` are the structured content. ``text`` is their JSON text, or what the tool wrote.
+        parts: The content where there is more than text, each with its block; ``text`` and ``details`` then are what
+            hooks know of it.
     """
 
-    __slots__ = ("blocks", "details", "is_data", "is_error", "text")
+    __slots__ = ("details", "is_data", "is_error", "parts", "text")
 
     def __init__(
         self,
@@ -45,16 +45,20 @@ class Outcome:
         is_error: bool = False,
         details: Any = None,
         is_data: bool = False,
-        blocks: list[dict[str, Any]] | None = None,
+        parts: Sequence[tuple[Part, dict[str, Any]]] | None = None,
     ) -> None:
         self.text = text
-        self.blocks = blocks
         self.is_error = is_error
         self.details = details
         self.is_data = is_data
+        self.parts = parts
 
     def as_hook_input(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the ``tool_result`` hooks are given."""
+        if self.parts is not None:
+            from sepkit.content import shown  # it is there: a part is of one of its classes
+
+            self.text, self.details = shown([part for part, _ in self.parts])
         return {
             "tool": tool,
             "arguments": arguments,
@@ -66,20 +70,19 @@ class Outcome:
     def changed(self, value: Mapping[str, Any]) -> Outcome:
         """What the hooks made of it.
 
-        Structured content stays only where it says the same as the text: what a hook has taken out of one of them must
-        not reach the model by the other.
+        Structured content, images and the like stay only where nothing was changed, or where data says the same as the
+        text: what a hook has taken out of one of them must not reach the model by the other.
         """
-        text, details = value["content"], value.get("details")
+        text, details, is_error = value["content"], value.get("details"), bool(value.get("is_error"))
+        is_same = text == self.text and details == self.details
+        if self.parts is not None:
+            if is_same:
+                return Outcome(text, is_error=is_error, parts=self.parts)
+            return Outcome(text, is_error=is_error, details=None if details == self.details else details)
         if not self.is_data:
-            blocks = self.blocks if text == self.text else None
-            return Outcome(text, is_error=bool(value.get("is_error")), details=details, blocks=blocks)
-        says_the_same = _parsed(text) == details
-        return Outcome(
-            text,
-            is_error=bool(value.get("is_error")),
-            details=details if says_the_same else None,
-            is_data=says_the_same,
-        )
+            return Outcome(text, is_error=is_error, details=details)
+        stays = is_same or _parsed(text) == details
+        return Outcome(text, is_error=is_error, details=details if stays else None, is_data=stays)
 
 
 def outcome(value: object) -> Outcome:
@@ -96,16 +99,40 @@ def outcome(value: object) -> Outcome:
         if isinstance(value, ToolResult):
             details = None if value.details is None else to_json(value.details, "$.details")
             return Outcome(_sendable(value.content), is_error=value.is_error, details=details)
-        if (parts := rich(value)) is not None:
-            from sepkit.content import blocks_of, shown
-
-            return Outcome(shown(parts)[0], blocks=blocks_of(parts))
-        data = to_json(value)
+        try:
+            data = to_json(value)
+        except EncodeError:
+            parts = rich(value)  # no part has a form in JSON, so that data does not pay for them
+            if parts is None:
+                raise
+            return Outcome("", parts=_with_blocks(parts))
         if type(data) is str:  # an Enum, a date, a path …
             return Outcome(data)
         return Outcome(dumps(data).decode(), details=data, is_data=True)
     except EncodeError as error:
         raise Unsendable(value, error) from None
+
+
+def promised_outcome(value: object) -> Outcome:
+    """The same of a tool with an output schema: what a ``ToolResult`` has beside its text fits that.
+
+    Raises:
+        Unsendable: It has no form in JSON.
+    """
+    found = outcome(value)
+    found.is_data = not found.is_error
+    return found
+
+
+def command_outcome(value: object) -> Outcome:
+    """The same of a command that is exposed as a tool. A render block's ``text`` is its content.
+
+    Raises:
+        Unsendable: It has no form in JSON.
+    """
+    if isinstance(value, dict) and isinstance(value.get("kind"), str) and isinstance(value.get("text"), str):
+        return outcome(value["text"])
+    return outcome(value)
 
 
 def failure(text: str, details: object = None) -> Outcome:
@@ -122,23 +149,22 @@ class Shape:
     """
 
     def __init__(self, version: str, server: dict[str, Any]) -> None:
+        self._version = version
         self._is_modern = version == MODERN
         self._is_structured = version in STRUCTURED
-        self._knows = _BLOCKS if version in STRUCTURED else _BLOCKS - {"resource_link"}
-        if version == "2024-11-05":
-            self._knows -= {"audio"}
         self._about = {SERVER: server}
 
     def tool(self, found: Outcome) -> dict[str, Any]:
         """The result of ``tools/call``."""
-        result: dict[str, Any] = {"content": [text_block(found.text)] if found.text else []}
-        if found.blocks is not None:
-            result["content"] = [self._block(block) for block in found.blocks]
         meta: dict[str, Any] = {}
+        if found.parts is not None:  # what hooks know of it are no details of the tool
+            result: dict[str, Any] = {"content": self._blocks(found.parts)}
+        else:
+            result = {"content": [text_block(found.text)] if found.text else []}
         if found.is_data:
             if self._is_structured and type(found.details) is dict:
                 result["structuredContent"] = found.details
-        elif found.details is not None:
+        elif found.details is not None and found.parts is None:
             meta[DETAILS] = found.details
         if found.is_error:
             result["isError"] = True
@@ -149,12 +175,33 @@ class Shape:
             result["_meta"] = meta
         return result
 
-    def _block(self, block: dict[str, Any]) -> dict[str, Any]:
-        """A block of content, or a text in its place where the revision has no such block."""
-        if block["type"] in self._knows:
-            return block
-        told = f"{block['name']}: {block['uri']}" if "uri" in block else f"({block['type']}, {block['mimeType']})"
-        return text_block(told)
+    def _blocks(self, parts: Sequence[tuple[Part, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The blocks of content that is more than text; a text in place of what the revision does not know."""
+        from sepkit.content import placeholder
+
+        return [
+            block
+            if isinstance(part, str) or BLOCKS_SINCE.get(block["type"], self._version) <= self._version
+            else text_block(placeholder(part))
+            for part, block in parts
+        ]
+
+    def messages(self, found: Sequence[PromptMessage]) -> list[dict[str, Any]]:
+        """The messages of a prompt.
+
+        Raises:
+            EncodeError: A text has a lone surrogate.
+        """
+        blocks = self._blocks(_with_blocks([one.content for one in found]))
+        return [{"role": one.role, "content": block} for one, block in zip(found, blocks, strict=True)]
+
+    def promised(self, value: object) -> dict[str, Any]:
+        """The result of a call of a tool with an output schema.
+
+        Raises:
+            Unsendable: It has no form in JSON.
+        """
+        return self.tool(promised_outcome(value))
 
     def returned(self, value: object) -> dict[str, Any]:
         """The result of a tool's call that returned ``value``.
@@ -167,12 +214,6 @@ class Shape:
     def failed(self, text: str, details: object = None) -> dict[str, Any]:
         """The result of a tool's call that failed in a way that the model can learn from."""
         return self.tool(failure(text, details))
-
-    def messages(self, found: list[PromptMessage]) -> list[dict[str, Any]]:
-        """The messages of a prompt."""
-        from sepkit.content import message_block
-
-        return [{**one, "content": self._block(one["content"])} for one in map(message_block, found)]
 
     def plain(self, result: dict[str, Any]) -> dict[str, Any]:
         """Any other result."""
@@ -219,18 +260,10 @@ def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def prompt_text(value: object) -> str:
-    """The text of a prompt: what a command returned. A render block's ``text`` is its content.
+def _with_blocks(parts: Sequence[Part]) -> list[tuple[Part, dict[str, Any]]]:
+    from sepkit.content import blocks_of
 
-    Raises:
-        EncodeError: It has no form in JSON.
-    """
-    if isinstance(value, Mapping) and isinstance(value.get("kind"), str) and isinstance(value.get("text"), str):
-        return _sendable(value["text"])
-    try:
-        return outcome(value).text
-    except Unsendable as error:
-        raise EncodeError("$", str(error)) from None
+    return list(zip(parts, blocks_of(parts), strict=True))
 
 
 def _sendable(text: str) -> str:

@@ -123,18 +123,3 @@ def _types(schema: Any, depth: int = 0) -> set[str] | None:
                 all_of_them |= kinds
             return all_of_them
     return None
-
-
-def choices(schema: Any) -> list[str]:
-    """The values that a schema names, where it names them: of a Literal or an Enum."""
-    if type(schema) is not dict:
-        return []
-    found = list(schema["enum"]) if type(schema.get("enum")) is list else []
-    if "const" in schema:
-        found.append(schema["const"])
-    for keyword in ("anyOf", "oneOf"):
-        if type(schema.get(keyword)) is list:
-            found += [value for one in schema[keyword] for value in choices(one)]
-    if schema.get("type") == "boolean":
-        found += ["true", "false"]
-    return list(dict.fromkeys(str(value) for value in found if isinstance(value, str | int) and value is not True))
