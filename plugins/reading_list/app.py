@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
+from urllib.parse import urljoin, urlsplit
 from xml.etree.ElementTree import Element
 
 import attrs
@@ -19,7 +21,8 @@ from defusedxml import DefusedXmlException, ElementTree
 from sepkit import App, JobContext, ToolContext, ToolError
 from sepkit.contexts.contexts import Context
 from sepkit.contexts.documents import Collection, Documents
-from sepkit.errors import FetchError
+from sepkit.contexts.secrets import Secrets
+from sepkit.errors import FetchError, NoUI, StoreError
 
 MOST_FEEDS: Final = 100
 MOST_BYTES: Final = 4 * 1024 * 1024  # of a feed
@@ -53,6 +56,7 @@ class Feed:
 
     url: str
     private: bool = False
+    """Whether it is sent the secret that belongs to it."""
     seen: list[str] = attrs.field(factory=list)
     """What it held when it was last looked at, so that only what is new is told."""
 
@@ -91,9 +95,22 @@ def id_of(*parts: str) -> str:
 
 
 def checked(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ToolError(f"{url!r} is no web address; it begins with http:// or https://")
+    """A web address: with a host, and without a password in it."""
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ToolError(
+            f"{url!r} cannot be used; write an address such as https://example.org/page, without a password"
+        )
     return url
+
+
+def secret_of(feed_url: str) -> str:
+    """The secret of a private feed. Each has its own: what belongs to one server is never sent to another."""
+    return f"feed.{id_of(feed_url)[:16]}"
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -128,7 +145,7 @@ async def unread(ctx: ToolContext, tag: Tag | None = None, limit: Limit = 20) ->
     """
     query: dict[str, Any] = {"read": False}
     if tag is not None:
-        query["tags"] = {"$contains": f'"{tag}"'}  # a list counts as its JSON text
+        query["tags"] = {"$contains": json.dumps(tag, ensure_ascii=False)}  # a list counts as its JSON text
     found: list[Page] = await kept(ctx, pages).find(query, sort={"added": "desc"}, limit=limit)
     return found
 
@@ -155,6 +172,8 @@ async def remove(url: Url, ctx: ToolContext) -> str:
 @app.tool(confirm="Forget the reading list, the feeds, and all that was found in them?", destructive=True)
 async def forget_all(ctx: ToolContext) -> str:
     """Forget everything; the user is asked before."""
+    for feed in await kept(ctx, feeds).find({"private": True}):
+        await forget_secret(ctx, feed.url)
     for collection in (pages, feeds, items):
         await kept(ctx, collection).drop()
     return "All of it is forgotten."
@@ -169,26 +188,62 @@ async def follow(url: Url, ctx: ToolContext, private: bool = False) -> str:
 
     Args:
         url: Its address.
-        private: Whether it wants the token that the user keeps as the secret ``feed.token``.
+        private: Whether it wants a token, which the user is asked for, and which is sent to this feed only.
     """
     store = kept(ctx, feeds)
-    if await store.count() >= MOST_FEEDS and await store.get(id_of(url)) is None:
+    before = await store.get(id_of(checked(url)))
+    if before is None and await store.count() >= MOST_FEEDS:
         raise ToolError(f"No more than {MOST_FEEDS} feeds can be followed.")
-    if private and not url.startswith("https://"):
-        raise ToolError("A private feed has to be at https://, for its token must not be read on the way.")
-    feed = Feed(checked(url), private)
+    if private:
+        await have_secret(ctx, url)
+    feed = Feed(url, private, before.seen if before else [])
     try:
         news = await look(ctx, feed)
     except FetchError as error:
         raise ToolError(f"The feed cannot be read: {error}") from None
-    return f"{url} is followed; it has {len(news)} items now."
+    return f"{url} is followed; it has {len(news)} new items."
+
+
+def secrets_of(ctx: ToolContext | JobContext) -> Secrets:
+    return ctx.secrets if ctx.user.id is None else ctx.user.secrets
+
+
+async def have_secret(ctx: ToolContext, url: str) -> None:
+    """See to it that there is a token for a private feed: the user is asked, and not the model."""
+    if not url.startswith("https://"):
+        raise ToolError("A private feed has to be at https://: its token must not be read on the way.")
+    name = secret_of(url)
+    if await secrets_of(ctx).get(name) is not None:
+        return
+    variable = f"SEPKIT_SECRET_{name.upper().replace('.', '_')}"
+    try:
+        token = await ctx.ui.input(f"The token of {url}, which is sent to it and kept as the secret {name}:")
+    except NoUI:
+        raise ToolError(f"{url} needs a token: start the extension with {variable} in its environment.") from None
+    if not token:
+        raise ToolError(f"{url} is not followed, since it was given no token.")
+    try:
+        await secrets_of(ctx).set(name, token)
+    except StoreError as error:
+        raise ToolError(f"The token cannot be kept: {error}") from None
+
+
+async def forget_secret(ctx: ToolContext, url: str) -> None:
+    try:
+        await secrets_of(ctx).delete(secret_of(url))
+    except StoreError as error:  # the environment holds it
+        ctx.log.warning("%s", error)
 
 
 @app.tool
 async def unfollow(url: Url, ctx: ToolContext) -> str:
     """Follow a feed no more, and forget what was found in it."""
-    if not await kept(ctx, feeds).delete(id_of(url)):
+    feed = await kept(ctx, feeds).get(id_of(url))
+    if feed is None:
         raise ToolError(f"{url} is not followed.")
+    await kept(ctx, feeds).delete(id_of(url))
+    if feed.private:
+        await forget_secret(ctx, url)
     await kept(ctx, items).delete_many({"feed": url})
     return f"{url} is not followed any more."
 
@@ -208,18 +263,17 @@ async def look(ctx: ToolContext | JobContext, feed: Feed) -> list[Item]:
     """
     headers = {"Accept": "application/atom+xml, application/rss+xml, application/xml, text/xml"}
     if feed.private:
-        secrets = ctx.secrets if ctx.user.id is None else ctx.user.secrets
-        token = await secrets.get("feed.token")
+        token = await secrets_of(ctx).get(secret_of(feed.url))
         if token is None:
-            raise FetchError(f"{feed.url} is private, and there is no secret feed.token")
+            raise FetchError(f"{feed.url} is private, and there is no secret {secret_of(feed.url)}")
         headers["Authorization"] = f"Bearer {token}"  # a redirect to another host goes without it
     answer = await ctx.fetch(feed.url, headers=headers, max_bytes=MOST_BYTES)
     if not answer.ok:
         raise FetchError(f"{feed.url} answered {answer.status}")
     try:
-        entries = list(read_feed(answer.content))
+        entries = await asyncio.to_thread(lambda: list(read_feed(answer.content, answer.url)))  # a long one takes 1 s
     except (ElementTree.ParseError, DefusedXmlException, LookupError, ValueError) as error:  # entities, odd encodings
-        raise FetchError(f"{feed.url} is no feed: {type(error).__name__}") from None
+        raise FetchError(f"{feed.url} cannot be read as a feed: {type(error).__name__}") from None
     most = ctx.setting(keep)
     now = datetime.now(UTC)
     entries = entries[:most]
@@ -234,17 +288,24 @@ async def look(ctx: ToolContext | JobContext, feed: Feed) -> list[Item]:
     return found
 
 
-def read_feed(data: bytes) -> Iterator[tuple[str, str]]:
-    """The link and the title of each item of an RSS or Atom feed."""
+def read_feed(data: bytes, base: str) -> Iterator[tuple[str, str]]:
+    """The link and the title of each item of an RSS or Atom feed; links that say no host are within ``base``.
+
+    Raises:
+        ValueError: It is something else.
+    """
     root = ElementTree.fromstring(data)
+    if name_of(root).lower() not in ("rss", "rdf", "feed"):
+        raise ValueError(f"<{name_of(root)[:50]}>")
     for element in root.iter():
         if name_of(element) not in ("item", "entry"):
             continue
-        parts = {name_of(child): child for child in reversed(element)}
-        title = (parts["title"].text or "").strip() if "title" in parts else ""
-        link = ""
-        if "link" in parts:
-            link = (parts["link"].get("href") or parts["link"].text or "").strip()
+        titles = [child for child in element if name_of(child) == "title"]
+        title = " ".join("".join(titles[0].itertext()).split()) if titles else ""
+        links = [child for child in element if name_of(child) == "link"]
+        # Atom has links to comments and editors, too; the page itself is the alternate one.
+        links.sort(key=lambda link: link.get("rel", "alternate") != "alternate")
+        link = urljoin(base, (links[0].get("href") or links[0].text or "").strip()) if links else ""
         if link.startswith(("http://", "https://")) and len(link) <= 2_000:
             yield link, title[:300] or link
 

@@ -36,6 +36,9 @@ def rss(*titles: str) -> Response:
 ATOM = """<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>All</title>
 <entry><title>One</title><link href="https://example.org/1"/></entry>
 <entry><title/><link href="https://example.org/2"/></entry>
+<entry><title type="xhtml"><b>Three</b> dots</title><link rel="replies" href="https://example.org/3/comments"/>
+<link rel="alternate" href="https://example.org/3"/></entry>
+<entry><title>Within</title><link href="/4"/></entry>
 <entry><title>Bad</title><link href="javascript:alert(1)"/></entry></feed>"""
 
 
@@ -70,7 +73,12 @@ def test_pages_are_kept_found_by_tag_read_and_removed() -> None:
             answer = host.call_tool(tool, {"url": "https://a.example/9"})
             assert answer.is_error
             assert "is not on the list" in answer.content
-        assert host.call_tool("add", {"url": "ftp://a.example/"}).is_error
+        for url in ("ftp://a.example/", "http://", "http://[", "https://u:p@a.example/", "https:///x"):
+            answer = host.call_tool("add", {"url": url})
+            assert answer.is_error
+            assert "cannot be used" in answer.content
+        host.call_tool("add", {"url": "https://a.example/4", "title": "Quoted", "tags": ['a "b"', "ä"]})
+        assert titles(host, "unread", tag='a "b"') == titles(host, "unread", tag="ä") == ["Quoted"]
 
 
 def test_a_page_of_the_first_version_is_read_as_one_with_a_tag() -> None:
@@ -98,7 +106,7 @@ def test_each_morning_the_feeds_of_all_users_are_looked_at() -> None:
         return rss(*held[request.url])
 
     with TestHost(plugin.app, user="ada", users=["ada", "bo"], fetch=answers, now=NIGHT) as host:
-        assert "it has 1 items" in host.call_tool("follow", {"url": "https://example.org/a"}).content
+        assert "it has 1 new items" in host.call_tool("follow", {"url": "https://example.org/a"}).content
         host.user = "bo"
         host.call_tool("follow", {"url": "https://example.org/b"})
         held["https://example.org/a"] = ["a2", "a1"]
@@ -131,10 +139,11 @@ def test_a_feed_that_fails_keeps_none_of_the_others_and_is_named() -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (ATOM, ["One", "https://example.org/2"]),
+        (ATOM, ["One", "https://example.org/2", "Three dots", "Within"]),
         ("<rss><channel/></rss>", []),
         ("", None),
         ("<html><body>Hello", None),
+        ("<html><body>Hello</body></html>", None),
         ('<!DOCTYPE a [<!ENTITY b "cc">]><rss><channel><item><title>&b;</title></item></channel></rss>', None),
         ("<?xml version='1.0' encoding='nonsense'?><rss/>", None),
     ],
@@ -144,21 +153,46 @@ def test_feeds_of_both_kinds_are_read_and_what_is_none_is_refused(content: str, 
         answer = host.call_tool("follow", {"url": FEED})
         assert answer.is_error is (found is None)
         if found is None:
-            assert answer.content == f"The feed cannot be read: {FEED} is no feed: {answer.content.split()[-1]}"
+            assert answer.content.startswith(f"The feed cannot be read: {FEED} cannot be read as a feed: ")
         else:
             assert sorted(titles(host, "news")) == sorted(found)
+            links = {one["link"] for one in host.call_tool("news").details}
+            assert "https://example.org/3/comments" not in links
 
 
-def test_the_token_goes_to_private_feeds_only_and_stays_out_of_all_answers() -> None:
-    private = "https://example.org/private"
-    with TestHost(plugin.app, fetch={FEED: rss("a"), private: rss("b")}, secrets={"feed.token": "t0ken"}) as host:
+def test_each_private_feed_has_a_token_of_its_own_that_goes_nowhere_else() -> None:
+    """The user is asked for it: whatever address the model gives, no other feed's token is sent there."""
+    mine, other = "https://example.org/private", "https://evil.example/private"
+    asked: list[str] = []
+
+    def answers(request: Any) -> str | None:
+        asked.append(request.prompt)
+        return "t0ken" if mine in request.prompt else None
+
+    with TestHost(plugin.app, ui=answers, fetch={FEED: rss("a"), mine: rss("b"), other: rss("c")}) as host:
         host.call_tool("follow", {"url": FEED})
-        host.call_tool("follow", {"url": private, "private": True})
-        assert [one.headers.get("authorization") for one in host.fetched] == [None, "Bearer t0ken"]
+        host.call_tool("follow", {"url": mine, "private": True})
+        assert host.call_tool("follow", {"url": other, "private": True}).is_error
         assert host.call_tool("follow", {"url": "http://example.org/p", "private": True}).is_error
+        assert [one.headers.get("authorization") for one in host.fetched] == [None, "Bearer t0ken"]
+        host.call_tool("follow", {"url": mine, "private": True})
+        assert len(asked) == 2, "once each"
         assert "t0ken" not in str(host.logs) + str(host.call_tool("news").details)
-    with TestHost(plugin.app, fetch={private: rss("b")}) as host:
-        assert "there is no secret feed.token" in host.call_tool("follow", {"url": private, "private": True}).content
+        host.call_tool("unfollow", {"url": mine})
+        host.call_tool("follow", {"url": mine, "private": True})
+        assert len(asked) == 3, "it was forgotten with the feed"
+    with TestHost(plugin.app) as host:
+        answer = host.call_tool("follow", {"url": mine, "private": True})
+        assert answer.is_error
+        assert "SEPKIT_SECRET_FEED_" in answer.content
+
+
+def test_a_feed_that_is_followed_again_tells_nothing_twice() -> None:
+    with TestHost(plugin.app, fetch={FEED: rss("a", "b")}) as host:
+        host.call_tool("follow", {"url": FEED})
+        before = host.call_tool("news").details
+        assert "it has 0 new items" in host.call_tool("follow", {"url": FEED}).content
+        assert host.call_tool("news").details == before
 
 
 def test_the_setting_says_how_many_items_are_kept() -> None:
@@ -202,7 +236,7 @@ def server() -> Iterator[str]:
 def test_what_was_acknowledged_outlives_the_death_of_the_process(server: str, tmp_path: Path) -> None:
     env = {**os.environ, "SEPKIT_DATA_DIR": str(tmp_path)}
     with Extension(HERE, env=env) as extension:
-        assert extension.tool("follow", url=server)["content"].endswith("it has 1 items now.")
+        assert extension.tool("follow", url=server)["content"].endswith("it has 1 new items.")
         for number in range(20):
             assert not extension.tool("add", url=f"https://a.example/{number}").get("is_error")
         extension.process.kill()
@@ -217,7 +251,7 @@ async def test_it_is_the_same_under_mcp(server: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sepkit", "run", "app:app", "--mcp"]
     env = {**os.environ, "SEPKIT_DATA_DIR": str(tmp_path)}
     async with McpClient(command, cwd=HERE, env=env) as client:
-        assert (await client.call_tool("follow", {"url": server})).text.endswith("it has 1 items now.")
+        assert (await client.call_tool("follow", {"url": server})).text.endswith("it has 1 new items.")
         await client.call_tool("add", {"url": "https://a.example/1", "title": "Ferns"})
         found = await client.call_tool("unread", {})
         assert '"title":"Ferns"' in found.text
