@@ -743,3 +743,38 @@ def test_a_lifespan_that_fails_at_its_end_is_said_and_the_end_is_orderly(stack: 
         assert extension.wait() == 0, said
         assert time.monotonic() - began < 1 + SLACK
         extension.wait_for_stderr(said)
+
+
+def test_a_signal_that_interrupts_a_background_task_ends_the_app_in_order(loop_kind: LoopKind) -> None:
+    """The end is not of that task, and does not end with it: calls finish, and the lifespan is left."""
+    source = """
+        import asyncio, logging, os, signal
+        from contextlib import asynccontextmanager
+        from sepkit import App
+
+        @asynccontextmanager
+        async def lifespan(app):
+            yield
+            logging.info("the lifespan was left")
+
+        app = App("life", lifespan=lifespan)
+        begun = asyncio.Event()
+
+        @app.task(autostart=True, restart="never")
+        async def interrupted():
+            await begun.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        @app.tool
+        async def slow() -> str:
+            begun.set()
+            await asyncio.sleep(0.05)
+            return "slow"
+    """
+    with Extension(source, "--loop", loop_kind) as extension:
+        rid = extension.start_tool("slow")
+        assert extension.answer(rid)["result"]["content"] == "slow"
+        assert extension.wait() == 0
+        extension.wait_for_stderr("the lifespan was left")
+        assert "left asyncio tasks behind" not in extension.stderr
+        assert "Traceback" not in extension.stderr
