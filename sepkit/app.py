@@ -55,7 +55,7 @@ class App(Router):
         icons: Pictures that a host may show beside its name: URLs, or ``Icon(…)``.
 
     Raises:
-        RegistrationError: ``name`` is no name, or an option is not what it should be.
+        RegistrationError: ``name`` is not a name, or an option is not valid.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class App(Router):
             raise RegistrationError(f"lifespan={lifespan!r}: write a function that takes the app")
         if inspect.isasyncgenfunction(lifespan) or inspect.iscoroutinefunction(lifespan):
             raise RegistrationError(
-                f"lifespan= ({where(lifespan)}) is no async context manager; write @asynccontextmanager above it, "
+                f"lifespan= ({where(lifespan)}) is not an async context manager; write @asynccontextmanager above it, "
                 "and `yield` once in it"
             )
         check_sendable(messages.ExtensionInfo(name=name, version=version), f"App {name!r}")

@@ -89,7 +89,7 @@ class Image(_Media):
         mime: Its type; told from its first bytes where it is not given.
 
     Raises:
-        TypeError: ``data`` is no bytes.
+        TypeError: ``data`` is not bytes.
         ValueError: It is too large, or its type cannot be told.
     """
 
@@ -115,7 +115,7 @@ class Audio(_Media):
         mime: Its type; told from its first bytes where it is not given.
 
     Raises:
-        TypeError: ``data`` is no bytes.
+        TypeError: ``data`` is not bytes.
         ValueError: It is too large, or its type cannot be told.
     """
 
@@ -145,7 +145,7 @@ class ResourceLink(Content):
         size: How many bytes it has.
 
     Raises:
-        ValueError: ``uri`` is no URI.
+        ValueError: ``uri`` is not a URI.
     """
 
     __slots__ = ("description", "mime", "name", "size", "title", "uri")
@@ -178,7 +178,7 @@ class EmbeddedResource(Content):
 
     Raises:
         TypeError: ``data`` is neither text nor bytes.
-        ValueError: ``uri`` is no URI, or it is too large.
+        ValueError: ``uri`` is not a URI, or it is too large.
     """
 
     __slots__ = ("data", "mime", "uri")
@@ -328,8 +328,8 @@ Part = str | Content
 def parts_of(value: object) -> list[Part] | None:
     """The parts of a result in which something is rich; None where nothing is.
 
-    Of a list, each item that is no part is its JSON text. Messages of a prompt are their contents, with a line before
-    each that says whose it is where the user does not say all of them.
+    Of a list, each item that is not a part is its JSON text. Messages of a prompt are their contents, with a line
+    before each that says whose it is where the user does not say all of them.
 
     Raises:
         EncodeError: An item has no form in JSON.

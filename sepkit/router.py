@@ -148,7 +148,7 @@ class Router:
             description: What the model is told; the docstring's beginning by default.
             parameters: A JSON Schema, in place of the one made from the signature.
             deferred: The model finds it by a search instead of seeing it from the start.
-            strict: Take arguments only in their own type: ``"5"`` is no integer then.
+            strict: Take arguments only in their own type: ``"5"`` is not an integer then.
             timeout: Seconds after which a call is cancelled and fails.
             confirm: Ask the user before it runs: with the arguments, or with this question. It does not run where the
                 answer is no, or was dismissed, or where there is no user to ask.
@@ -875,8 +875,8 @@ class Router:
                 ``@app.migrate`` makes the older ones fit.
 
         Raises:
-            RegistrationError: The name is taken or is no identifier, the class has no form in JSON, or an index is of a
-                field that the class does not have.
+            RegistrationError: The name is taken or is not an identifier, the class has no form in JSON, or an index is
+                of a field that the class does not have.
 
         Source: docs/documents.md.
         """

@@ -45,7 +45,7 @@ class Job:
 
     def __await__(self) -> Generator[Any, None, Job]:
         if self._written is not None:
-            # Its end is not the writing's: whoever waits may be cancelled.
+            # A caller that is cancelled while it waits does not cancel the write.
             yield from asyncio.shield(asyncio.wrap_future(self._written)).__await__()
         return self
 
@@ -101,7 +101,7 @@ class Schedule:
             id: Names the job; by default one is made. One that has not begun under the same id is replaced.
 
         Raises:
-            RegistrationError: ``fn`` is no job, or the app is not served.
+            RegistrationError: ``fn`` is not a job, or the app is not served.
             JobRefused: The time, the payload, the user's id or the id makes no sense. Awaited, also: there are 10,000
                 jobs already.
         """
@@ -150,7 +150,7 @@ class Schedule:
             shown = fn if isinstance(fn, str) else getattr(fn, "__name__", repr(fn))
             hint = closest(shown, self._specs)
             raise RegistrationError(
-                f"app.schedule.at: {shown!r:.100} is no job, and could not be found again after a restart; write "
+                f"app.schedule.at: {shown!r:.100} is not a job, and could not be found again after a restart; write "
                 f"@app.job above the function{hint}"
             )
         return found
@@ -167,7 +167,7 @@ def _due(what: str, when: object, now: int) -> int:
             due = now + round(when / timedelta(milliseconds=1))
             moment(due)
         except (OverflowError, ValueError, OSError):
-            raise JobRefused(f"{what}: {when!r} from now is no time before the year 10000") from None
+            raise JobRefused(f"{what}: {when!r} from now is past the year 9999") from None
         return due
     if not isinstance(when, datetime):
         raise JobRefused(

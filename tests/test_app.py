@@ -557,7 +557,7 @@ MISTAKES: dict[Callable[[Any], None], str] = {
     _app_with_a_strange_name: ("App name 'my extension': letters, digits, '-', '_' and '.' only; write 'my-extension'"),
     _app_without_a_name: "App name '': letters, digits, '-', '_' and '.' only",
     _lifespan_undecorated: (
-        "lifespan= (here) is no async context manager; write @asynccontextmanager above it, and `yield` once in it"
+        "lifespan= (here) is not an async context manager; write @asynccontextmanager above it, and `yield` once in it"
     ),
 }
 

@@ -396,7 +396,7 @@ def test_a_job_that_repeats_otherwise_or_no_more_is_as_the_code_says(tmp_path: P
         ({"when": datetime(2026, 1, 1)}, "has no time zone"),
         ({"when": 60}, "write a datetime with a time zone"),
         ({"when": "2026-01-01"}, "write a datetime with a time zone"),
-        ({"when": timedelta.max}, "before the year 10000"),
+        ({"when": timedelta.max}, "past the year 9999"),
         ({"payload": b"x"}, "payload"),
         ({"payload": {"a": object()}}, "payload.a"),
         ({"payload": float("nan")}, "payload"),
@@ -444,7 +444,7 @@ def test_what_is_no_job_is_refused_since_it_could_not_be_found_again() -> None:
     async def test() -> None:
         async with TestHost(app):
             for fn in (plain, lambda: None, "remid", None):
-                with pytest.raises(RegistrationError, match=r"is no job.*write @app\.job"):
+                with pytest.raises(RegistrationError, match=r"is not a job.*write @app\.job"):
                     app.schedule.at(timedelta(0), fn)  # type: ignore[arg-type]
         with pytest.raises(RegistrationError, match="jobs run while the app is served"):
             app.schedule.at(timedelta(0), remind)

@@ -69,7 +69,7 @@ class Database:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for it, and nothing is kept in memory."""
+        """Whether no caller waits for it, and nothing is kept in memory."""
         return self.path is not None and not self._writer.waiting and not self._reader.waiting
 
     async def do(self, job: Job[T]) -> T:
@@ -91,7 +91,7 @@ class Database:
         return await self._ask(self._writer if self.path is None else self._reader, job)
 
     def release(self, job: Job[object]) -> None:
-        """As :meth:`read`, for what nobody waits for."""
+        """As :meth:`read`, for a caller that does not wait."""
         if not self._closed:
             loop = asyncio.get_running_loop()
             (self._writer if self.path is None else self._reader).put((job, loop.create_future(), loop))
@@ -342,7 +342,7 @@ def _settle(
             return
         if error is not None:
             done.set_exception(error)
-            done.exception()  # nobody may wait for it
+            done.exception()  # perhaps no caller waits for it
         else:
             done.set_result(result)
 

@@ -178,7 +178,7 @@ class Documents(Generic[T]):
         """Store a document under ``id``, in the place of the one that is there. When this returns, it is on the disk.
 
         Raises:
-            ValueError: ``id`` is no such text.
+            ValueError: ``id`` is not such a text.
             InvalidData: ``value`` does not fit the collection's class.
             EncodeError: ``value`` has no form in JSON, or a field whose name is reserved.
         """
@@ -189,7 +189,7 @@ class Documents(Generic[T]):
         """Store documents under their ids, all or none of them; of one id the last.
 
         Raises:
-            ValueError: An id is no such text, something is no pair, or there are over a million.
+            ValueError: An id is not such a text, something is not a pair, or there are over a million.
             InvalidData: A value does not fit the collection's class.
             EncodeError: A value has no form in JSON.
         """
@@ -209,7 +209,7 @@ class Documents(Generic[T]):
         """The document under ``id``; None where there is none.
 
         Raises:
-            ValueError: ``id`` is no such text.
+            ValueError: ``id`` is not such a text.
             InvalidData: What is stored does not fit the collection's class.
         """
         _check_id(id)
@@ -220,7 +220,7 @@ class Documents(Generic[T]):
         """Forget the document under ``id``. Whether there was one.
 
         Raises:
-            ValueError: ``id`` is no such text.
+            ValueError: ``id`` is not such a text.
         """
         _check_id(id)
         return await self._backend.delete(self._place, id)
@@ -402,11 +402,11 @@ def _operand(at: str, given: object) -> str | int | float:
 def _check_path(path: object, where: str = "") -> str:
     if not isinstance(path, str) or len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
         raise QueryError(
-            f"{where}{path!r:.100} is no field: write letters, digits and '_', with dots between a field and one in it"
+            f"{where}{path!r:.100} is not a field: write letters, digits and '_', and a dot before a field in a field"
         )
     if path.split(".")[0] in RESERVED:
         hint = "; get() finds by id" if path == "_id" else ""
-        raise QueryError(f"{where}{path!r} is no field of a document{hint}")
+        raise QueryError(f"{where}{path!r} is not a field of a document{hint}")
     return path
 
 
@@ -469,7 +469,7 @@ def _check_id(id: object) -> str:  # noqa: A002
     try:
         id.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the id {id!a:.100} has a lone surrogate, which is no character") from None
+        raise ValueError(f"the id {id!a:.100} has a lone surrogate, which is not a character") from None
     return id
 
 
@@ -480,5 +480,5 @@ def _check_pair(pair: Any) -> tuple[Any, Any]:
 
 
 def _not_a_number(given: object) -> bool:
-    """Whether it is no whole number; True and False are none."""
+    """Whether it is not a whole number; True and False are not."""
     return not isinstance(given, int) or isinstance(given, bool)

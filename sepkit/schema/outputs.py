@@ -66,7 +66,7 @@ def given_output(given: Any, *, what: str, fn: Callable[..., Any]) -> Output:
     """The output that an author gave, as a JSON Schema or as a class.
 
     Raises:
-        RegistrationError: It is no JSON Schema of an object, and no class that is written as one.
+        RegistrationError: It is neither a JSON Schema of an object nor a class that is written as one.
     """
     try:
         if isinstance(given, dict):

@@ -58,7 +58,8 @@ MOST_REPEATS: Final = 10
 
 _LOOK: Final = 30.0  # seconds until the store is looked at again: another process may have put jobs there
 _AGAIN: Final = 5.0  # seconds until a store that failed is asked again
-_SOON: Final = 1000  # ms until the next look where something is due that cannot be claimed yet; and what is no jump
+# ms until the next look where something is due that cannot be claimed yet; less does not count as a jump of the clock
+_SOON: Final = 1000
 _LAST: Final = 1.0  # seconds for what is being written, at the end
 _STOP_GRACE: Final = 60.0  # a run has the grace of the shutdown, whatever that is
 _MOST_TOLD: Final = 1_000  # runs that were cut, of which the health is remembered

@@ -58,7 +58,7 @@ def introduction(app: App, handshake: messages.InitializeParams) -> messages.Ini
 
 
 def not_served(app: App) -> str:
-    """What SEP has no place for, and that is no tool either: the URIs of resources; empty where all is served."""
+    """What SEP has no place for, and that is not a tool either: the URIs of resources; empty where all is served."""
     uris = [spec.uri for spec in list(app.resources.values()) if spec.tool is None]
     more = f" and {len(uris) - _MOST_NAMED} more" if len(uris) > _MOST_NAMED else ""
     return ", ".join(uris[:_MOST_NAMED]) + more
