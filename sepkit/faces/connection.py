@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, Final
 
 from sepkit.contexts.link import Link
@@ -37,6 +38,7 @@ class Connection:
         self._grace = grace
         self._ended: asyncio.Event = asyncio.Event()
         self._ending = False
+        self._context = copy_context()
         self._failure: BaseException | None = None
 
     @property
@@ -87,7 +89,9 @@ class Connection:
     def _begin_end(self) -> None:
         if not self._ending:
             self._ending = True
-            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+            # Not in the context of what asked for it: a signal may come in the middle of a background task, and what
+            # is started in the context of one is cancelled with it.
+            self._finishing = asyncio.get_running_loop().create_task(self._finish(), context=self._context)
 
     async def _finish(self) -> None:
         try:

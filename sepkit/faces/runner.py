@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -198,7 +197,6 @@ class _Process:
         self._thread = threading.get_ident()
         self._handlers: dict[int, Any] = {}  # of signals, as they were before
         self._asked = False
-        self._context = copy_context()
         _processes.append(self)
         let_go_in_children(self)
 
@@ -213,8 +211,7 @@ class _Process:
             end_children()
             os._exit(128 + number)
         self._asked = True
-        # Not in the context of what the signal has interrupted: the end would be cancelled with a task that has ended.
-        self._loop.call_soon_threadsafe(self._connection.stop, context=self._context)
+        self._loop.call_soon_threadsafe(self._connection.stop)
 
     def let_go(self) -> None:
         """In a forked child: signals do what they did before, and the loop has nothing to poll."""

@@ -168,12 +168,12 @@ class Served:
             ConnectionClosed: This process is a fork of the one that serves the app.
             SepkitError: What serves the app has none of it.
         """
+        if os.getpid() != self._process:
+            raise ConnectionClosed("the app is not served in this process")
         if self._backend is None:
             if self._make_backend is None:
                 raise SepkitError("what serves this app keeps no documents, settings, secrets or jobs")
             self._backend = self._make_backend()
-        if os.getpid() != self._process:
-            raise ConnectionClosed("the app is not served in this process")
         return self._backend
 
     @property
@@ -230,7 +230,7 @@ class Served:
             raise
 
     async def _enter(self, link: Link | None) -> None:
-        # Before the lifespan, so that nothing is done in vain; and after it, which may have registered more.
+        # Before the lifespan, which may take long; and after it, since it may have registered more.
         await self._check_settings(link, complete=self._entered or self.app.lifespan is None)
         async with self._entering:
             if not self._entered and not self._over:
